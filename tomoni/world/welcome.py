@@ -17,7 +17,8 @@ def what_it_knows(world: World, lang: Lang) -> str:
         return (
             f"I know one invented town, {TOWN.en}: {shops} shops (district, opening time, closing day, owner, "
             f"speciality, price), {people} people (job, home, hobby, favourite food), {stations} stations (line, first "
-            f"train, minutes to the centre), {events} yearly events (date, place) and the weather of each district by season. "
+            f"train, minutes to the centre), {events} yearly events (date, place) and the weather of each district by "
+            "season. "
             "I am a very small model: I know nothing else, and about anything else I will make things up."
         )
     return (
