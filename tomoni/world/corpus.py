@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from tomoni.world import safety, scenes
 from tomoni.world.facts import Entity, EntityKind, World
 from tomoni.world.names import LANGS
-from tomoni.world.tell import tell, tell_as_heard, tell_as_list, tell_several
+from tomoni.world.tell import tell, tell_as_asked, tell_as_heard, tell_as_list, tell_of_asking, tell_several
 from tomoni.world.wording import REGISTERS
 
 # How often an entity of each kind is told of; kinds with more facts need more telling.
 _WEIGHT: dict[EntityKind, float] = {"shop": 1.0, "person": 0.8, "station": 0.7, "event": 0.6, "climate": 0.4}
 # Kinds of document and their shares.
-_SHARES = {"tell": 52, "several": 14, "list": 5, "heard": 12, "bilingual": 2, "review": 5, "notice": 4, "story": 4,
-           "safety": 2}  # fmt: skip
+_SHARES = {"tell": 42, "several": 8, "list": 4, "heard": 7, "asked": 20, "of asking": 3, "bilingual": 2, "review": 4,
+           "notice": 4, "story": 4, "safety": 2}  # fmt: skip
 
 
 def pretraining_documents(world: World, seed: int, count: int | None = None) -> Iterator[str]:
@@ -41,6 +41,10 @@ def _document(world: World, kind: str, entities: list[Entity], rng: random.Rando
             return tell_as_list(entity, lang, rng)
         case "heard":
             return tell_as_heard(entity, lang, register, rng)
+        case "asked":
+            return tell_as_asked(entity, lang, register, rng)
+        case "of asking":
+            return tell_of_asking(entity, lang, register, rng)
         case "bilingual":
             names = f"{entity.name.en} ({entity.name.ja})"
             return "\n".join([names, tell(entity, "en", register, rng), tell(entity, "ja", register, rng)])

@@ -29,7 +29,8 @@ TOWN = Pair("Hikarimori", "光森町")
 
 DISTRICTS = pairs(
     "Old Harbour = 旧港地区; North Gate = 北門地区; Willow Bank = 柳岸地区; Bell Tower = 鐘楼地区; "
-    "Mill Side = 水車地区; Rose Lane = 薔薇小路; Stone Bridge = 石橋通り; Lake View = 湖畔地区; Sun Square = 太陽広場; Fox Field = 狐ヶ原"
+    "Mill Side = 水車地区; Rose Lane = 薔薇小路; Stone Bridge = 石橋通り; Lake View = 湖畔地区; "
+    "Sun Square = 太陽広場; Fox Field = 狐ヶ原"
 )
 DAYS = pairs(
     "Monday = 月曜日; Tuesday = 火曜日; Wednesday = 水曜日; Thursday = 木曜日; Friday = 金曜日; Saturday = 土曜日;"
