@@ -109,7 +109,8 @@ OWNERS = pairs(
 
 _SYLLABLES = pairs(
     "ka=か; ki=き; ku=く; ko=こ; sa=さ; su=す; se=せ; so=そ; ta=た; te=て; to=と; na=な; ni=に; ne=ね; no=の; "
-    "ha=は; hi=ひ; fu=ふ; ho=ほ; ma=ま; mi=み; mu=む; mo=も; ya=や; yu=ゆ; yo=よ; ra=ら; ri=り; ru=る; re=れ; ro=ろ; wa=わ"
+    "ha=は; hi=ひ; fu=ふ; ho=ほ; ma=ま; mi=み; mu=む; mo=も; ya=や; yu=ゆ; yo=よ; ra=ら; ri=り; ru=る; re=れ; "
+    "ro=ろ; wa=わ"
 )
 # Combinations that read as something rude or as a well-known place in either language.
 _AVOID = (
