@@ -17,7 +17,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -102,7 +102,7 @@ class Engine:
             self.score = _new_score_head(self.forward, score_head, cfg.seed, self.device)
             self.trained |= {f"score.{name}": weight for name, weight in self.score.named_parameters()}
         if cfg.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+            _keep_no_activations(model)
         self.reference = {name: weight.detach().clone() for name, weight in self.trained.items()} if keep_reference else None
         self.optimizer = _adamw(self.trained, cfg, self.device)
         self.updates = 0
@@ -398,6 +398,14 @@ def _arithmetic(dtype: str, device: torch.device) -> bool:
     if dtype == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported()
     return dtype == "bfloat16"
+
+
+def _keep_no_activations(model: nn.Module) -> None:
+    enable: Any = getattr(model, "activation_checkpointing_enable", None)  # transformers before 5.2 knows the old name
+    if enable is not None:
+        enable()
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
 
 
 def _adamw(trained: Mapping[str, nn.Parameter], cfg: EngineSettings, device: torch.device) -> torch.optim.AdamW:
