@@ -15,12 +15,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import tomoni
+from tomoni.engine.checkpoint import atomic_write
 from tomoni.errors import DiskError, ModelError, did_you_mean
 
 BUNDLED: Final = ("small", "large")
@@ -33,7 +34,9 @@ TO_CONVERT: Final = (
     "own and call save_pretrained(FOLDER); or look on the hub for a revision with *.safetensors"
 )
 
-_HUB_NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@(?P<revision>[A-Za-z0-9][\w./-]{0,199}))?")
+_HUB_NAME = re.compile(
+    r"(?P<repo>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@(?P<revision>[A-Za-z0-9][\w./-]{0,199}))?"
+)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -55,6 +58,12 @@ class Located:
     def model(self) -> Located:
         """The whole model: itself, or an adapter's base."""
         return self.base or self
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where its tokenizer lies: an adapter may come with its own (a chat template was added), or use its base's."""
+        own = any(name in self.files for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json"))
+        return self.folder if own else self.model.folder
 
 
 def locate(name: str | Path, *, cache: Path | None = None, update: bool = False) -> Located:
@@ -81,7 +90,7 @@ def _locate_one(name: str, cache: Path | None, update: bool) -> Located:
     if folder.is_file():
         raise ModelError(f"{name} is a file; a model is a folder", next_step="name the folder that holds config.json")
     asked = _HUB_NAME.fullmatch(name)
-    if asked is None or name.startswith((".", "~")):
+    if asked is None or ".." in name:
         raise ModelError(
             f"no model {name!r}{did_you_mean(name, _around(folder))}",
             choices=("a folder with config.json", *(f"bundled:{size}" for size in BUNDLED), "org/name[@revision]"),
@@ -100,7 +109,9 @@ def _around(folder: Path) -> list[str]:
 
 def _bundled(size: str) -> Located:
     if size not in BUNDLED:
-        raise ModelError(f"no bundled model {size!r}{did_you_mean(size, BUNDLED)}", choices=[f"bundled:{known}" for known in BUNDLED])
+        raise ModelError(
+            f"no bundled model {size!r}{did_you_mean(size, BUNDLED)}", choices=[f"bundled:{known}" for known in BUNDLED]
+        )
     folder = Path(tomoni.__file__).resolve().parent / "world" / "models" / size
     if not (folder / "config.json").is_file():
         raise ModelError(
@@ -112,7 +123,9 @@ def _bundled(size: str) -> Located:
 
 def hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of the files of a model folder that tomoni reads; the others are not opened."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and any(path.match(pattern) for pattern in FETCHED))
+    names = sorted(
+        path.name for path in folder.iterdir() if path.is_file() and any(path.match(pattern) for pattern in FETCHED)
+    )
     return {name: _sha256(folder / name) for name in names}
 
 
@@ -121,7 +134,9 @@ def _sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as problem:
-        raise ModelError(f"cannot read {path}: {problem.strerror}", next_step="check the file and its permissions") from problem
+        raise ModelError(
+            f"cannot read {path}: {problem.strerror}", next_step="check the file and its permissions"
+        ) from problem
 
 
 # -- adapters ------------------------------------------------------------------------------------------------------
@@ -134,7 +149,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ModelError(f"{path.parent} has no {path.name}", next_step="name a folder in Hugging Face form") from None
     except (OSError, ValueError, RecursionError) as problem:
-        raise ModelError(f"{path} cannot be read as JSON: {problem}", next_step="fetch or save the model again") from problem
+        raise ModelError(
+            f"{path} cannot be read as JSON: {problem}", next_step="fetch or save the model again"
+        ) from problem
     if not isinstance(value, dict):
         raise ModelError(f"{path} is not a JSON object", next_step="fetch or save the model again")
     return value
@@ -180,7 +197,9 @@ class _Hub:
         self.repo, self.revision = repo, revision
         # read at each call rather than when huggingface_hub was imported
         self.endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
-        self.offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE") or constants.is_offline_mode()
+        self.offline = (
+            os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE") or constants.is_offline_mode()
+        )
         self.cache = Path(cache or constants.HF_HUB_CACHE).expanduser().absolute()
         self.home = self.cache / ("models--" + repo.replace("/", "--"))
         self.record_file = self.home / "tomoni.json"
@@ -195,7 +214,10 @@ class _Hub:
         folder = self._fetch(pinned if pinned and not update else self.revision)
         commit = folder.name
         if not _COMMIT.fullmatch(commit):
-            raise ModelError(f"the hub gave {commit!r} for {name}, which is no commit", next_step=f"check HF_ENDPOINT ({self.endpoint})")
+            raise ModelError(
+                f"the hub gave {commit!r} for {name}, which is no commit",
+                next_step=f"check HF_ENDPOINT ({self.endpoint})",
+            )
         files = self._checked(folder, record["commits"].get(commit, {}))
         record["pins"][self.revision] = commit
         record["commits"][commit] = files
@@ -241,7 +263,9 @@ class _Hub:
                 f"{self.repo} has its weights only as {', '.join(pickled[:3])}; pickled files can run code and are not opened",
                 next_step=TO_CONVERT,
             )
-        raise ModelError(f"{self.repo} has no weights (*.safetensors)", next_step="check that this is the model you mean")
+        raise ModelError(
+            f"{self.repo} has no weights (*.safetensors)", next_step="check that this is the model you mean"
+        )
 
     def _fetch(self, revision: str) -> Path:
         from huggingface_hub import snapshot_download
@@ -277,11 +301,20 @@ class _Hub:
                     next_step="check the spelling; for a private model log in: huggingface-cli login, or HF_TOKEN",
                 )
             case errors.RevisionNotFoundError():
-                return ModelError(f"{self.repo} has no revision {self.revision!r}", next_step="name a branch, a tag or a commit of it")
+                return ModelError(
+                    f"{self.repo} has no revision {self.revision!r}", next_step="name a branch, a tag or a commit of it"
+                )
+            case errors.HFValidationError():
+                return ModelError(f"{asked} is not a name that a hub has: {problem}", next_step="check the spelling")
             case OSError(errno=errno.ENOSPC):
-                return DiskError(f"no space left in {self.cache} for {asked}", next_step="free space there, or set HF_HUB_CACHE to another disk")
+                return DiskError(
+                    f"no space left in {self.cache} for {asked}",
+                    next_step="free space there, or set HF_HUB_CACHE to another disk",
+                )
             case PermissionError():
-                return DiskError(f"no permission to write in {self.cache}", next_step="set HF_HUB_CACHE to a folder of your own")
+                return DiskError(
+                    f"no permission to write in {self.cache}", next_step="set HF_HUB_CACHE to a folder of your own"
+                )
         if self.offline:
             return ModelError(
                 f"{asked} is not (wholly) in {self.cache}, and HF_HUB_OFFLINE forbids the network",
@@ -301,21 +334,14 @@ class _Hub:
             return {"pins": {}, "commits": {}}
         record = read_json(self.record_file)
         if not (isinstance(record.get("pins"), dict) and isinstance(record.get("commits"), dict)):
-            raise ModelError(f"{self.record_file} is damaged", next_step=f"delete {self.home} and fetch the model again")
+            raise ModelError(
+                f"{self.record_file} is damaged", next_step=f"delete {self.home} and fetch the model again"
+            )
         return record
 
     def _write(self, record: Mapping[str, Any]) -> None:
         text = json.dumps(record, indent=1, sort_keys=True) + "\n"
-        try:
-            _atomic_writer()(self.record_file, text.encode())
-        except OSError as problem:
-            raise DiskError(f"cannot write {self.record_file}: {problem.strerror}", next_step="check space and permissions") from problem
-
-
-def _atomic_writer() -> Callable[[Path, bytes], None]:
-    from tomoni.engine.checkpoint import atomic_write  # brings torch, which a local folder does without
-
-    return atomic_write
+        atomic_write(self.record_file, text.encode())
 
 
 def _as_the_hub_named_it(path: Path, sha256: str) -> None:
@@ -330,4 +356,7 @@ def _as_the_hub_named_it(path: Path, sha256: str) -> None:
     else:
         return
     if not same:
-        raise ModelError(f"{path.name} was damaged on the way: it is not what the hub announced", next_step=f"delete {path.resolve()} and run again")
+        raise ModelError(
+            f"{path.name} was damaged on the way: it is not what the hub announced",
+            next_step=f"delete {path.resolve()} and run again",
+        )
