@@ -27,11 +27,13 @@ class FaultyOs:
             return real
 
         def operation(*arguments: Any, **options: Any) -> Any:
-            if self.count == self.at:
-                self.count += 1
-                self.fault(name)
-            else:
-                self.count += 1
+            self.mark(name)
             return real(*arguments, **options)
 
         return operation
+
+    def mark(self, operation: str) -> None:
+        """One more operation; calls the fault where it is the chosen one."""
+        self.count += 1
+        if self.count - 1 == self.at:
+            self.fault(operation)
