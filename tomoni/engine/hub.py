@@ -170,8 +170,8 @@ def _with_base(adapter: Located, cache: Path | None) -> Located:
             f"the adapter {adapter.name} does not say which model it was trained on",
             next_step="write base_model_name_or_path into its adapter_config.json",
         )
-    beside = adapter.folder / base_name
-    if not base_name.startswith(("bundled:", "/", "~")) and (beside / "config.json").is_file():
+    beside = adapter.folder / base_name  # so that an adapter and its base can be moved together
+    if beside.is_dir():
         base_name = str(beside)
     if isinstance(revision, str) and revision and "@" not in base_name and not Path(base_name).expanduser().is_dir():
         base_name = f"{base_name}@{revision}"

@@ -37,13 +37,9 @@ def save_model(
     _check_vocabulary(model, tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
     model.generation_config = generation_config(model, tokenizer)
-    before = model.config.dtype
-    model.config.dtype = getattr(torch, dtype)
-    try:
-        with quiet():
-            model.save_pretrained(folder, state_dict=_rounded(model, getattr(torch, dtype)), max_shard_size=SHARD)
-    finally:
-        model.config.dtype = before
+    with quiet():
+        model.save_pretrained(folder, state_dict=_rounded(model, getattr(torch, dtype)), max_shard_size=SHARD)
+    _say_dtype(folder / "config.json", dtype)
     tokenizer.save_pretrained(folder)
 
 
@@ -133,6 +129,15 @@ def _rounded(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
             made[key] = weight.detach().to("cpu", dtype) if weight.is_floating_point() else weight.detach().cpu()
         rounded[name] = made[key]
     return rounded
+
+
+def _say_dtype(path: Path, dtype: Dtype) -> None:
+    """transformers writes the type of the model in memory; a reader allocates by what is said here."""
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    for part in (settings, *(inner for inner in settings.values() if isinstance(inner, dict))):
+        if "dtype" in part:
+            part["dtype"] = dtype
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:
