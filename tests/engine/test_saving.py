@@ -24,8 +24,8 @@ from tomoni.settings.common import ADAPTERS, TrainedPart
 TOKENS = torch.arange(3, 15)[None]
 MERGEABLE = tuple(kind for kind in ADAPTERS if kind != "prompt_tuning")
 GEMMA_LIKE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] | trim + '<|im_end|>\\n' }}"
-    "{% endfor %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{{ message['content'] | trim + '<|im_end|>\\n' }}{% endfor %}"
 )
 
 

@@ -37,8 +37,10 @@ def save_model(
     _check_vocabulary(model, tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
     model.generation_config = generation_config(model, tokenizer)
+    said = model.config.dtype
     with quiet():
         model.save_pretrained(folder, state_dict=_rounded(model, getattr(torch, dtype)), max_shard_size=SHARD)
+    model.config.dtype = said  # transformers leaves a string there
     _say_dtype(folder / "config.json", dtype)
     tokenizer.save_pretrained(folder)
 
