@@ -36,7 +36,7 @@ class Stats(dict[str, Mean]):
         names = [*self, *(name for name in other if name not in self)]
         return Stats({name: self.get(name, Mean(0, 0)) + other.get(name, Mean(0, 0)) for name in names})
 
-    def values_(self) -> dict[str, float]:
+    def means(self) -> dict[str, float]:
         return {name: mean.value for name, mean in self.items()}
 
 
