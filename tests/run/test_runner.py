@@ -96,7 +96,7 @@ class StopAt:
         self.step, self.number = step, number
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Stepped) and event.done == self.step:
+        if isinstance(event, Stepped) and event.step == self.step:
             os.kill(os.getpid(), self.number)
 
 
@@ -139,7 +139,7 @@ def test_a_signal_during_an_evaluation_loses_neither_the_step_nor_the_evaluation
     class StopInLook(Recorder):
         def __call__(self, event: Event) -> None:
             super().__call__(event)
-            if isinstance(event, Stepped) and event.done == 6:
+            if isinstance(event, Stepped) and event.step == 6:
                 os.kill(os.getpid(), signal.SIGTERM)  # seen by the look that follows, before its first part
 
     assert jobs.train(cfg, on_event=StopInLook()).step == 6
@@ -167,7 +167,7 @@ def test_a_second_run_in_one_folder_is_refused_and_names_the_first(tmp_path: Pat
     refusals = []
 
     def start_another(event: Event) -> None:
-        if isinstance(event, Stepped) and event.done == 2:
+        if isinstance(event, Stepped) and event.step == 2:
             with pytest.raises(RunError) as caught:
                 jobs.train(jobs.config(tmp_path / "run"))
             refusals.append(caught.value.what)

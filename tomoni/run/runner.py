@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,6 +38,7 @@ from tomoni.run.memory import peak_bytes
 from tomoni.run.outcome import Answer, Measured, Result
 from tomoni.run.carried import Best, Carried
 from tomoni.run.stopping import StopRequest, listening
+from tomoni.run.tracking import TensorBoard
 from tomoni.settings.common import TrainingSettings
 
 SECONDS_BETWEEN_SAVES = 300.0
@@ -49,21 +50,28 @@ class _Stopped(Exception):
 
 
 def run(cfg: TrainingSettings, *, on_event: Listener | None = None) -> Result:
-    """See `tomoni.run.start`."""
-    from tomoni.run.prepare import prepare
+    """See `tomoni.run.start`. torch is imported when the folder is held and the config accepted."""
 
+    def make_job(tell: Listener) -> Job:
+        from tomoni.run.prepare import prepare
+
+        return prepare(cfg, folder, tell)
+
+    listeners: list[Listener] = [on_event] if on_event is not None else []
+    if cfg.report_to == "tensorboard":
+        listeners.append(TensorBoard(Path(cfg.output_dir).expanduser()))
     with RunFolder.hold(cfg.output_dir) as folder, listening() as stop:
-        return drive(folder, cfg, lambda tell: prepare(cfg, folder, tell), stop, on_event)
+        return drive(folder, cfg, make_job, stop, listeners)
 
 
 def drive(
-    folder: RunFolder, cfg: TrainingSettings, make_job: Callable[[Listener], Job], stop: StopRequest, on_event: Listener | None
+    folder: RunFolder, cfg: TrainingSettings, make_job: Callable[[Listener], Job], stop: StopRequest, listeners: Sequence[Listener]
 ) -> Result:
     """Make the job, run it, and leave a status that says how it ended."""
 
     def tell(event: Event) -> None:
-        if on_event is not None:
-            on_event(event)
+        for listener in listeners:
+            listener(event)
 
     for text in folder.compare(cfg):
         tell(Notice(text))
