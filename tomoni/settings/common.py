@@ -122,6 +122,7 @@ class Running(Frozen):
     eval_steps: Annotated[int, Field(ge=0)] = 0  # 0: at the start and the end only
     save_steps: Annotated[int, Field(ge=0)] = 0  # 0: by time, about every 5 minutes, and at the end
     save_total_limit: Annotated[int, Field(ge=1)] = 2  # besides the best
+    load_best_model_at_end: bool = False  # the result holds the weights of the best evaluation, not of the last step
     report_to: Literal["none", "tensorboard"] = "none"
     sample_prompts: Annotated[int, Field(ge=0)] = 4  # answers shown side by side at the end
 

@@ -1,0 +1,55 @@
+"""The running text that the bundled base models are trained on: an endless supply of documents, fixed by a seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from tomoni.world import safety, scenes
+from tomoni.world.facts import Entity, EntityKind, World
+from tomoni.world.names import LANGS
+from tomoni.world.tell import tell, tell_as_heard, tell_as_list, tell_several
+from tomoni.world.wording import REGISTERS
+
+# How often an entity of each kind is told of; kinds with more facts need more telling.
+_WEIGHT: dict[EntityKind, float] = {"shop": 1.0, "person": 0.8, "station": 0.7, "event": 0.6, "climate": 0.4}
+# Kinds of document and their shares.
+_SHARES = {"tell": 52, "several": 14, "list": 5, "heard": 12, "bilingual": 2, "review": 5, "notice": 4, "story": 4,
+           "safety": 2}  # fmt: skip
+
+
+def pretraining_documents(world: World, seed: int, count: int | None = None) -> Iterator[str]:
+    """`count` documents (endless when None), each of about 40 to 150 tokens, each worded anew."""
+    rng = random.Random(f"corpus {world.seed} {seed}")
+    weights = [_WEIGHT[entity.kind] for entity in world.entities]
+    kinds, shares = list(_SHARES), list(_SHARES.values())
+    made = 0
+    while count is None or made < count:
+        entities = rng.choices(world.entities, weights, k=rng.choice((2, 2, 3)))
+        yield _document(world, rng.choices(kinds, shares)[0], entities, rng)
+        made += 1
+
+
+def _document(world: World, kind: str, entities: list[Entity], rng: random.Random) -> str:
+    lang, register, entity = rng.choice(LANGS), rng.choice(REGISTERS), entities[0]
+    match kind:
+        case "tell":
+            return tell(entity, lang, register, rng)
+        case "several":
+            return tell_several(list(dict.fromkeys(entities)), lang, register, rng)
+        case "list":
+            return tell_as_list(entity, lang, rng)
+        case "heard":
+            return tell_as_heard(entity, lang, register, rng)
+        case "bilingual":
+            names = f"{entity.name.en} ({entity.name.ja})"
+            return "\n".join([names, tell(entity, "en", register, rng), tell(entity, "ja", register, rng)])
+        case "review":
+            return scenes.review(world, lang, register, rng, with_facts=rng.random() < 0.6).text
+        case "notice":
+            return scenes.notice(world, lang, register, rng, with_facts=rng.random() < 0.6).text
+        case "story":
+            return scenes.story(world, lang, register, rng).text
+        case "safety":
+            return safety.prose(world, lang, register, rng)
+    raise AssertionError(kind)
