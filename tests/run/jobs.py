@@ -54,6 +54,9 @@ class KeyedStream:
     def batch(self, step: int) -> list[Item]:
         return [self._at(place) for place in range(step * self.batch_size, (step + 1) * self.batch_size)]
 
+    def epoch(self, step: int) -> float:
+        return (step + 1) * self.batch_size / len(self.items)
+
     def _at(self, place: int) -> Item:
         epoch, index = divmod(place, len(self.items))
         item = self.items[np.random.default_rng([self.seed, epoch]).permutation(len(self.items))[index]]

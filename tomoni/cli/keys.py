@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from tomoni.settings import common
+from tomoni.settings.schedule import SCHEDULES
 
 GROUPS = {
     common.DataSettings: "Data",
@@ -24,7 +25,7 @@ GROUPS = {
     common.Running: "The run",
 }
 KINDS = {
-    "Positive": "number above 0", "Share": "0 to 1", "Files": "FILE …", "Names": "NAME …", "Schedule": "NAME",
+    "Positive": "number above 0", "Share": "0 to 1", "Files": "FILE …", "Names": "NAME …", "Schedule": " | ".join(SCHEDULES),
     "str": "TEXT", "int": "integer", "float": "number", "bool": "true or false",
 }  # fmt: skip
 

@@ -172,7 +172,7 @@ class Runner:
         done = self.carried.step
         line = None
         if done % self.cfg.logging_steps == 0 or done == self.cfg.steps:
-            line = self.carried.take_line(epoch=done * self.cfg.batch_size / self.job.items)
+            line = self.carried.take_line(epoch=self.job.data.epoch(report.step))
             self.metrics.append(line)
         loss = report.stats["loss"].value if "loss" in report.stats else float("nan")
         rate, left = self.carried.pace(self.cfg.steps)
@@ -200,9 +200,10 @@ class Runner:
         for begin in range(0, len(items), ITEMS_PER_LOOK):
             if self.stop:
                 raise _Stopped
-            part = self.job.engine.evaluate(items[begin : begin + ITEMS_PER_LOOK], self.loss)
+            end = min(begin + ITEMS_PER_LOOK, len(items))
+            part = self.job.engine.evaluate([items[index] for index in range(begin, end)], self.loss)
             stats = part if stats is None else stats + part
-            self.tell(Evaluating(min(begin + ITEMS_PER_LOOK, len(items)), len(items)))
+            self.tell(Evaluating(end, len(items)))
         if stats is None:
             raise RunError("there is nothing to look at", next_step="give a validation_file with at least one row")
         return Measured(stats, len(items), self.job.looked_at_is)
