@@ -33,7 +33,7 @@ def save_model(
 
     `dtype` rounds the written weights only. Raises ModelError where vocabulary, embeddings and tokenizer disagree.
     """
-    assert not isinstance(model, PeftModel), "an adapter is saved by save_adapter, or merged first"  # noqa: S101
+    assert not isinstance(model, PeftModel), "an adapter is saved by save_adapter, or merged first"
     _check_vocabulary(model, tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
     model.generation_config = generation_config(model, tokenizer)
