@@ -177,7 +177,14 @@ def _name(model: Any) -> str:
 def _adapter(model: PreTrainedModel, part: TrainedPart, seed: int) -> Trained:
     config = _adapter_config(model, part)
     config.revision = getattr(model.config, "_commit_hash", None)
-    wrapped = _wrapped(model, config, seed)
+    try:
+        wrapped = _wrapped(model, config, seed)
+    except (ValueError, NotImplementedError) as problem:  # PEFT knows architectures that one of its kinds does not fit
+        raise ModelError(
+            f"train: {part.train} does not go with {_name(model)}: {first_line(problem)}",
+            choices=("all", "top:K", *ADAPTERS),
+            next_step="choose another part or adapter",
+        ) from problem
     return Trained(wrapped, _trained_parameters(wrapped), adapter=True)
 
 
