@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tomoni.evaluate.ask import Asked
+    from tomoni.evaluate.subject import Subject
     from tomoni.run.outcome import Result
 
 # the tuning, the same for the tuned model and for the one from scratch
@@ -148,7 +149,8 @@ def _write_questions(folder: Path, options: argparse.Namespace) -> Questions:
 
 def _measure(folder: Path, questions: Questions, options: argparse.Namespace, console: Console) -> dict[str, list[Arm]]:
     from tomoni.engine.random_start import write_random_start
-    from tomoni.evaluate.ask import Asker
+    from tomoni.evaluate.ask import ask_chats, ask_plainly
+    from tomoni.evaluate.subject import open_subject
 
     world = bundled_world()
     entities = {record["entity"] for record in questions.held_out}
@@ -172,9 +174,9 @@ def _measure(folder: Path, questions: Questions, options: argparse.Namespace, co
     arms.append(_guesser(questions, console))
     untuned: list[str] = []
     for size in ("small", "large"):
-        asker = Asker(f"bundled:{size}")
+        untuned_model = open_subject(f"bundled:{size}")
         for shots in (0, SHOTS):
-            asked = asker.ask_plainly(_with_shots(questions, shots), MAX_NEW_TOKENS)
+            asked = ask_plainly(untuned_model, _with_shots(questions, shots), max_new_tokens=MAX_NEW_TOKENS)
             arms.append(add(f"{size}, untuned, {shots} examples in the prompt", questions.held_out, asked))
             untuned = untuned or asked.answers
 
@@ -182,15 +184,18 @@ def _measure(folder: Path, questions: Questions, options: argparse.Namespace, co
     tuned_run = _tune(folder / "run", "bundled:small", folder, options, console)
     scratch_run = _tune(folder / "scratch", str(write_random_start("bundled:small", folder / "scratch-start", options.seed)), folder, options, console)
     console.print("\n[bold]After tuning[/bold]:")
-    scratch = Asker(str(folder / "scratch")).ask_chats([_without_answer(r) for r in questions.held_out], MAX_NEW_TOKENS)
-    arms.append(add("small size, from scratch, tuned", questions.held_out, scratch, scratch_run))
-    tuned = Asker(str(folder / "run"))
-    answers = tuned.ask_chats([_without_answer(r) for r in questions.held_out], MAX_NEW_TOKENS)
+    def ask(model: Subject, records: Sequence[Record]) -> Asked:
+        return ask_chats(model, [record["messages"][:-1] for record in records], max_new_tokens=MAX_NEW_TOKENS)
+
+    scratch = open_subject(folder / "scratch")
+    arms.append(add("small size, from scratch, tuned", questions.held_out, ask(scratch, questions.held_out), scratch_run))
+    tuned = open_subject(folder / "run")
+    answers = ask(tuned, questions.held_out)
     arms.append(add("small, tuned", questions.held_out, answers, tuned_run))
     more = [
-        add("  phrasings never used in tuning", questions.unseen_phrasing, tuned.ask_chats([_without_answer(r) for r in questions.unseen_phrasing], MAX_NEW_TOKENS)),
-        add("  follow-up turns", questions.follow_ups, tuned.ask_chats([_without_answer(r) for r in questions.follow_ups], MAX_NEW_TOKENS)),
-    ]  # fmt: skip
+        add("  phrasings never used in tuning", questions.unseen_phrasing, ask(tuned, questions.unseen_phrasing)),
+        add("  follow-up turns", questions.follow_ups, ask(tuned, questions.follow_ups)),
+    ]
     _write_opening(folder)
     _show_table(console, arms, options.price_per_hour)
     _show_answers(console, questions.held_out, untuned, answers.answers)
@@ -221,10 +226,6 @@ def _with_shots(questions: Questions, shots: int) -> list[str]:
         lines = [f"{ask}{user['content']}\n{answer} {assistant['content']}\n\n" for user, assistant in examples]
         prompts.append("".join(lines) + f"{ask}{record['messages'][-2]['content']}\n{answer}")
     return prompts
-
-
-def _without_answer(record: Record) -> list[dict[str, str]]:
-    return list(record["messages"][:-1])
 
 
 def _tune(output: Path, model: str, folder: Path, options: argparse.Namespace, console: Console) -> Result:
