@@ -69,7 +69,9 @@ def test_from_a_pipe_each_line_is_a_turn_and_stdout_has_the_answers_only(
     piped(monkeypatch, "一つ\r\n\n/seed 3\n二つ\n/quit\nnever\n")
     assert main(["chat", model, "--system", "S", *SHORT]) == 0
     assert len(prompts) == 2
-    assert prompts[1].startswith("<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n一つ<|im_end|>\n<|im_start|>assistant\n")
+    assert prompts[1].startswith(
+        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n一つ<|im_end|>\n<|im_start|>assistant\n"
+    )
     assert "<|im_start|>user\n二つ<|im_end|>" in prompts[1]
     shown = capsys.readouterr()
     assert "seed" not in shown.out

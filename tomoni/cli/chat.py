@@ -34,10 +34,14 @@ def command(argv: list[str]) -> int:
 
 
 def chat(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="a folder, org/name of a hub, bundled:small, or a run's folder")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="a folder, org/name of a hub, bundled:small, or a run's folder")
+    ],
     once: Annotated[str | None, typer.Option(help="answer this one question and leave")] = None,
     system: Annotated[str, typer.Option(help="how the model should behave")] = "",
-    temperature: Annotated[float | None, typer.Option(help="0: the likeliest token; default: the model's own, else 0")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0: the likeliest token; default: the model's own, else 0")
+    ] = None,
     top_p: Annotated[float | None, typer.Option(help="default: the model's own, else 1")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="longest answer")] = 512,
     seed: Annotated[int, typer.Option(help="of the draws")] = 0,
@@ -178,7 +182,10 @@ def _answer(talk: Talk, question: str) -> int:
     try:
         for part in parts:
             if first and talk.forgotten:
-                print(f"(the conversation outgrew the context: its oldest {talk.forgotten} messages are dropped)", file=sys.stderr)
+                print(
+                    f"(the conversation outgrew the context: its oldest {talk.forgotten} messages are dropped)",
+                    file=sys.stderr,
+                )
             text = printable(part.lstrip() if first else part)
             first = first and not text
             print(text, end="", flush=True)

@@ -71,7 +71,9 @@ class Talk:
     def _fitting(self) -> Int32:
         """The prompt's tokens, without as many of the oldest turns as it takes to leave room for an answer."""
         sampler = self.subject.sampler(max_batch=1)
-        wanted = self.how.max_new_tokens if sampler.context is None else min(self.how.max_new_tokens, sampler.context // 4)
+        wanted = (
+            self.how.max_new_tokens if sampler.context is None else min(self.how.max_new_tokens, sampler.context // 4)
+        )
         before = len(self.turns)
         while True:
             tokens = self.subject.renderer.prompt(self.messages)
