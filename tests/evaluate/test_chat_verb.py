@@ -75,7 +75,9 @@ def test_from_a_pipe_each_line_is_a_turn_and_stdout_has_the_answers_only(
     assert "<|im_start|>user\n二つ<|im_end|>" in prompts[1]
     shown = capsys.readouterr()
     assert "seed" not in shown.out
+    assert "cut off" not in shown.out
     assert "(seed 3)" in shown.err
+    assert shown.err.count("cut off") == 2  # six random bytes do not end by themselves
 
 
 def test_a_failing_line_is_reported_and_the_next_one_is_answered(

@@ -194,7 +194,9 @@ def _answer(talk: Talk, question: str) -> int:
         return 130
     finally:
         parts.close()  # type: ignore[attr-defined]
-    print("" if talk.finish == "stop" else " … (longest answer reached: --max-new-tokens or the context)")
+    print(flush=True)
+    if talk.finish == "length":
+        print("(cut off at --max-new-tokens or the end of the context)", file=sys.stderr)
     return 0
 
 
