@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from tomoni.data.templates import CHATML
+from tomoni.data.unigram import train_unigram
 from tomoni.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,15 +58,19 @@ def train_tokenizer(
         "show_progress": False,
     }
     counted = _Counted(documents)
-    backend = Tokenizer(models.BPE() if kind == "bpe" else models.Unigram())
-    backend.pre_tokenizer = _splitter(pre_tokenizer)
+    splitter = _splitter(pre_tokenizer)
+    if kind == "bpe":
+        backend = Tokenizer(models.BPE())
+        backend.pre_tokenizer = splitter
+        backend.train_from_iterator(counted, trainers.BpeTrainer(**options))
+    else:
+        pieces = vocab_size - len(special_tokens)
+        backend = Tokenizer(train_unigram(counted, splitter=splitter, pieces=pieces, specials=special_tokens))
+        backend.pre_tokenizer = splitter
+        backend.add_special_tokens(list(special_tokens))
     backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(**options) if kind == "bpe" else trainers.UnigramTrainer(**options)
-    backend.train_from_iterator(counted, trainer)
     if not counted.characters:
         raise ConfigError("there is no text to train a tokenizer on", next_step="check train_file")
-    if kind == "unigram":
-        backend = _with_all_bytes(backend, special_tokens)
     return _wrapped(backend, special_tokens)
 
 
@@ -93,28 +98,6 @@ def _splitter(name: str) -> Any:
             ]
         )
     raise ConfigError(f"unknown pre_tokenizer {name!r}", choices=["gpt2", "qwen2"])
-
-
-def _with_all_bytes(backend: Any, special_tokens: Sequence[str]) -> Any:
-    """The unigram trainer may leave out bytes that it never saw; without them a text would not come back.
-
-    They are put in at the score of the rarest piece less a margin, so that they are used only where nothing else fits.
-    """
-    import json
-
-    from tokenizers import Tokenizer
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    state = json.loads(backend.to_str())
-    pieces = [(text, score) for text, score in state["model"]["vocab"]]
-    there = {text for text, _ in pieces}
-    lowest = min(score for _, score in pieces)
-    missing = [letter for letter in sorted(ByteLevel.alphabet()) if letter not in there]
-    spare = [index for index, (text, _) in enumerate(pieces) if len(text) > 1 and text not in special_tokens]
-    drop = set(sorted(spare, key=lambda index: pieces[index][1])[: len(missing)])  # the size stays what was asked
-    kept = [piece for index, piece in enumerate(pieces) if index not in drop]
-    state["model"]["vocab"] = kept + [(letter, lowest - 10.0) for letter in missing]
-    return Tokenizer.from_str(json.dumps(state, ensure_ascii=False))
 
 
 def _wrapped(backend: Any, special_tokens: Sequence[str]) -> PreTrainedTokenizerBase:
