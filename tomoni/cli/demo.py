@@ -19,15 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from tomoni.errors import RunError, UserError
 from tomoni.world import (
-    Record,
     bundled_world,
+    example_questions,
     follow_ups,
     held_out_questions,
     is_right,
     most_frequent_answers,
-    opening,
-    questions_to_try,
     tuning_questions,
+    what_it_knows,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +48,7 @@ TUNING: dict[str, Any] = {
 }
 SHOTS = 5
 MAX_NEW_TOKENS = 40
+Record = dict[str, Any]
 MARK = ".tomoni-demo"  # says that the folder is the demo's own and may be made anew
 
 
@@ -288,7 +288,11 @@ def _show_answers(console: Console, records: Sequence[Record], before: Sequence[
 
 def _write_opening(folder: Path) -> None:
     """What `tomoni chat` says first: what this model knows, questions to try, and that it knows nothing else."""
-    body = {"chat_opening": opening(), "questions": questions_to_try(bundled_world())}
+    world = bundled_world()
+    body = {
+        "chat_opening": what_it_knows(world, "en") + "\n" + what_it_knows(world, "ja"),
+        "questions": example_questions(world, "en", 4) + example_questions(world, "ja", 4, seed=1),
+    }
     for result in (folder / "run" / "model", folder / "run"):
         (result / "tomoni.json").write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

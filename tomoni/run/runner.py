@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,6 +38,7 @@ from tomoni.run.memory import peak_bytes
 from tomoni.run.outcome import Answer, Measured, Result
 from tomoni.run.carried import Best, Carried
 from tomoni.run.stopping import StopRequest, listening
+from tomoni.run.tracking import TensorBoard
 from tomoni.settings.common import TrainingSettings
 
 SECONDS_BETWEEN_SAVES = 300.0
@@ -49,21 +50,28 @@ class _Stopped(Exception):
 
 
 def run(cfg: TrainingSettings, *, on_event: Listener | None = None) -> Result:
-    """See `tomoni.run.start`."""
-    from tomoni.run.prepare import prepare
+    """See `tomoni.run.start`. torch is imported when the folder is held and the config accepted."""
 
+    def make_job(tell: Listener) -> Job:
+        from tomoni.run.prepare import prepare
+
+        return prepare(cfg, folder, tell)
+
+    listeners: list[Listener] = [on_event] if on_event is not None else []
+    if cfg.report_to == "tensorboard":
+        listeners.append(TensorBoard(Path(cfg.output_dir).expanduser()))
     with RunFolder.hold(cfg.output_dir) as folder, listening() as stop:
-        return drive(folder, cfg, lambda tell: prepare(cfg, folder, tell), stop, on_event)
+        return drive(folder, cfg, make_job, stop, listeners)
 
 
 def drive(
-    folder: RunFolder, cfg: TrainingSettings, make_job: Callable[[Listener], Job], stop: StopRequest, on_event: Listener | None
+    folder: RunFolder, cfg: TrainingSettings, make_job: Callable[[Listener], Job], stop: StopRequest, listeners: Sequence[Listener]
 ) -> Result:
     """Make the job, run it, and leave a status that says how it ended."""
 
     def tell(event: Event) -> None:
-        if on_event is not None:
-            on_event(event)
+        for listener in listeners:
+            listener(event)
 
     for text in folder.compare(cfg):
         tell(Notice(text))
@@ -164,7 +172,7 @@ class Runner:
         done = self.carried.step
         line = None
         if done % self.cfg.logging_steps == 0 or done == self.cfg.steps:
-            line = self.carried.take_line(epoch=done * self.cfg.batch_size / self.job.items)
+            line = self.carried.take_line(epoch=self.job.data.epoch(report.step))
             self.metrics.append(line)
         loss = report.stats["loss"].value if "loss" in report.stats else float("nan")
         rate, left = self.carried.pace(self.cfg.steps)
@@ -192,9 +200,10 @@ class Runner:
         for begin in range(0, len(items), ITEMS_PER_LOOK):
             if self.stop:
                 raise _Stopped
-            part = self.job.engine.evaluate(items[begin : begin + ITEMS_PER_LOOK], self.loss)
+            end = min(begin + ITEMS_PER_LOOK, len(items))
+            part = self.job.engine.evaluate([items[index] for index in range(begin, end)], self.loss)
             stats = part if stats is None else stats + part
-            self.tell(Evaluating(min(begin + ITEMS_PER_LOOK, len(items)), len(items)))
+            self.tell(Evaluating(end, len(items)))
         if stats is None:
             raise RunError("there is nothing to look at", next_step="give a validation_file with at least one row")
         return Measured(stats, len(items), self.job.looked_at_is)

@@ -30,8 +30,8 @@ _OPENERS: dict[tuple[Lang, Register], tuple[str, ...]] = {
     ("ja", "plain"): ("ちなみに、{}", "ところで、{}", "そういえば、{}"),
 }
 _TELLERS = pairs(
-    "a visitor = 旅人; a child = 子ども; a neighbour = 近所の人; a student = 学生; a traveller = 旅の客; the mayor = 町長;"
-    "a new clerk = 新しい店員; a grandmother = おばあさん"
+    "a visitor = 旅人; a child = 子ども; a neighbour = 近所の人; a student = 学生; a traveller = 旅の客; "
+    "the mayor = 町長; a new clerk = 新しい店員; a grandmother = おばあさん"
 )
 
 
