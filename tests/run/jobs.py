@@ -75,7 +75,7 @@ def job(cfg: Config, *, listen: bool = True, items: Sequence[Item] | None = None
     def answer() -> list[str]:
         # draws from the global stream on purpose: sampling must not be able to reach the training
         torch.rand(3)
-        np.random.rand(3)  # noqa: NPY002
+        np.random.rand(3)
         prompt = torch.tensor([[10, 20, 30]])
         with torch.no_grad():
             return [str(model.eval()(input_ids=prompt).logits.argmax(-1).tolist())]

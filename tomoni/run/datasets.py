@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from tomoni.data.pack import Packed
 from tomoni.data.read import Reading, read
@@ -21,11 +21,9 @@ from tomoni.data.tokenize import fingerprint
 from tomoni.engine.checkpoint import atomic_write
 from tomoni.errors import DataError
 from tomoni.records import Record
+from tomoni.run.job import Tokenizer
 from tomoni.run.methods import Method
 from tomoni.settings.common import TrainingSettings
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 LOOKED_AT_WITHOUT_VALIDATION = 128  # items of the training data that are measured where nothing is held out
 # keys of the config that decide what the records become
@@ -54,7 +52,7 @@ def cache_folder() -> Path:
 
 
 def datasets(
-    cfg: TrainingSettings, method: Method, tokenizer: PreTrainedTokenizerBase, render: Renderer, quarantine: Path
+    cfg: TrainingSettings, method: Method, tokenizer: Tokenizer, render: Renderer, quarantine: Path
 ) -> Datasets:
     """Raises DataError for bad rows (under "stop"), rows too long (under "stop"), and where nothing is left to train on.
     Bad rows under "quarantine" go into the file `quarantine`."""
@@ -92,7 +90,9 @@ def held_out(record: Record, share: float) -> bool:
 class _Parts:
     """Builds the stores of a run's parts, and keeps what should be said about them."""
 
-    def __init__(self, cfg: TrainingSettings, method: Method, tokenizer: str, render: Renderer, quarantine: Path) -> None:
+    def __init__(
+        self, cfg: TrainingSettings, method: Method, tokenizer: str, render: Renderer, quarantine: Path
+    ) -> None:
         self.cfg = cfg
         self.method = method
         self.tokenizer = tokenizer

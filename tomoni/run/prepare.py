@@ -16,15 +16,13 @@ from tomoni.records import Text
 from tomoni.run import datasets
 from tomoni.run.events import Listener, Preparing
 from tomoni.run.folder import RunFolder
-from tomoni.run.job import Job
+from tomoni.run.job import Job, Tokenizer
 from tomoni.run.methods import method_module
 from tomoni.run.samples import answers, samples
 from tomoni.settings.common import TrainingSettings
 from tomoni.settings.pretrain import Config as Pretrain
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from tomoni.engine.hub import Located
 
 
@@ -33,7 +31,7 @@ class Start:
     """What a run starts from: a model that was found, or None for a new one of the config's shape."""
 
     located: Located | None
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Tokenizer
     identity: Mapping[str, Any]
 
 
@@ -99,7 +97,7 @@ def _start(cfg: TrainingSettings, folder: RunFolder) -> Start:
     return Start(located, load_tokenizer(located.tokenizer_folder), identity)
 
 
-def _new_tokenizer(cfg: Pretrain, folder: RunFolder) -> PreTrainedTokenizerBase:
+def _new_tokenizer(cfg: Pretrain, folder: RunFolder) -> Tokenizer:
     """The named one, or one trained on the text; kept in the run folder, so that a resumed run has the same."""
     from tomoni.data.read import read
     from tomoni.data.vocabulary import train_tokenizer
@@ -112,13 +110,17 @@ def _new_tokenizer(cfg: Pretrain, folder: RunFolder) -> PreTrainedTokenizerBase:
         records = read(cfg.train_file, form=cfg.form, columns=cfg.columns, on_bad_rows=cfg.on_bad_rows)
         texts = (record.text for record in records if isinstance(record, Text))
         wanted = cfg.vocabulary
-        made = train_tokenizer(texts, kind=wanted.kind, vocab_size=wanted.vocab_size, pre_tokenizer=wanted.pre_tokenizer)
-        checkpoint.commit(kept, lambda staging: made.save_pretrained(staging) and None, bytes_needed=wanted.vocab_size * 100)
+        made = train_tokenizer(
+            texts, kind=wanted.kind, vocab_size=wanted.vocab_size, pre_tokenizer=wanted.pre_tokenizer
+        )
+        checkpoint.commit(
+            kept, lambda staging: made.save_pretrained(staging) and None, bytes_needed=wanted.vocab_size * 100
+        )
     checkpoint.verify(kept)
     return load_tokenizer(kept)
 
 
-def _renderer(cfg: TrainingSettings, tokenizer: PreTrainedTokenizerBase) -> Renderer:
+def _renderer(cfg: TrainingSettings, tokenizer: Tokenizer) -> Renderer:
     named = getattr(cfg, "chat_template", None)
     render = Renderer(
         tokenizer,
@@ -135,7 +137,9 @@ def _read_template(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"chat_template: {path} cannot be read: {error}", next_step="name a Jinja file in UTF-8") from error
+        raise ConfigError(
+            f"chat_template: {path} cannot be read: {error}", next_step="name a Jinja file in UTF-8"
+        ) from error
 
 
 def _model(cfg: TrainingSettings, start: Start) -> Any:
@@ -160,7 +164,7 @@ def _require_context(model: Any, longest: int) -> None:
         )
 
 
-def _save(model: Any, adapter: bool, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def _save(model: Any, adapter: bool, tokenizer: Tokenizer, folder: Path) -> None:
     from tomoni.engine import saving
 
     if adapter:

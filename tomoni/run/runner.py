@@ -19,6 +19,7 @@ from tomoni.engine import checkpoint
 from tomoni.errors import CheckpointError, RunError, UserError
 from tomoni.report import Report, State
 from tomoni.run import report as reports
+from tomoni.run.carried import Best, Carried
 from tomoni.run.events import (
     Ended,
     Evaluated,
@@ -36,7 +37,6 @@ from tomoni.run.job import Job
 from tomoni.run.journal import Journal
 from tomoni.run.memory import peak_bytes
 from tomoni.run.outcome import Answer, Measured, Result
-from tomoni.run.carried import Best, Carried
 from tomoni.run.stopping import StopRequest, listening
 from tomoni.run.tracking import TensorBoard
 from tomoni.settings.common import TrainingSettings
@@ -65,7 +65,11 @@ def run(cfg: TrainingSettings, *, on_event: Listener | None = None) -> Result:
 
 
 def drive(
-    folder: RunFolder, cfg: TrainingSettings, make_job: Callable[[Listener], Job], stop: StopRequest, listeners: Sequence[Listener]
+    folder: RunFolder,
+    cfg: TrainingSettings,
+    make_job: Callable[[Listener], Job],
+    stop: StopRequest,
+    listeners: Sequence[Listener],
 ) -> Result:
     """Make the job, run it, and leave a status that says how it ended."""
 
@@ -180,7 +184,7 @@ class Runner:
 
     def _evaluation_due(self) -> bool:
         every, done = self.cfg.eval_steps, self.carried.step
-        return self.carried.evaluation_due or bool(every and done % every == 0)
+        return self.carried.evaluation_due or bool(every and (done % every == 0 or done == self.cfg.steps))
 
     def _save_due(self) -> bool:
         done = self.carried.step
@@ -286,7 +290,11 @@ class Runner:
         found, damaged = checkpoint.newest_whole(self.folder.checkpoints)
         for entry in damaged:
             aside = checkpoint.set_aside(entry.folder)
-            self.tell(Notice(f"{entry.reason}; set aside as {aside.name}, going on from {found.name if found else 'the start'}"))
+            self.tell(
+                Notice(
+                    f"{entry.reason}; set aside as {aside.name}, going on from {found.name if found else 'the start'}"
+                )
+            )
         if found is None:
             self.metrics.cut(None)
             self.ledger.cut(None)
@@ -309,7 +317,11 @@ class Runner:
             return
         best = self.carried.best
         if best is None:
-            self.tell(Notice("load_best_model_at_end: no evaluation on held-out data was made; set eval_steps and a validation_file"))
+            self.tell(
+                Notice(
+                    "load_best_model_at_end: no evaluation on held-out data was made; set eval_steps and a validation_file"
+                )
+            )
             return
         folder = checkpoint.step_folder(self.folder.checkpoints, best.step)
         try:
