@@ -139,6 +139,11 @@ def _sha256(path: Path) -> str:
         ) from problem
 
 
+def first_line(problem: Exception) -> str:
+    """What another library says, without its page of advice."""
+    return next(iter(str(problem).strip().splitlines()), "") or type(problem).__name__
+
+
 # -- adapters ------------------------------------------------------------------------------------------------------
 
 
@@ -165,8 +170,8 @@ def _with_base(adapter: Located, cache: Path | None) -> Located:
             f"the adapter {adapter.name} does not say which model it was trained on",
             next_step="write base_model_name_or_path into its adapter_config.json",
         )
-    beside = adapter.folder / base_name
-    if not base_name.startswith(("bundled:", "/", "~")) and (beside / "config.json").is_file():
+    beside = adapter.folder / base_name  # so that an adapter and its base can be moved together
+    if beside.is_dir():
         base_name = str(beside)
     if isinstance(revision, str) and revision and "@" not in base_name and not Path(base_name).expanduser().is_dir():
         base_name = f"{base_name}@{revision}"
@@ -260,7 +265,8 @@ class _Hub:
         pickled = [name for name in names if name.endswith(PICKLED)]
         if pickled:
             raise ModelError(
-                f"{self.repo} has its weights only as {', '.join(pickled[:3])}; pickled files can run code and are not opened",
+                f"{self.repo} has its weights only as {', '.join(pickled[:3])}; "
+                "pickled files can run code and are not opened",
                 next_step=TO_CONVERT,
             )
         raise ModelError(
@@ -293,12 +299,12 @@ class _Hub:
             case errors.GatedRepoError():
                 return ModelError(
                     f"{self.repo} is gated: its owner asks you to accept terms first",
-                    next_step=f"accept them on {self.endpoint}/{self.repo}, then log in: huggingface-cli login, or HF_TOKEN",
+                    next_step=f"accept them on {self.endpoint}/{self.repo}, then log in (hf auth login, or HF_TOKEN)",
                 )
             case errors.RepositoryNotFoundError():
                 return ModelError(
                     f"no model folder {self.repo!r} here, and {self.endpoint} has no such model or it is private",
-                    next_step="check the spelling; for a private model log in: huggingface-cli login, or HF_TOKEN",
+                    next_step="check the spelling; for a private model log in (hf auth login, or HF_TOKEN)",
                 )
             case errors.RevisionNotFoundError():
                 return ModelError(
@@ -322,8 +328,9 @@ class _Hub:
             )
         if isinstance(problem, OSError) or "httpx" in type(problem).__module__:
             return ModelError(
-                f"{asked} could not be fetched from {self.endpoint}: {str(problem).splitlines()[0] if str(problem) else type(problem).__name__}",
-                next_step="check the network and run again (what has arrived is kept), or copy the model here and name its folder",
+                f"{asked} could not be fetched from {self.endpoint}: {first_line(problem)}",
+                next_step="check the network and run again (what has arrived is kept), or copy the model here and name "
+                "its folder",
             )
         return problem
 
@@ -345,8 +352,11 @@ class _Hub:
 
 
 def _as_the_hub_named_it(path: Path, sha256: str) -> None:
-    """The hub names a large file by its SHA-256 and a small one by git's SHA-1, and the cache keeps that as the name of
-    what the snapshot links to. A file damaged on the way is found here; where the cache has no links, nothing is known."""
+    """Raise ModelError where a file was damaged on the way.
+
+    The hub names a large file by its SHA-256 and a small one by git's SHA-1, and the cache keeps that as the name of
+    what the snapshot links to. Where the cache has no links (some file systems), nothing is known.
+    """
     named = path.resolve().name
     if _SHA256.fullmatch(named):
         same = named == sha256

@@ -14,7 +14,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import torch
 import transformers
@@ -37,7 +37,7 @@ from transformers.utils.logging import (
     set_verbosity_error,
 )
 
-from tomoni.engine.hub import PICKLED, TO_CONVERT, Located, read_json
+from tomoni.engine.hub import PICKLED, TO_CONVERT, Located, first_line, read_json
 from tomoni.errors import ModelError, did_you_mean
 
 log = logging.getLogger(__name__)
@@ -47,8 +47,9 @@ Attention = Literal["sdpa", "eager"]
 # Keys that a config class declares or reads under older names, and that are harmless. Everything else is left out;
 # keys that begin with "_" or name an implementation, a kernel, a file or another repository always are.
 OLDER_KEYS: Final = frozenset(
-    "rope_theta rope_scaling rope_local_base_freq rotary_pct rotary_emb_base partial_rotary_factor layer_types "
-    "sliding_window_pattern torch_dtype eos_token_id bos_token_id pad_token_id tie_word_embeddings num_labels".split()
+    {"rope_theta", "rope_scaling", "rope_local_base_freq", "rotary_pct", "rotary_emb_base", "partial_rotary_factor"}
+    | {"layer_types", "sliding_window_pattern", "torch_dtype", "tie_word_embeddings", "num_labels"}
+    | {"eos_token_id", "bos_token_id", "pad_token_id"}
 )
 FORBIDDEN_KEYS: Final = re.compile(
     r"_.*|auto_map|custom_.*|trust_remote_code|transformers_weights|name_or_path|quantization_config|compression_config|"
@@ -82,7 +83,7 @@ def load(located: Located, *, attn_implementation: Attention = "sdpa") -> PreTra
         return model
     from tomoni.engine.trained import load_adapter
 
-    return load_adapter(model, located)
+    return cast(PreTrainedModel, load_adapter(model, located))
 
 
 def _load_whole(located: Located, attn_implementation: Attention) -> PreTrainedModel:
@@ -95,14 +96,17 @@ def _load_whole(located: Located, attn_implementation: Attention) -> PreTrainedM
     _refuse(settings, folder)
     files = _weight_files(folder)
     config = _config(settings, folder)
-    config._attn_implementation = attn_implementation
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    # a few architectures (Gemma 2, BLOOM, GPT-J) have plain attention only
+    config._attn_implementation = attn_implementation if model_class._supports_sdpa else "eager"
     model = _filled(config, dict(_tensors(files)), folder)
     _check_finite(model, folder)
     _check_vocabulary(model, _highest_token(folder), folder)
     model.generation_config = read_generation(folder, config)
     model.config._name_or_path = model.name_or_path = located.name.split("@")[0] if located.revision else located.name
     model.config._commit_hash = located.revision  # transformers' own place for it; saved with an adapter
-    return model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
 
 
 # -- the config ----------------------------------------------------------------------------------------------------
@@ -113,15 +117,15 @@ def _refuse(settings: Mapping[str, Any], folder: Path) -> None:
     known = isinstance(kind, str) and kind in CONFIG_MAPPING
     if "auto_map" in settings:
         raise ModelError(
-            f"{folder} asks for Python code of its own (auto_map in config.json); code from a model folder is never run",
-            next_step=f"transformers has the architecture {kind!r} itself: in a copy of the folder remove auto_map from config.json"
+            f"{folder} asks for Python code of its own (auto_map in config.json); such code never runs",
+            next_step=f"transformers has {kind!r} itself: in a copy of the folder remove auto_map from config.json"
             if known
             else "take a model whose architecture transformers has itself",
         )
     if not known:
         raise ModelError(
             f"unknown architecture {kind!r} in {folder / 'config.json'}{did_you_mean(str(kind), list(CONFIG_MAPPING))}",
-            next_step=f"transformers {transformers.__version__} does not have it; correct model_type, or try a newer transformers",
+            next_step=f"transformers {transformers.__version__} does not have it; correct model_type, or update it",
         )
     if "quantization_config" in settings or "compression_config" in settings:
         raise ModelError(
@@ -135,7 +139,7 @@ def _refuse(settings: Mapping[str, Any], folder: Path) -> None:
 def _config(settings: dict[str, Any], folder: Path) -> Any:
     kind = settings["model_type"]
     config_class = CONFIG_MAPPING[kind]
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(config_class, None)
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(config_class, None)
     architectures = settings.get("architectures") or []
     encoder = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not settings.get("is_decoder")
     if model_class is None or encoder or settings.get("is_encoder_decoder"):
@@ -151,9 +155,9 @@ def _config(settings: dict[str, Any], folder: Path) -> Any:
     try:
         return config_class.from_dict(_allowed(settings, config_class))
     except Exception as problem:  # the strict config classes raise many kinds
-        first = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
         raise ModelError(
-            f"{folder / 'config.json'} does not fit {kind}: {first}", next_step="compare it with the model's page"
+            f"{folder / 'config.json'} does not fit {kind}: {first_line(problem)}",
+            next_step="compare it with the model's page",
         ) from problem
 
 
@@ -192,7 +196,10 @@ def read_generation(folder: Path, config: Any) -> GenerationConfig:
     if not kept.get("do_sample"):
         # transformers refuses to save a config that says how to sample but not to sample
         kept = {key: value for key, value in kept.items() if key not in ("temperature", "top_k", "top_p", "min_p")}
-    return GenerationConfig(**kept)
+    try:
+        return GenerationConfig(**kept)  # type: ignore[no-untyped-call]
+    except (ValueError, TypeError) as problem:
+        raise ModelError(f"{path}: {first_line(problem)}", next_step="correct it, or delete it") from problem
 
 
 # -- the weights ---------------------------------------------------------------------------------------------------
@@ -272,9 +279,8 @@ def _filled(config: Any, tensors: dict[str, Tensor], folder: Path) -> PreTrained
                 ignore_mismatched_sizes=True,  # so that they are all named below
             )
     except Exception as problem:  # an architecture's constructor may raise anything on numbers that do not fit together
-        first = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
         raise ModelError(
-            f"{folder} cannot be built from its config.json: {first}",
+            f"{folder} cannot be built from its config.json: {first_line(problem)}",
             next_step="compare config.json with the model's page",
         ) from problem
     _check_complete(info, folder)
@@ -285,14 +291,14 @@ def _filled(config: Any, tensors: dict[str, Tensor], folder: Path) -> PreTrained
 def quiet() -> Iterator[None]:
     """No progress bars and load reports of transformers': what they say is said by our own errors."""
     bars, level = is_progress_bar_enabled(), get_verbosity()
-    disable_progress_bar()
-    set_verbosity_error()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         set_verbosity(level)
         if bars:
-            enable_progress_bar()
+            enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _check_complete(info: Mapping[str, Any], folder: Path) -> None:
@@ -359,10 +365,15 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     _check_vocabulary(model, highest, Path(str(tokenizer.name_or_path or "the tokenizer")))
 
 
+def embedding_rows(model: PreTrainedModel) -> int:
+    embeddings: Any = model.get_input_embeddings()
+    return int(embeddings.weight.shape[0])
+
+
 def _check_vocabulary(model: PreTrainedModel, highest: int, where: Path) -> None:
-    size = model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
+    size = embedding_rows(model)
     if highest >= size:
         raise ModelError(
-            f"the tokenizer in {where} has token {highest}, but the model has embeddings for {size} tokens (0 to {size - 1})",
+            f"the tokenizer in {where} has token {highest}, but the model's embeddings end at {size - 1}",
             next_step="take the tokenizer that belongs to this model",
         )

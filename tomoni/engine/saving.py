@@ -14,15 +14,16 @@ import torch
 from jinja2 import TemplateError
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from tomoni.engine.models import check_tokenizer, quiet
+from tomoni.engine.models import check_tokenizer, embedding_rows, quiet
 from tomoni.engine.trained import adapter_kind
 from tomoni.errors import ModelError
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 SHARD: Final = "4GB"
+TOKENIZER_ROOM: Final = 64 * 2**20  # the largest vocabularies in use take about half of it
 _MARK: Final = "tomoni"
 
 
@@ -33,17 +34,15 @@ def save_model(
 
     `dtype` rounds the written weights only. Raises ModelError where vocabulary, embeddings and tokenizer disagree.
     """
-    assert not isinstance(model, PeftModel), "an adapter is saved by save_adapter, or merged first"  # noqa: S101
+    assert not isinstance(model, PeftModel), "an adapter is saved by save_adapter, or merged first"
     _check_vocabulary(model, tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
     model.generation_config = generation_config(model, tokenizer)
-    before = model.config.dtype
-    model.config.dtype = getattr(torch, dtype)
-    try:
-        with quiet():
-            model.save_pretrained(folder, state_dict=_rounded(model, getattr(torch, dtype)), max_shard_size=SHARD)
-    finally:
-        model.config.dtype = before
+    said = model.config.dtype
+    with quiet():
+        model.save_pretrained(folder, state_dict=_rounded(model, getattr(torch, dtype)), max_shard_size=SHARD)
+    model.config.dtype = said  # transformers leaves a string there
+    _say_dtype(folder / "config.json", dtype)
     tokenizer.save_pretrained(folder)
 
 
@@ -59,7 +58,7 @@ def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: P
         folder / "adapter_model.safetensors",
         metadata={"format": "pt"},
     )
-    settings = _plain(model.peft_config[model.active_adapter].to_dict())  # type: ignore[index]
+    settings = _plain(model.peft_config[model.active_adapter].to_dict())
     settings["inference_mode"] = True
     (folder / "adapter_config.json").write_text(
         json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -68,13 +67,20 @@ def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: P
     tokenizer.save_pretrained(folder)
 
 
+def bytes_needed(model: nn.Module, *, dtype: Dtype = "float32") -> int:
+    """Upper bound of what saving writes: all weights once (for an adapter: the adapter's), and room for the tokenizer."""
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False) if isinstance(model, PeftModel) else None
+    numbers = sum(weight.numel() for weight in (weights.values() if weights is not None else model.parameters()))
+    return int(numbers) * getattr(torch, dtype).itemsize + TOKENIZER_ROOM
+
+
 def merge(model: PeftModel, *, in_place: bool = False) -> PreTrainedModel:
     """The adapter added into its base: a plain model with the same logits up to rounding. The given model stays as it
     is, unless `in_place` saves the memory of a copy. Raises ModelError for prompt tuning."""
     if adapter_kind(model) == "prompt_tuning":
         raise ModelError(
-            "prompt tuning cannot be merged: its virtual tokens stand in front of the text and are no part of any weight",
-            next_step="use the adapter folder as it is (chat, evaluate, PEFT), or train lora to get a model that can be merged",
+            "prompt tuning cannot be merged: its virtual tokens stand before the text and are no part of any weight",
+            next_step="use the adapter folder as it is (chat, evaluate, PEFT), or train lora, which can be merged",
         )
     merged: Any = (model if in_place else copy.deepcopy(model)).merge_and_unload(safe_merge=True)
     return merged.requires_grad_(False).eval()  # type: ignore[no-any-return]
@@ -115,11 +121,11 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     check_tokenizer(model, tokenizer)
     said = model.config.get_text_config().vocab_size
-    rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
+    rows = embedding_rows(model)
     if said != rows:
         raise ModelError(
-            f"the model has embeddings for {rows} tokens but its config says {said}: the vocabulary was changed without saying so",
-            next_step="resize it with resize_token_embeddings, which changes both",
+            f"the model has embeddings for {rows} tokens but its config says {said}",
+            next_step="change the vocabulary with resize_token_embeddings, which changes both",
         )
 
 
@@ -133,6 +139,15 @@ def _rounded(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
             made[key] = weight.detach().to("cpu", dtype) if weight.is_floating_point() else weight.detach().cpu()
         rounded[name] = made[key]
     return rounded
+
+
+def _say_dtype(path: Path, dtype: Dtype) -> None:
+    """transformers writes the type of the model in memory; a reader allocates by what is said here."""
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    for part in (settings, *(inner for inner in settings.values() if isinstance(inner, dict))):
+        if "dtype" in part:
+            part["dtype"] = dtype
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:

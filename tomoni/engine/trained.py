@@ -34,8 +34,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tomoni.engine.forward import decoder_layers
-from tomoni.engine.hub import Located, read_json
-from tomoni.engine.models import DAMAGED, read_tensors, read_generation
+from tomoni.engine.hub import Located, first_line, read_json
+from tomoni.engine.models import DAMAGED, read_generation, read_tensors
 from tomoni.errors import ConfigError, ModelError, did_you_mean
 from tomoni.settings.common import ADAPTERS, TrainedPart
 
@@ -127,14 +127,18 @@ def _top(model: PreTrainedModel, count: int) -> set[str]:
     return chosen
 
 
+def output_layer(model: Any) -> Any:
+    return model.get_output_embeddings()
+
+
 def _is_tied(model: PreTrainedModel) -> bool:
-    head: Any = model.get_output_embeddings()
+    head: Any = output_layer(model)
     embeddings: Any = model.get_input_embeddings()
     return head is not None and head.weight is embeddings.weight
 
 
 def _head(model: PreTrainedModel) -> set[str]:
-    head = model.get_output_embeddings()
+    head = output_layer(model)
     if head is None:
         raise ModelError(f"{type(model).__name__} has no head of its own", next_step="train: all, top:K or names:REGEX")
     if _is_tied(model):
@@ -173,7 +177,14 @@ def _name(model: Any) -> str:
 def _adapter(model: PreTrainedModel, part: TrainedPart, seed: int) -> Trained:
     config = _adapter_config(model, part)
     config.revision = getattr(model.config, "_commit_hash", None)
-    wrapped = _wrapped(model, config, seed)
+    try:
+        wrapped = _wrapped(model, config, seed)
+    except (ValueError, NotImplementedError) as problem:  # PEFT knows architectures that one of its kinds does not fit
+        raise ModelError(
+            f"train: {part.train} does not go with {_name(model)}: {first_line(problem)}",
+            choices=("all", "top:K", *ADAPTERS),
+            next_step="choose another part or adapter",
+        ) from problem
     return Trained(wrapped, _trained_parameters(wrapped), adapter=True)
 
 
@@ -183,7 +194,7 @@ def _wrapped(model: PreTrainedModel, config: PeftConfig, seed: int) -> PeftModel
     with torch.random.fork_rng(devices=cuda), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for names that it has deprecated
         torch.manual_seed(seed)
-        return get_peft_model(model, config).train(model.training)  # type: ignore[return-value]
+        return get_peft_model(model, config).train(model.training)
 
 
 def _adapter_config(model: PreTrainedModel, part: TrainedPart) -> PeftConfig:
@@ -196,8 +207,8 @@ def _adapter_config(model: PreTrainedModel, part: TrainedPart) -> PeftConfig:
         )
     linear = _linear_names(model)
     if part.train == "ia3":
-        targets = _ia3_targets(linear, part)
-        feedforward = [name for name in targets if name.rsplit(".", 1)[-1] in IA3_FEEDFORWARD]
+        targets = _ia3_targets(model, linear, part)
+        feedforward = [name for name in targets if name.rsplit(".", 1)[-1] in (*IA3_FEEDFORWARD, "c_proj")]
         return IA3Config(task_type=TaskType.CAUSAL_LM, target_modules=targets, feedforward_modules=feedforward)
     targets = list(linear) if part.lora_target_modules == ("all-linear",) else _given_targets(model, linear, part)
     return LoraConfig(
@@ -214,7 +225,7 @@ def _adapter_config(model: PreTrainedModel, part: TrainedPart) -> PeftConfig:
 
 def _linear_names(model: PreTrainedModel) -> tuple[str, ...]:
     """Last parts of the names of all linear layers except the head, sorted; whole names where the head shares one."""
-    head = model.get_output_embeddings()
+    head = output_layer(model)
     found = {name: module is head for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
     names = [name for name, is_head in found.items() if not is_head]
     last = {name.rsplit(".", 1)[-1] for name in names}
@@ -232,7 +243,7 @@ def _given_targets(model: PreTrainedModel, linear: tuple[str, ...], part: Traine
                 choices=("all-linear", *linear),
                 next_step="name some of these, or all-linear",
             )
-        if _is_tied(model) and any(model.get_submodule(name) is model.get_output_embeddings() for name in hit):
+        if _is_tied(model) and any(model.get_submodule(name) is output_layer(model) for name in hit):
             raise ModelError(
                 f"lora_target_modules: {given} is tied to the embeddings; an adapter on it could not be merged",
                 choices=("all-linear", *linear),
@@ -240,11 +251,13 @@ def _given_targets(model: PreTrainedModel, linear: tuple[str, ...], part: Traine
     return sorted(part.lora_target_modules)
 
 
-def _ia3_targets(linear: tuple[str, ...], part: TrainedPart) -> list[str]:
+def _ia3_targets(model: PreTrainedModel, linear: tuple[str, ...], part: TrainedPart) -> list[str]:
     wanted = (
         IA3_ATTENTION + IA3_FEEDFORWARD if part.lora_target_modules == ("all-linear",) else part.lora_target_modules
     )
     targets = [name for name in linear if name.rsplit(".", 1)[-1] in wanted]
+    if any(name.endswith(".mlp.c_proj") for name, _ in model.named_modules()):
+        targets.append("mlp.c_proj")  # GPT-2 and its kin name attention's output the same
     if not targets:
         raise ModelError(
             "train: ia3 finds no layer to scale: " + ", ".join(wanted),
@@ -256,7 +269,7 @@ def _ia3_targets(linear: tuple[str, ...], part: TrainedPart) -> list[str]:
 
 def adapter_kind(model: PeftModel) -> str:
     """Its name in `train`."""
-    config: Any = model.peft_config[model.active_adapter]  # type: ignore[index]
+    config: Any = model.peft_config[model.active_adapter]
     if isinstance(config, LoraConfig):
         return "dora" if config.use_dora else "rslora" if config.use_rslora else "lora"
     return {"IA3": "ia3", "PROMPT_TUNING": "prompt_tuning"}[config.peft_type.value]
@@ -268,10 +281,10 @@ def _further(model: PeftModel, part: TrainedPart) -> Trained:
         raise ModelError(
             f"train: {part.train} on a model that carries an adapter ({kind})",
             choices=(kind,),
-            next_step=f"train: {kind} trains the adapter further, as it is; for anything else merge it into its base first",
+            next_step=f"train: {kind} trains it further, as it is; for anything else merge it into its base first",
         )
-    model.peft_config[model.active_adapter].inference_mode = False  # type: ignore[index]
-    model.set_adapter(model.active_adapter)  # type: ignore[arg-type]
+    model.peft_config[model.active_adapter].inference_mode = False
+    model.set_adapter(model.active_adapter)
     for name, weight in model.named_parameters():
         weight.requires_grad_(_is_adapter_weight(name))
     return Trained(model, _trained_parameters(model), adapter=True)
@@ -283,23 +296,29 @@ def _is_adapter_weight(name: str) -> bool:
 
 # -- loading -------------------------------------------------------------------------------------------------------
 
-READ: Final = {
+READ: Final[dict[str, tuple[type[PeftConfig], frozenset[str]]]] = {
     "LORA": (
         LoraConfig,
-        "r target_modules exclude_modules lora_alpha lora_dropout fan_in_fan_out bias use_rslora use_dora modules_to_save "
-        "layers_to_transform layers_pattern rank_pattern alpha_pattern lora_bias trainable_token_indices",
+        frozenset({"r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "lora_bias", "bias", "fan_in_fan_out"})
+        | {"target_modules", "exclude_modules", "modules_to_save", "trainable_token_indices"}
+        | {"layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern"},
     ),
-    "IA3": (IA3Config, "target_modules exclude_modules feedforward_modules fan_in_fan_out modules_to_save"),
+    "IA3": (
+        IA3Config,
+        frozenset({"target_modules", "exclude_modules", "feedforward_modules", "fan_in_fan_out", "modules_to_save"}),
+    ),
     "PROMPT_TUNING": (
         PromptTuningConfig,
-        "num_virtual_tokens token_dim num_transformer_submodules num_attention_heads num_layers",
+        frozenset(
+            {"num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers"}
+        ),
     ),
 }
 # how the weights were drawn, and what names code or other models: of no matter once the weights are there
-SKIPPED: Final = frozenset(
-    "task_type peft_type auto_mapping peft_version base_model_name_or_path revision inference_mode init_lora_weights "
-    "init_ia3_weights prompt_tuning_init prompt_tuning_init_text tokenizer_name_or_path tokenizer_kwargs megatron_core "
-    "runtime_config".split()
+SKIPPED: Final = (
+    frozenset({"task_type", "peft_type", "peft_version", "base_model_name_or_path", "revision", "inference_mode"})
+    | {"auto_mapping", "megatron_core", "runtime_config", "init_lora_weights", "init_ia3_weights"}
+    | {"prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"}
 )
 # starts that change the base's weights too, so that the adapter means nothing on the untouched base
 CHANGES_BASE: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -315,7 +334,7 @@ def load_adapter(model: PreTrainedModel, located: Located) -> PeftModel:
     if not path.is_file():
         raise ModelError(
             f"{located.folder} has no adapter_model.safetensors",
-            next_step="pickled adapters (adapter_model.bin) are not opened; save it again with PEFT, which writes safetensors",
+            next_step="a pickled adapter (adapter_model.bin) is not opened; save it again with PEFT",
         )
     tensors = read_tensors(path)
     if bad := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
@@ -328,9 +347,8 @@ def load_adapter(model: PreTrainedModel, located: Located) -> PeftModel:
         wrapped = _wrapped(model, config, seed=0)
         result: Any = set_peft_model_state_dict(wrapped, tensors)
     except (ValueError, RuntimeError, KeyError, TypeError) as problem:
-        first = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
         raise ModelError(
-            f"the adapter {located.name} does not fit its base {_name(model)}: {first}", next_step=DAMAGED
+            f"the adapter {located.name} does not fit its base {_name(model)}: {first_line(problem)}", next_step=DAMAGED
         ) from problem
     # PEFT loads a prompt strictly by itself and then counts it as missing under one name and unexpected under another
     missing = [name for name in result.missing_keys if _is_adapter_weight(name) and "prompt_encoder." not in name]
@@ -343,7 +361,8 @@ def load_adapter(model: PreTrainedModel, located: Located) -> PeftModel:
         )
     if (located.folder / "generation_config.json").is_file():
         generation = read_generation(located.folder, model.config)
-    wrapped.get_base_model().generation_config = generation
+    base: Any = wrapped.get_base_model()
+    base.generation_config = generation
     return wrapped.requires_grad_(False).eval()
 
 
@@ -372,12 +391,12 @@ def _read_config(settings: dict[str, Any], located: Located) -> PeftConfig:
         for field in fields(config_class)
     }
     for key, value in settings.items():
-        if key not in known.split() and key not in SKIPPED and value and value != defaults.get(key):
+        if key not in known and key not in SKIPPED and value and value != defaults.get(key):
             raise ModelError(
                 f"the adapter {located.name} uses {key} = {value!r}, which tomoni does not read",
                 next_step="merge it with PEFT and name the merged folder",
             )
-    kept = {key: settings[key] for key in known.split() if key in settings}
+    kept = {key: settings[key] for key in known if key in settings}
     try:
         config = config_class(task_type=TaskType.CAUSAL_LM, **kept)
     except (ValueError, TypeError) as problem:
