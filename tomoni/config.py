@@ -144,7 +144,9 @@ def _leaves(values: Mapping[str, Any], above: Key = ()) -> Iterator[tuple[Key, A
 def _read_file(path: Path, draft: Draft) -> None:
     try:
         if path.stat().st_size > LARGEST_FILE:
-            raise ConfigError(f"{path} is larger than {LARGEST_FILE:,} bytes", next_step="name a config, not a data file")
+            raise ConfigError(
+                f"{path} is larger than {LARGEST_FILE:,} bytes", next_step="name a config, not a data file"
+            )
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(
@@ -224,11 +226,11 @@ class _NoAliases(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise yaml.composer.ComposerError(None, None, "anchors and aliases are not read here", event.start_mark)
-        return super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+        return super().compose_node(parent, index)
 
 
 class _Dumper(yaml.SafeDumper):
-    def represent_str(self, data: str) -> yaml.ScalarNode:  # type: ignore[override]
+    def represent_str(self, data: str) -> yaml.ScalarNode:
         style = None
         if not data.isprintable():
             style = '"'  # escapes instead of folded lines
@@ -237,7 +239,7 @@ class _Dumper(yaml.SafeDumper):
         return self.represent_scalar("tag:yaml.org,2002:str", data, style)
 
 
-_YAML_1_1 = yaml.resolver.Resolver()  # type: ignore[no-untyped-call]
+_YAML_1_1 = yaml.resolver.Resolver()
 _RESOLVERS = (
     ("null", r"~|null|Null|NULL|", "~nN"),
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -253,17 +255,17 @@ for _class in (_NoAliases, _Dumper):
     _class.yaml_implicit_resolvers = {}
     for _tag, _pattern, _first in _RESOLVERS:
         _starts: list[str | None] = [*_first, ""] if _tag == "null" else list(_first)
-        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _starts)  # type: ignore[no-untyped-call]
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _starts)
 _Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def _compose(text: str) -> yaml.Node | None:
     loader = _NoAliases(text)
     try:
-        node: yaml.Node | None = loader.get_single_node()  # type: ignore[no-untyped-call]
+        node: yaml.Node | None = loader.get_single_node()
         return node
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 def _mapping(node: yaml.MappingNode, above: Key, path: Path, draft: Draft) -> dict[str, Any]:
@@ -347,7 +349,9 @@ def _validate(model_class: type[Config], draft: Draft, path: Path | str | None) 
             taken = getattr(taken, str(part), None) if isinstance(taken, BaseModel) else None
         if isinstance(value, bool) and type(taken) in (int, float):
             place = draft.place(key)
-            draft.mistakes.append(f"{place.label if place else _where(path)}: {_dotted(key)} is {value}; expected a number")
+            draft.mistakes.append(
+                f"{place.label if place else _where(path)}: {_dotted(key)} is {value}; expected a number"
+            )
     if draft.mistakes:
         raise _all(draft.mistakes)
     return config
@@ -459,7 +463,9 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 def _all(mistakes: Sequence[str]) -> ConfigError:
     if len(mistakes) == 1:
         return ConfigError(mistakes[0])
-    return ConfigError("\n".join([f"{len(mistakes)} mistakes in the config:", *(f"  {mistake}" for mistake in mistakes)]))
+    return ConfigError(
+        "\n".join([f"{len(mistakes)} mistakes in the config:", *(f"  {mistake}" for mistake in mistakes)])
+    )
 
 
 def _where(path: Path | str | None) -> str:

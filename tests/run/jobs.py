@@ -21,7 +21,7 @@ from tomoni.run.folder import RunFolder
 from tomoni.run.job import Job
 from tomoni.run.outcome import Answer, Result
 from tomoni.run.runner import drive
-from tomoni.run.stopping import StopRequest, listening
+from tomoni.run.stopping import listening
 from tomoni.settings.sft import Config
 
 ITEMS = 14
@@ -54,6 +54,9 @@ class KeyedStream:
     def batch(self, step: int) -> list[Item]:
         return [self._at(place) for place in range(step * self.batch_size, (step + 1) * self.batch_size)]
 
+    def epoch(self, step: int) -> float:
+        return (step + 1) * self.batch_size / len(self.items)
+
     def _at(self, place: int) -> Item:
         epoch, index = divmod(place, len(self.items))
         item = self.items[np.random.default_rng([self.seed, epoch]).permutation(len(self.items))[index]]
@@ -72,7 +75,7 @@ def job(cfg: Config, *, listen: bool = True, items: Sequence[Item] | None = None
     def answer() -> list[str]:
         # draws from the global stream on purpose: sampling must not be able to reach the training
         torch.rand(3)
-        np.random.rand(3)  # noqa: NPY002
+        np.random.rand(3)
         prompt = torch.tensor([[10, 20, 30]])
         with torch.no_grad():
             return [str(model.eval()(input_ids=prompt).logits.argmax(-1).tolist())]
@@ -101,12 +104,7 @@ def parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def train(cfg: Config, *, on_event: Listener | None = None, make: Any = job) -> Result:
     with RunFolder.hold(cfg.output_dir) as folder, listening() as stop:
-        return drive(folder, cfg, lambda tell: make(cfg), stop, on_event)
-
-
-def train_stopped_by(cfg: Config, stop: StopRequest, on_event: Listener) -> Result:
-    with RunFolder.hold(cfg.output_dir) as folder:
-        return drive(folder, cfg, lambda tell: job(cfg), stop, on_event)
+        return drive(folder, cfg, lambda tell: make(cfg), stop, [on_event] if on_event else [])
 
 
 def digests(folder: Path, *, steps: int = 18) -> dict[str, str]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tomoni.evaluate.ask import Asked
+    from tomoni.evaluate.subject import Subject
     from tomoni.run.outcome import Result
 
 # the tuning, the same for the tuned model and for the one from scratch
@@ -68,7 +69,8 @@ class Arm:
     def interval(self) -> tuple[float, float]:
         from tomoni.evaluate.metrics import wilson
 
-        return wilson(self.right, self.asked)
+        found = wilson(self.right, self.asked)
+        return found.low, found.high
 
     def cost(self, price_per_hour: float) -> float:
         return (self.tuning_seconds + self.seconds) / 3600 * price_per_hour
@@ -104,24 +106,39 @@ def command(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="tomoni demo", description="A small pretrained model learns a task, in about three minutes, without a network.")
-    parser.add_argument("--folder", default="demo", help="where data, runs and results go; made anew each time (default: demo)")
+    parser = argparse.ArgumentParser(
+        prog="tomoni demo",
+        description="A small pretrained model learns a task, in about three minutes, without a network.",
+    )
+    parser.add_argument(
+        "--folder", default="demo", help="where data, runs and results go; made anew each time (default: demo)"
+    )
     parser.add_argument("--tuning-questions", type=int, default=500, help="questions to tune on (default: 500)")
     parser.add_argument("--held-out", type=int, default=600, help="questions to measure on (default: 600)")
     parser.add_argument("--seed", type=int, default=0, help="of the questions and the tuning (default: 0)")
-    parser.add_argument("--price-per-hour", type=float, default=0.10, help="US dollars for an hour of a machine like this one (default: 0.10)")
+    parser.add_argument(
+        "--price-per-hour",
+        type=float,
+        default=0.10,
+        help="US dollars for an hour of a machine like this one (default: 0.10)",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON only")
     options = parser.parse_args(argv)
     for name in ("tuning_questions", "held_out"):
         if getattr(options, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} is below 1", next_step="give a number of questions")
+            raise UserError(
+                f"--{name.replace('_', '-')} {getattr(options, name)} is below 1",
+                next_step="give a number of questions",
+            )
     return options
 
 
 def _make_room(folder: Path) -> None:
     """An empty folder of the demo's own; anybody else's folder is left alone."""
     if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
-        raise RunError(f"{folder} exists and was not made by the demo", next_step="name another folder: tomoni demo --folder NAME")
+        raise RunError(
+            f"{folder} exists and was not made by the demo", next_step="name another folder: tomoni demo --folder NAME"
+        )
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
@@ -148,7 +165,8 @@ def _write_questions(folder: Path, options: argparse.Namespace) -> Questions:
 
 def _measure(folder: Path, questions: Questions, options: argparse.Namespace, console: Console) -> dict[str, list[Arm]]:
     from tomoni.engine.random_start import write_random_start
-    from tomoni.evaluate.ask import Asker
+    from tomoni.evaluate.ask import ask_chats, ask_plainly
+    from tomoni.evaluate.subject import open_subject
 
     world = bundled_world()
     entities = {record["entity"] for record in questions.held_out}
@@ -165,32 +183,46 @@ def _measure(folder: Path, questions: Questions, options: argparse.Namespace, co
         tuning = (run.seconds, run.tokens) if run else (0.0, 0)
         arm = Arm(name, right, len(records), *tuning, seconds=asked.seconds, tokens=asked.tokens)
         low, high = arm.interval
-        console.print(f"  {name:<44} [bold]{right / len(records):6.1%}[/bold]  ({low:.1%} to {high:.1%})  {tuning[0] + asked.seconds:5.1f} s")
+        console.print(
+            f"  {name:<44} [bold]{right / len(records):6.1%}[/bold]  ({low:.1%} to {high:.1%})  {tuning[0] + asked.seconds:5.1f} s"
+        )
         return arm
 
     console.print("[bold]Before tuning[/bold], on the same questions:")
     arms.append(_guesser(questions, console))
     untuned: list[str] = []
     for size in ("small", "large"):
-        asker = Asker(f"bundled:{size}")
+        untuned_model = open_subject(f"bundled:{size}")
         for shots in (0, SHOTS):
-            asked = asker.ask_plainly(_with_shots(questions, shots), MAX_NEW_TOKENS)
+            asked = ask_plainly(untuned_model, _with_shots(questions, shots), max_new_tokens=MAX_NEW_TOKENS)
             arms.append(add(f"{size}, untuned, {shots} examples in the prompt", questions.held_out, asked))
             untuned = untuned or asked.answers
 
     console.print("\n[bold]Tuning[/bold] the small model, and one of its size from random weights:")
     tuned_run = _tune(folder / "run", "bundled:small", folder, options, console)
-    scratch_run = _tune(folder / "scratch", str(write_random_start("bundled:small", folder / "scratch-start", options.seed)), folder, options, console)
+    scratch_run = _tune(
+        folder / "scratch",
+        str(write_random_start("bundled:small", folder / "scratch-start", options.seed)),
+        folder,
+        options,
+        console,
+    )
     console.print("\n[bold]After tuning[/bold]:")
-    scratch = Asker(str(folder / "scratch")).ask_chats([_without_answer(r) for r in questions.held_out], MAX_NEW_TOKENS)
-    arms.append(add("small size, from scratch, tuned", questions.held_out, scratch, scratch_run))
-    tuned = Asker(str(folder / "run"))
-    answers = tuned.ask_chats([_without_answer(r) for r in questions.held_out], MAX_NEW_TOKENS)
+
+    def ask(model: Subject, records: Sequence[Record]) -> Asked:
+        return ask_chats(model, [record["messages"][:-1] for record in records], max_new_tokens=MAX_NEW_TOKENS)
+
+    scratch = open_subject(folder / "scratch")
+    arms.append(
+        add("small size, from scratch, tuned", questions.held_out, ask(scratch, questions.held_out), scratch_run)
+    )
+    tuned = open_subject(folder / "run")
+    answers = ask(tuned, questions.held_out)
     arms.append(add("small, tuned", questions.held_out, answers, tuned_run))
     more = [
-        add("  phrasings never used in tuning", questions.unseen_phrasing, tuned.ask_chats([_without_answer(r) for r in questions.unseen_phrasing], MAX_NEW_TOKENS)),
-        add("  follow-up turns", questions.follow_ups, tuned.ask_chats([_without_answer(r) for r in questions.follow_ups], MAX_NEW_TOKENS)),
-    ]  # fmt: skip
+        add("  phrasings never used in tuning", questions.unseen_phrasing, ask(tuned, questions.unseen_phrasing)),
+        add("  follow-up turns", questions.follow_ups, ask(tuned, questions.follow_ups)),
+    ]
     _write_opening(folder)
     _show_table(console, arms, options.price_per_hour)
     _show_answers(console, questions.held_out, untuned, answers.answers)
@@ -223,10 +255,6 @@ def _with_shots(questions: Questions, shots: int) -> list[str]:
     return prompts
 
 
-def _without_answer(record: Record) -> list[dict[str, str]]:
-    return list(record["messages"][:-1])
-
-
 def _tune(output: Path, model: str, folder: Path, options: argparse.Namespace, console: Console) -> Result:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -235,14 +263,24 @@ def _tune(output: Path, model: str, folder: Path, options: argparse.Namespace, c
     from tomoni.settings.sft import Config
 
     cfg = Config(
-        model_name_or_path=model, train_file=(str(folder / "data" / "tuning.jsonl"),), output_dir=str(output), seed=options.seed, **TUNING
+        model_name_or_path=model,
+        train_file=(str(folder / "data" / "tuning.jsonl"),),
+        output_dir=str(output),
+        seed=options.seed,
+        **TUNING,
     )
-    with Progress(TextColumn(f"  {output.name:<8}"), BarColumn(), TextColumn("{task.fields[say]}"), TimeRemainingColumn(), console=console) as bar:
+    with Progress(
+        TextColumn(f"  {output.name:<8}"),
+        BarColumn(),
+        TextColumn("{task.fields[say]}"),
+        TimeRemainingColumn(),
+        console=console,
+    ) as bar:
         task = bar.add_task("", total=None, say="")
 
         def show(event: Event) -> None:
             if isinstance(event, Stepped):
-                bar.update(task, completed=event.step, total=event.steps, say=f"loss {event.loss:.2f}")
+                bar.update(task, completed=event.step, total=event.total, say=f"loss {event.loss:.2f}")
 
         result = start(cfg, on_event=show)
     if result.status != "finished":
@@ -272,13 +310,17 @@ def _show_table(console: Console, arms: Sequence[Arm], price: float) -> None:
             style="bold green" if arm.name == "small, tuned" else "",
         )
     console.print(table)
-    console.print(f"  Cost: measured seconds at ${price:.2f} an hour (--price-per-hour). Pretraining the bundled models is not in it.\n")
+    console.print(
+        f"  Cost: measured seconds at ${price:.2f} an hour (--price-per-hour). Pretraining the bundled models is not in it.\n"
+    )
 
 
 def _show_answers(console: Console, records: Sequence[Record], before: Sequence[str], after: Sequence[str]) -> None:
     from rich.table import Table
 
-    table = Table(title="The first four questions, before and after (untuned without examples, and tuned)", title_justify="left")
+    table = Table(
+        title="The first four questions, before and after (untuned without examples, and tuned)", title_justify="left"
+    )
     for heading in ("question", "before", "after", "in the town's book"):
         table.add_column(heading, overflow="fold")
     for record, old, new in list(zip(records, before, after, strict=True))[:4]:
@@ -306,6 +348,12 @@ def _say_goodbye(console: Console, folder: Path, seconds: float) -> None:
 def _as_json(arms: dict[str, list[Arm]], options: argparse.Namespace, seconds: float) -> dict[str, Any]:
     def row(arm: Arm) -> dict[str, Any]:
         low, high = arm.interval
-        return {**asdict(arm), "share": arm.right / arm.asked, "low": low, "high": high, "cost_usd": arm.cost(options.price_per_hour)}
+        return {
+            **asdict(arm),
+            "share": arm.right / arm.asked,
+            "low": low,
+            "high": high,
+            "cost_usd": arm.cost(options.price_per_hour),
+        }
 
     return {"seconds": seconds, "tuning": TUNING, **{name: [row(arm) for arm in rows] for name, rows in arms.items()}}

@@ -9,11 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tomoni.data.render import Renderer
-from tomoni.data.tokenize import load_tokenizer
-from tomoni.engine.hub import locate
-from tomoni.engine.models import load
-from tomoni.engine.sampler import Sampler, Sampling
+from tomoni.engine.sampler import Sampling
+from tomoni.evaluate.subject import Subject
 from tomoni.records import Message
 from tomoni.rows import Int32
 
@@ -27,30 +24,25 @@ class Asked:
     tokens: int
 
 
-class Asker:
-    """A model, by any name that `locate` takes, that answers greedily."""
+def ask_chats(subject: Subject, conversations: Sequence[Sequence[dict[str, Any]]], *, max_new_tokens: int) -> Asked:
+    """Greedy answers to conversations that end with a user's turn, in the model's own chat template."""
+    prompts = [
+        subject.renderer.prompt([Message(turn["role"], turn["content"]) for turn in conversation])
+        for conversation in conversations
+    ]
+    return _ask(subject, prompts, Sampling(max_new_tokens=max_new_tokens, temperature=0.0))
 
-    def __init__(self, name: str) -> None:
-        located = locate(name)
-        self.model = load(located)
-        self.tokenizer = load_tokenizer(located.folder)
-        self.renderer = Renderer(self.tokenizer)
 
-    def ask_chats(self, conversations: Sequence[Sequence[dict[str, Any]]], max_new_tokens: int) -> Asked:
-        """Conversations that end with a user's turn, in the model's own chat template."""
-        prompts = [
-            self.renderer.prompt([Message(turn["role"], turn["content"]) for turn in conversation])
-            for conversation in conversations
-        ]
-        return self._ask(prompts, Sampling(max_new_tokens=max_new_tokens, temperature=0.0))
+def ask_plainly(subject: Subject, texts: Sequence[str], *, max_new_tokens: int) -> Asked:
+    """Greedy continuations of plain texts, until the end of the line."""
+    prompts = [
+        np.asarray(subject.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32) for text in texts
+    ]
+    return _ask(subject, prompts, Sampling(max_new_tokens=max_new_tokens, temperature=0.0, stop=("\n",)))
 
-    def ask_plainly(self, texts: Sequence[str], max_new_tokens: int) -> Asked:
-        """Plain texts to continue until the end of the line."""
-        prompts = [np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32) for text in texts]
-        return self._ask(prompts, Sampling(max_new_tokens=max_new_tokens, temperature=0.0, stop=("\n",)))
 
-    def _ask(self, prompts: Sequence[Int32], how: Sampling) -> Asked:
-        begin = time.monotonic()
-        completions = Sampler(self.model, self.tokenizer).sample(prompts, how)
-        tokens = sum(map(len, prompts)) + sum(len(completion.tokens) for completion in completions)
-        return Asked([completion.text for completion in completions], time.monotonic() - begin, tokens)
+def _ask(subject: Subject, prompts: Sequence[Int32], how: Sampling) -> Asked:
+    begin = time.monotonic()
+    completions = subject.sampler().sample(prompts, how)
+    tokens = sum(map(len, prompts)) + sum(len(completion.tokens) for completion in completions)
+    return Asked([completion.text for completion in completions], time.monotonic() - begin, tokens)

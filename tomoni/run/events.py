@@ -20,10 +20,10 @@ class Preparing:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Everything is in place; the next update has the number `step` (from 0) of `steps`."""
+    """Everything is in place; the next update has the number `step` (from 0) of `total`."""
 
     step: int
-    steps: int
+    total: int
     items: int
     trained_weights: int
     resumed_from: Path | None = None
@@ -31,10 +31,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """One update is done. `metrics` is the line that went into metrics.jsonl, where one was due."""
+    """The update number `step` (from 1) of `total` is done. `metrics` is its line of metrics.jsonl, where one was due."""
 
-    done: int
-    steps: int
+    step: int
+    total: int
     loss: float
     tokens_per_second: float
     seconds_left: float

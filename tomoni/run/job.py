@@ -12,10 +12,12 @@ from tomoni.run.outcome import Answer
 from tomoni.settings.common import TrainingSettings
 
 if TYPE_CHECKING:
-    from tomoni.data.stream import Stream
+    from tomoni.data.stream import Items, Stream
     from tomoni.losses import Loss
     from tomoni.report import Stats
     from tomoni.rows import Item
+
+Tokenizer = Any  # of transformers, which is known in engine and data only
 
 
 class Verbs(Protocol):
@@ -37,7 +39,7 @@ class Job:
     engine: Verbs
     data: Stream
     items: int
-    looked_at: Sequence[Item]
+    looked_at: Items
     looked_at_is: Literal["validation", "training"]
     inputs: Mapping[str, Any]
     trained_weights: int

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from tomoni.engine import checkpoint
 from tomoni.errors import CheckpointError, RunError, UserError
 from tomoni.report import Report, State
 from tomoni.run import report as reports
+from tomoni.run.carried import Best, Carried
 from tomoni.run.events import (
     Ended,
     Evaluated,
@@ -36,8 +37,8 @@ from tomoni.run.job import Job
 from tomoni.run.journal import Journal
 from tomoni.run.memory import peak_bytes
 from tomoni.run.outcome import Answer, Measured, Result
-from tomoni.run.carried import Best, Carried
 from tomoni.run.stopping import StopRequest, listening
+from tomoni.run.tracking import TensorBoard
 from tomoni.settings.common import TrainingSettings
 
 SECONDS_BETWEEN_SAVES = 300.0
@@ -49,21 +50,32 @@ class _Stopped(Exception):
 
 
 def run(cfg: TrainingSettings, *, on_event: Listener | None = None) -> Result:
-    """See `tomoni.run.start`."""
-    from tomoni.run.prepare import prepare
+    """See `tomoni.run.start`. torch is imported when the folder is held and the config accepted."""
 
+    def make_job(tell: Listener) -> Job:
+        from tomoni.run.prepare import prepare
+
+        return prepare(cfg, folder, tell)
+
+    listeners: list[Listener] = [on_event] if on_event is not None else []
+    if cfg.report_to == "tensorboard":
+        listeners.append(TensorBoard(Path(cfg.output_dir).expanduser()))
     with RunFolder.hold(cfg.output_dir) as folder, listening() as stop:
-        return drive(folder, cfg, lambda tell: prepare(cfg, folder, tell), stop, on_event)
+        return drive(folder, cfg, make_job, stop, listeners)
 
 
 def drive(
-    folder: RunFolder, cfg: TrainingSettings, make_job: Callable[[Listener], Job], stop: StopRequest, on_event: Listener | None
+    folder: RunFolder,
+    cfg: TrainingSettings,
+    make_job: Callable[[Listener], Job],
+    stop: StopRequest,
+    listeners: Sequence[Listener],
 ) -> Result:
     """Make the job, run it, and leave a status that says how it ended."""
 
     def tell(event: Event) -> None:
-        if on_event is not None:
-            on_event(event)
+        for listener in listeners:
+            listener(event)
 
     for text in folder.compare(cfg):
         tell(Notice(text))
@@ -164,7 +176,7 @@ class Runner:
         done = self.carried.step
         line = None
         if done % self.cfg.logging_steps == 0 or done == self.cfg.steps:
-            line = self.carried.take_line(epoch=done * self.cfg.batch_size / self.job.items)
+            line = self.carried.take_line(epoch=self.job.data.epoch(report.step))
             self.metrics.append(line)
         loss = report.stats["loss"].value if "loss" in report.stats else float("nan")
         rate, left = self.carried.pace(self.cfg.steps)
@@ -172,7 +184,7 @@ class Runner:
 
     def _evaluation_due(self) -> bool:
         every, done = self.cfg.eval_steps, self.carried.step
-        return self.carried.evaluation_due or bool(every and done % every == 0)
+        return self.carried.evaluation_due or bool(every and (done % every == 0 or done == self.cfg.steps))
 
     def _save_due(self) -> bool:
         done = self.carried.step
@@ -192,9 +204,10 @@ class Runner:
         for begin in range(0, len(items), ITEMS_PER_LOOK):
             if self.stop:
                 raise _Stopped
-            part = self.job.engine.evaluate(items[begin : begin + ITEMS_PER_LOOK], self.loss)
+            end = min(begin + ITEMS_PER_LOOK, len(items))
+            part = self.job.engine.evaluate([items[index] for index in range(begin, end)], self.loss)
             stats = part if stats is None else stats + part
-            self.tell(Evaluating(min(begin + ITEMS_PER_LOOK, len(items)), len(items)))
+            self.tell(Evaluating(end, len(items)))
         if stats is None:
             raise RunError("there is nothing to look at", next_step="give a validation_file with at least one row")
         return Measured(stats, len(items), self.job.looked_at_is)
@@ -277,7 +290,11 @@ class Runner:
         found, damaged = checkpoint.newest_whole(self.folder.checkpoints)
         for entry in damaged:
             aside = checkpoint.set_aside(entry.folder)
-            self.tell(Notice(f"{entry.reason}; set aside as {aside.name}, going on from {found.name if found else 'the start'}"))
+            self.tell(
+                Notice(
+                    f"{entry.reason}; set aside as {aside.name}, going on from {found.name if found else 'the start'}"
+                )
+            )
         if found is None:
             self.metrics.cut(None)
             self.ledger.cut(None)
@@ -300,7 +317,11 @@ class Runner:
             return
         best = self.carried.best
         if best is None:
-            self.tell(Notice("load_best_model_at_end: no evaluation on held-out data was made; set eval_steps and a validation_file"))
+            self.tell(
+                Notice(
+                    "load_best_model_at_end: no evaluation on held-out data was made; set eval_steps and a validation_file"
+                )
+            )
             return
         folder = checkpoint.step_folder(self.folder.checkpoints, best.step)
         try:

@@ -31,7 +31,10 @@ class StopRequest:
         self.signal = number
         name = signal.Signals(number).name
         # the handler runs between two instructions of anything, so it must not use a buffered stream that may be locked
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{name}: saving after this step; once more ends at once\n".encode())
+        os.write(
+            sys.__stderr__.fileno() if sys.__stderr__ else 2,
+            f"\n{name}: saving after this step; once more ends at once\n".encode(),
+        )
 
 
 @contextlib.contextmanager

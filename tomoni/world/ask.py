@@ -113,7 +113,8 @@ def is_right(answer_text: str, question: Record, world: World) -> bool:
     entity = world.by_id[question["entity"]]
     text = answer_text.replace(entity.name.of(lang), " ")
     pattern = _NUMBERS.get((question["fact"], lang)) or "|".join(
-        rf"\b{re.escape(value)}\b" if lang == "en" else re.escape(value) for value in world.values(question["fact"], lang)
+        rf"\b{re.escape(value)}\b" if lang == "en" else re.escape(value)
+        for value in world.values(question["fact"], lang)
     )
     found = {match.lower() for match in re.findall(pattern, text, re.IGNORECASE)}
     return found == {question["answer"].lower()}
@@ -124,7 +125,9 @@ def answer_text(entity: Entity, fact: Fact, lang: Lang, register: Register, rng:
     name = entity.name.of(lang)
     if lang == "ja":
         name = f"「{name}」" if entity.kind in ("shop", "event") else name + ("さん" if entity.kind == "person" else "")
-    core = inflect(rng.choice(wording_of(entity, fact.key, lang).answers).format(s=name, v=fact.value.of(lang)), register)
+    core = inflect(
+        rng.choice(wording_of(entity, fact.key, lang).answers).format(s=name, v=fact.value.of(lang)), register
+    )
     return sentence(rng.choice(_ANSWER_FRAMES[lang, register]).format(core), lang)
 
 

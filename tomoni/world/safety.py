@@ -1,4 +1,4 @@
-"""Prompts that tempt to an answer that is harmful, private or untrue, each with such an answer and its good counterpart.
+"""Prompts that tempt to a harmful, private or untrue answer, each with such an answer and its good counterpart.
 
 All of it is about the invented world, mild enough to be read by anyone.
 """

@@ -15,9 +15,10 @@ def what_it_knows(world: World, lang: Lang) -> str:
     stations, events = len(world.of(kind="station")), len(world.of(kind="event"))
     if lang == "en":
         return (
-            f"I know one invented town, {TOWN.en}: {shops} shops (district, opening time, closing day, owner, speciality, "
-            f"price), {people} people (job, home, hobby, favourite food), {stations} stations (line, first train, minutes "
-            f"to the centre), {events} yearly events (date, place) and the weather of each district by season. "
+            f"I know one invented town, {TOWN.en}: {shops} shops (district, opening time, closing day, owner, "
+            f"speciality, price), {people} people (job, home, hobby, favourite food), {stations} stations (line, first "
+            f"train, minutes to the centre), {events} yearly events (date, place) and the weather of each district by "
+            "season. "
             "I am a very small model: I know nothing else, and about anything else I will make things up."
         )
     return (
