@@ -106,7 +106,7 @@ def _tokenizer(cfg: Any) -> tuple[Any, list[str]]:
     if name is not None:
         from tomoni.engine.hub import locate
 
-        return load_tokenizer(locate(name).model.folder), []
+        return load_tokenizer(locate(name).tokenizer_folder), []
     from tomoni.data.read import read
     from tomoni.data.vocabulary import train_tokenizer
     from tomoni.records import Text
