@@ -104,7 +104,7 @@ def parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def train(cfg: Config, *, on_event: Listener | None = None, make: Any = job) -> Result:
     with RunFolder.hold(cfg.output_dir) as folder, listening() as stop:
-        return drive(folder, cfg, lambda tell: make(cfg), stop, [on_event] if on_event else [])
+        return drive(folder, cfg, lambda tell: make(cfg), stop, [on_event] if on_event is not None else [])
 
 
 def digests(folder: Path, *, steps: int = 18) -> dict[str, str]:
