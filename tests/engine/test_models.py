@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, BloomConfig, BloomForCausalLM
 
 from tests import tiny
 from tomoni.engine import hub, models
@@ -84,6 +84,35 @@ def test_keys_of_older_configs_are_understood(folder: Path) -> None:
     expected = tiny.model(rope_parameters={"rope_type": "default", "rope_theta": 500.0})
     assert torch.equal(model(TOKENS).logits, expected(TOKENS).logits)
     assert not torch.allclose(model(TOKENS).logits, tiny.model()(TOKENS).logits)
+
+
+def test_weights_under_older_names_and_with_computed_buffers_are_understood(tmp_path: Path) -> None:
+    """As in Pythia's files: the head under its older name, and buffers that are computed today."""
+    tiny.folder(tmp_path, "gpt_neox")
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert "embed_out.weight" in tensors  # "lm_head" in memory
+    for layer in range(2):
+        tensors[f"gpt_neox.layers.{layer}.attention.bias"] = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+        tensors[f"gpt_neox.layers.{layer}.attention.masked_bias"] = torch.tensor(-1e9)
+        tensors[f"gpt_neox.layers.{layer}.attention.rotary_emb.inv_freq"] = torch.ones(1)
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert torch.equal(_load(tmp_path)(TOKENS).logits, tiny.model("gpt_neox")(TOKENS).logits)
+
+
+def test_a_tied_head_that_was_written_twice_is_one_weight(folder: Path) -> None:
+    _weights(folder, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}))
+    model = _load(folder)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert torch.equal(model(TOKENS).logits, tiny.model()(TOKENS).logits)
+
+
+def test_an_architecture_without_fused_attention_gets_plain_attention(tmp_path: Path) -> None:
+    shape = {"hidden_size": 32, "n_layer": 1, "n_head": 2}
+    saved = BloomForCausalLM(BloomConfig(vocab_size=260, **shape)).eval()
+    saved.save_pretrained(tmp_path)
+    loaded = _load(tmp_path)
+    assert loaded.config._attn_implementation == "eager"
+    assert torch.equal(loaded(TOKENS).logits, saved(TOKENS).logits)
 
 
 def test_the_generation_config_comes_along_without_strange_keys(folder: Path) -> None:

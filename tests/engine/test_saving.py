@@ -79,6 +79,20 @@ def test_a_model_saved_in_half_precision_is_rounded_on_disk_only(tmp_path: Path)
         assert torch.equal(written[name], weight.half())
 
 
+def test_the_bytes_announced_are_enough_and_not_many_more(tmp_path: Path) -> None:
+    trained = _trained(tiny.folder(tmp_path / "base"), "lora")
+    saving.save_adapter(trained.model, tiny.tokenizer(), tmp_path / "adapter")
+    saving.save_model(saving.merge(trained.model), tiny.tokenizer(), tmp_path / "half", dtype="float16")
+    room = saving.TOKENIZER_ROOM
+    for folder, announced in (
+        ("adapter", saving.bytes_needed(trained.model)),
+        ("half", saving.bytes_needed(tiny.model(), dtype="float16")),
+    ):
+        (weights,) = (tmp_path / folder).glob("*.safetensors")
+        assert weights.stat().st_size - 8192 < announced - room < weights.stat().st_size  # the header is small
+        assert sum(path.stat().st_size for path in (tmp_path / folder).iterdir()) < announced
+
+
 def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     base = tiny.folder(tmp_path / "base")
     trained = _trained(base, "lora")

@@ -96,7 +96,9 @@ def _load_whole(located: Located, attn_implementation: Attention) -> PreTrainedM
     _refuse(settings, folder)
     files = _weight_files(folder)
     config = _config(settings, folder)
-    config._attn_implementation = attn_implementation
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    # a few architectures (Gemma 2, BLOOM, GPT-J) have plain attention only
+    config._attn_implementation = attn_implementation if model_class._supports_sdpa else "eager"
     model = _filled(config, dict(_tensors(files)), folder)
     _check_finite(model, folder)
     _check_vocabulary(model, _highest_token(folder), folder)
@@ -194,7 +196,10 @@ def read_generation(folder: Path, config: Any) -> GenerationConfig:
     if not kept.get("do_sample"):
         # transformers refuses to save a config that says how to sample but not to sample
         kept = {key: value for key, value in kept.items() if key not in ("temperature", "top_k", "top_p", "min_p")}
-    return GenerationConfig(**kept)  # type: ignore[no-untyped-call]
+    try:
+        return GenerationConfig(**kept)  # type: ignore[no-untyped-call]
+    except (ValueError, TypeError) as problem:
+        raise ModelError(f"{path}: {first_line(problem)}", next_step="correct it, or delete it") from problem
 
 
 # -- the weights ---------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ nothing outside moves: no global random stream, no gradient, no mode of the mode
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -114,9 +115,7 @@ class Sampler:
         if any(answer.id == id for answer in self._answers()):
             raise ValueError(f"an answer with the id {id!r} is still running")
         self._added += 1
-        most = how.max_new_tokens
-        if self.context is not None:
-            most = min(most, self.context - self._decoder.virtual_tokens - len(tokens))
+        most = min(how.max_new_tokens, self.room(tokens))
         stream = TextStream(self.tokenizer, prompt=tokens, stop=how.stop)
         self._waiting.append(_Answer(id, tokens, how, draw.key(how.seed, id), most, stream))
         return id
@@ -176,15 +175,19 @@ class Sampler:
                 parts[increment.id].append(increment)
         return [_completion(parts[name]) for name in names]
 
+    def room(self, prompt: Prompt) -> int:
+        """How many tokens an answer to this prompt can have at most; 0 or less: none."""
+        taken = self._decoder.virtual_tokens + len(prompt)
+        return sys.maxsize if self.context is None else self.context - taken
+
     # -- entering and leaving --------------------------------------------------------------------------------------
 
     def _check(self, tokens: list[int]) -> None:
         if not tokens:
             raise UserError("the prompt is empty", next_step="give at least one token")
-        size = self._decoder.virtual_tokens + len(tokens)
-        if self.context is not None and size >= self.context:
+        if self.room(tokens) <= 0:
             raise UserError(
-                f"the prompt has {size} tokens and the model's context is {self.context}: no room for an answer",
+                f"the prompt has {self._decoder.virtual_tokens + len(tokens)} tokens and the model's context is {self.context}: no room for an answer",
                 next_step="shorten the prompt, or drop the oldest turns of the conversation",
             )
         if not 0 <= min(tokens) <= max(tokens) < self._decoder.vocabulary:

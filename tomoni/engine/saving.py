@@ -14,7 +14,7 @@ import torch
 from jinja2 import TemplateError
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from tomoni.engine.models import check_tokenizer, embedding_rows, quiet
@@ -23,6 +23,7 @@ from tomoni.errors import ModelError
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 SHARD: Final = "4GB"
+TOKENIZER_ROOM: Final = 64 * 2**20  # the largest vocabularies in use take about half of it
 _MARK: Final = "tomoni"
 
 
@@ -33,7 +34,7 @@ def save_model(
 
     `dtype` rounds the written weights only. Raises ModelError where vocabulary, embeddings and tokenizer disagree.
     """
-    assert not isinstance(model, PeftModel), "an adapter is saved by save_adapter, or merged first"  # noqa: S101
+    assert not isinstance(model, PeftModel), "an adapter is saved by save_adapter, or merged first"
     _check_vocabulary(model, tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
     model.generation_config = generation_config(model, tokenizer)
@@ -64,6 +65,13 @@ def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: P
     )
     generation_config(base, tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def bytes_needed(model: nn.Module, *, dtype: Dtype = "float32") -> int:
+    """Upper bound of what saving writes: all weights once (for an adapter: the adapter's), and room for the tokenizer."""
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False) if isinstance(model, PeftModel) else None
+    numbers = sum(weight.numel() for weight in (weights.values() if weights is not None else model.parameters()))
+    return int(numbers) * getattr(torch, dtype).itemsize + TOKENIZER_ROOM
 
 
 def merge(model: PeftModel, *, in_place: bool = False) -> PreTrainedModel:

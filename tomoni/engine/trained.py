@@ -177,7 +177,14 @@ def _name(model: Any) -> str:
 def _adapter(model: PreTrainedModel, part: TrainedPart, seed: int) -> Trained:
     config = _adapter_config(model, part)
     config.revision = getattr(model.config, "_commit_hash", None)
-    wrapped = _wrapped(model, config, seed)
+    try:
+        wrapped = _wrapped(model, config, seed)
+    except (ValueError, NotImplementedError) as problem:  # PEFT knows architectures that one of its kinds does not fit
+        raise ModelError(
+            f"train: {part.train} does not go with {_name(model)}: {first_line(problem)}",
+            choices=("all", "top:K", *ADAPTERS),
+            next_step="choose another part or adapter",
+        ) from problem
     return Trained(wrapped, _trained_parameters(wrapped), adapter=True)
 
 
@@ -200,8 +207,8 @@ def _adapter_config(model: PreTrainedModel, part: TrainedPart) -> PeftConfig:
         )
     linear = _linear_names(model)
     if part.train == "ia3":
-        targets = _ia3_targets(linear, part)
-        feedforward = [name for name in targets if name.rsplit(".", 1)[-1] in IA3_FEEDFORWARD]
+        targets = _ia3_targets(model, linear, part)
+        feedforward = [name for name in targets if name.rsplit(".", 1)[-1] in (*IA3_FEEDFORWARD, "c_proj")]
         return IA3Config(task_type=TaskType.CAUSAL_LM, target_modules=targets, feedforward_modules=feedforward)
     targets = list(linear) if part.lora_target_modules == ("all-linear",) else _given_targets(model, linear, part)
     return LoraConfig(
@@ -244,11 +251,13 @@ def _given_targets(model: PreTrainedModel, linear: tuple[str, ...], part: Traine
     return sorted(part.lora_target_modules)
 
 
-def _ia3_targets(linear: tuple[str, ...], part: TrainedPart) -> list[str]:
+def _ia3_targets(model: PreTrainedModel, linear: tuple[str, ...], part: TrainedPart) -> list[str]:
     wanted = (
         IA3_ATTENTION + IA3_FEEDFORWARD if part.lora_target_modules == ("all-linear",) else part.lora_target_modules
     )
     targets = [name for name in linear if name.rsplit(".", 1)[-1] in wanted]
+    if any(name.endswith(".mlp.c_proj") for name, _ in model.named_modules()):
+        targets.append("mlp.c_proj")  # GPT-2 and its kin name attention's output the same
     if not targets:
         raise ModelError(
             "train: ia3 finds no layer to scale: " + ", ".join(wanted),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tomoni.engine.sampler import Completion, Sampling
+from tomoni.engine.sampler import Sampling
 from tomoni.evaluate.metrics import Interval, same_answer, wilson
 from tomoni.evaluate.subject import Subject
 from tomoni.records import Chat, Message, Record, Text
@@ -68,17 +68,18 @@ def continuations(records: Iterable[Record], characters: int = 60) -> list[Task]
 
 
 def ask(subject: Subject, asked: Sequence[Task], how: Sampling) -> Answers:
-    """Greedy or drawn, as `how` says; draws are keyed by the tasks' places."""
+    """Greedy or drawn, as `how` says; draws are keyed by the tasks' places. A prompt that fills the model's context has
+    the empty answer and the finish "too long"."""
     begin = time.monotonic()
+    sampler = subject.sampler()
     prompts = [_tokens(subject, task) for task in asked]
-    completions: list[Completion] = subject.sampler().sample(prompts, how)
-    return Answers(
-        subject.name,
-        tuple(completion.text.strip() for completion in completions),
-        tuple(completion.finish for completion in completions),
-        time.monotonic() - begin,
-        sum(map(len, prompts)) + sum(len(completion.tokens) for completion in completions),
-    )
+    short = [at for at, prompt in enumerate(prompts) if sampler.room(prompt) > 0]
+    completions = sampler.sample([prompts[at] for at in short], how, ids=[str(at) for at in short])
+    texts, finishes = [""] * len(asked), ["too long"] * len(asked)
+    for at, completion in zip(short, completions, strict=True):
+        texts[at], finishes[at] = completion.text.strip(), completion.finish
+    tokens = sum(len(prompts[at]) for at in short) + sum(len(completion.tokens) for completion in completions)
+    return Answers(subject.name, tuple(texts), tuple(finishes), time.monotonic() - begin, tokens)
 
 
 def right(answers: Answers, asked: Sequence[Task], is_right: Right = same_answer) -> list[bool]:

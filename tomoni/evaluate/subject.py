@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tomoni.data.render import Renderer
+from tomoni.data.render import LossOn, Renderer
 from tomoni.data.tokenize import load_tokenizer
 from tomoni.engine.engine import pick_device
 from tomoni.engine.hub import Located, locate
 from tomoni.engine.models import load
-from tomoni.engine.sampler import Sampler, ends_of
+from tomoni.engine.sampler import Sampler, context_of, ends_of
 from tomoni.errors import RunError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 RESULTS = ("model", "adapter")  # where a run leaves what it trained
+MOST_TOKENS = 8192  # of a row that is measured, where the model's context is longer
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,21 @@ class Subject:
         return Sampler(self.model, self.tokenizer, eos_ids=self.stop_tokens, **options)
 
 
-def open_subject(name: str | Path, *, device: str = "auto", max_length: int = 1024) -> Subject:
+def open_subject(
+    name: str | Path, *, device: str = "auto", loss_on: LossOn = "assistant", max_length: int | None = None
+) -> Subject:
     """Load a model by any name that `locate` takes, or the result in a run's folder.
 
-    Raises RunError for a run without a result, ModelError for anything wrong with the model.
+    `loss_on` and `max_length` (the model's context unless given) say how records become rows; longer ones are cut, and
+    `renderer.truncated` counts them. Raises RunError for a run without a result, ModelError for anything wrong with
+    the model.
     """
     located = locate(result_of(name))
     tokenizer = load_tokenizer(located.tokenizer_folder)
     model = load(located)
     model.to(pick_device(device))  # type: ignore[arg-type]
-    renderer = Renderer(tokenizer, max_length=max_length)
+    longest = min(size for size in (max_length, context_of(model), MOST_TOKENS) if size is not None)
+    renderer = Renderer(tokenizer, loss_on=loss_on, max_length=longest, on_long_rows="truncate")
     ends = dict.fromkeys([*renderer.stop_tokens, *ends_of(model, tokenizer)])
     return Subject(str(name), located, model, tokenizer, renderer, tuple(ends))
 
