@@ -128,6 +128,26 @@ def test_pretraining_goes_on_from_a_model(place: Path, tmp_path: Path) -> None:
     assert sorted(seen) == sorted(2 * sorted(set(seen))), "every item exactly once an epoch"
 
 
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_pretraining_from_scratch_makes_a_tokenizer_and_a_model(place: Path, tmp_path: Path, kind: str) -> None:
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "max_position_embeddings": 128}
+    cfg = Pretrain(
+        train_file=str(place / "story.txt"), output_dir=str(tmp_path / "run"), max_steps=8, batch_size=4, max_length=64,
+        threads=1, device="cpu", sample_prompts=1, shape=shape, vocabulary={"kind": kind, "vocab_size": 320},
+        save_steps=3, learning_rate=1e-2,
+    )  # fmt: skip
+    assert start(cfg, on_event=stop_at(5)).status == "stopped"
+    result = start(cfg)
+    assert result.before is not None and result.after is not None and result.after.loss < result.before.loss
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(result.model), AutoTokenizer.from_pretrained(result.model)
+    assert model.config.num_hidden_layers == 2 and model.config.vocab_size == len(tokenizer) <= 320
+    text = "むかしむかし、🙂 e\u0301 ﾊﾟ"
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+    whole = start(cfg.model_copy(update={"output_dir": str(tmp_path / "whole")}))
+    assert whole.model is not None and result.model is not None
+    assert (whole.model / "model.safetensors").read_bytes() == (result.model / "model.safetensors").read_bytes()
+
+
 def test_epochs_count_the_steps(place: Path, tmp_path: Path) -> None:
     result = start(config(place, tmp_path / "run", max_steps=-1, num_train_epochs=1.0, batch_size=16, sample_prompts=0))
     assert result.steps == 3  # 40 items in batches of 16, 16 and 8
