@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests import tiny
-from tomoni.cli import pretrain, sft, train
+from tomoni.cli import pretrain, sft, train, training
 from tomoni.engine import checkpoint
 from tomoni.errors import ConfigError, DataError, ModelError, RunError
 from tomoni.records import Source, Text
@@ -113,6 +113,18 @@ def test_a_stopped_run_ends_with_the_bytes_of_one_that_was_not(
         last = [run / "checkpoints" / "step-000006" / name for run in (tmp_path / "whole", tmp_path / "stopped")]
         assert last[0].read_bytes() == last[1].read_bytes()
     assert (tmp_path / "whole" / "ledger.jsonl").read_bytes() == (tmp_path / "stopped" / "ledger.jsonl").read_bytes()
+
+
+def test_evaluating_and_sampling_change_no_byte_of_the_result(place: Path, tmp_path: Path) -> None:
+    models = []
+    for name, watching in (("unwatched", {"sample_prompts": 0}), ("watched", {"sample_prompts": 3, "eval_steps": 1})):
+        result = start(config(place, tmp_path / name, validation_share=0.2, **watching))
+        models.append((result.folder / "model" / "model.safetensors").read_bytes())
+    assert models[0] == models[1]
+
+
+def test_what_a_model_says_cannot_steer_the_terminal() -> None:
+    assert training.harmless("青\x1b[31m赤\n\u3000二行\r\x9b2J") == "青\ufffd[31m赤\n\u3000二行\ufffd\ufffd2J"
 
 
 def test_pretraining_goes_on_from_a_model(place: Path, tmp_path: Path) -> None:
