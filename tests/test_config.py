@@ -68,7 +68,15 @@ def mistakes(tmp_path: Path, text: str, *words: str, of: type[Frozen] = Sample) 
 
 @pytest.mark.parametrize(
     ("text", "rate"),
-    [("1e-4", 0.0001), ("2.5E+3", 2500.0), ("3", 3.0), (".5", 0.5), ("1_000.5", 1000.5), ("-1e3", -1000.0), ("7.", 7.0)],
+    [
+        ("1e-4", 0.0001),
+        ("2.5E+3", 2500.0),
+        ("3", 3.0),
+        (".5", 0.5),
+        ("1_000.5", 1000.5),
+        ("-1e3", -1000.0),
+        ("7.", 7.0),
+    ],
 )
 def test_numbers_that_people_write_are_numbers(tmp_path: Path, text: str, rate: float) -> None:
     assert load(Sample, written(tmp_path, f"rate: {text}\n")).rate == rate
@@ -80,7 +88,9 @@ def test_what_is_not_finite_is_refused(tmp_path: Path, text: str) -> None:
     assert "finite number" in mistakes(tmp_path, f"rate: {text}\n")
 
 
-@pytest.mark.parametrize("text", ["no", "off", "on", "y", "010", "1:30", "2024-01-01", "1e-4", "true", "0x10", "=", "<<"])
+@pytest.mark.parametrize(
+    "text", ["no", "off", "on", "y", "010", "1:30", "2024-01-01", "1e-4", "true", "0x10", "=", "<<"]
+)
 def test_a_text_field_takes_a_plain_scalar_as_it_was_typed(tmp_path: Path, text: str) -> None:
     assert load(Sample, written(tmp_path, f"name: {text}\nfiles: []\n")).name == text
     assert load(Sample, None, ["--name", text]).name == text
@@ -132,7 +142,7 @@ def test_every_mistake_is_reported_at_once_with_its_line(tmp_path: Path) -> None
     lines = [line.replace(str(tmp_path), "") for line in said.splitlines()]
     assert lines[0] == "9 mistakes in the config:"
     expected = [
-        '/c.yaml:1: method is \'smaple\'; possible: sample, other (did you mean "sample"?)',
+        "/c.yaml:1: method is 'smaple'; possible: sample, other (did you mean \"sample\"?)",
         '/c.yaml:2: unknown key "cuont" (did you mean "count"?)',
         "/c.yaml:3: rate is 'fast'; expected number",
         "/c.yaml:5: inner.size is 0; expected greater than or equal to 1",
@@ -217,7 +227,24 @@ def test_an_option_below_a_plain_value_is_a_mistake(tmp_path: Path) -> None:
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.sampled_from(
-    ["no", "off", "~", "null", "1e-4", "0o7", "1:30", "2024-01-01", "- a", "a: b", "#x", "é\u0301", "\u2028", "\x85", "パン👩‍🍳", " a "]
+    [
+        "no",
+        "off",
+        "~",
+        "null",
+        "1e-4",
+        "0o7",
+        "1:30",
+        "2024-01-01",
+        "- a",
+        "a: b",
+        "#x",
+        "é\u0301",
+        "\u2028",
+        "\x85",
+        "パン👩‍🍳",
+        " a ",
+    ]
 )
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
 SAMPLES = st.builds(

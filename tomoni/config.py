@@ -144,7 +144,9 @@ def _leaves(values: Mapping[str, Any], above: Key = ()) -> Iterator[tuple[Key, A
 def _read_file(path: Path, draft: Draft) -> None:
     try:
         if path.stat().st_size > LARGEST_FILE:
-            raise ConfigError(f"{path} is larger than {LARGEST_FILE:,} bytes", next_step="name a config, not a data file")
+            raise ConfigError(
+                f"{path} is larger than {LARGEST_FILE:,} bytes", next_step="name a config, not a data file"
+            )
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(
@@ -347,7 +349,9 @@ def _validate(model_class: type[Config], draft: Draft, path: Path | str | None) 
             taken = getattr(taken, str(part), None) if isinstance(taken, BaseModel) else None
         if isinstance(value, bool) and type(taken) in (int, float):
             place = draft.place(key)
-            draft.mistakes.append(f"{place.label if place else _where(path)}: {_dotted(key)} is {value}; expected a number")
+            draft.mistakes.append(
+                f"{place.label if place else _where(path)}: {_dotted(key)} is {value}; expected a number"
+            )
     if draft.mistakes:
         raise _all(draft.mistakes)
     return config
@@ -459,7 +463,9 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 def _all(mistakes: Sequence[str]) -> ConfigError:
     if len(mistakes) == 1:
         return ConfigError(mistakes[0])
-    return ConfigError("\n".join([f"{len(mistakes)} mistakes in the config:", *(f"  {mistake}" for mistake in mistakes)]))
+    return ConfigError(
+        "\n".join([f"{len(mistakes)} mistakes in the config:", *(f"  {mistake}" for mistake in mistakes)])
+    )
 
 
 def _where(path: Path | str | None) -> str:

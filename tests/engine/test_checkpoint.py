@@ -22,7 +22,9 @@ from tomoni.errors import CheckpointError, DiskError
 def fill(content: int, size: int = 200):
     def write(folder: Path) -> None:
         save_file({"w": np.full(size, content, dtype=np.float32)}, folder / "weights.safetensors")
-        (folder / "run.json").write_text(json.dumps({"step": content, "名前": "共に"}, ensure_ascii=False), encoding="utf-8")
+        (folder / "run.json").write_text(
+            json.dumps({"step": content, "名前": "共に"}, ensure_ascii=False), encoding="utf-8"
+        )
         (folder / "sub").mkdir()
         (folder / "sub" / "empty.txt").touch()
 
@@ -89,10 +91,10 @@ def test_every_damage_is_found_and_the_file_named(tmp_path: Path, kind: str) -> 
 def test_a_manifest_or_a_shard_of_another_checkpoint_is_found(tmp_path: Path) -> None:
     committed(tmp_path, 1, 2)
     shutil.copy(tmp_path / "step-000001" / "manifest.json", tmp_path / "step-000002" / "manifest.json")
-    with pytest.raises(CheckpointError, match="weights.safetensors has other content"):
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors has other content"):
         checkpoint.verify(tmp_path / "step-000002")
     shutil.copy(tmp_path / "step-000002" / "weights.safetensors", tmp_path / "step-000001" / "weights.safetensors")
-    with pytest.raises(CheckpointError, match="weights.safetensors has other content"):
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors has other content"):
         checkpoint.verify(tmp_path / "step-000001")
 
 
@@ -100,7 +102,7 @@ def test_a_linked_file_is_not_accepted(tmp_path: Path) -> None:
     folder = committed(tmp_path, 1) / "step-000001"
     shutil.move(folder / "run.json", tmp_path / "elsewhere.json")
     (folder / "run.json").symlink_to(tmp_path / "elsewhere.json")
-    with pytest.raises(CheckpointError, match="run.json is a link"):
+    with pytest.raises(CheckpointError, match=r"run\.json is a link"):
         checkpoint.verify(folder)
 
 
@@ -126,7 +128,11 @@ def test_the_newest_two_and_the_best_are_kept(tmp_path: Path) -> None:
     committed(tmp_path, 1, 2, 3, 4, 5)
     gone = checkpoint.retain(tmp_path, newest=2, also=tmp_path / "step-000002")
     assert [folder.name for folder in gone] == ["step-000001", "step-000003"]
-    assert [folder.name for folder in checkpoint.step_folders(tmp_path)] == ["step-000002", "step-000004", "step-000005"]
+    assert [folder.name for folder in checkpoint.step_folders(tmp_path)] == [
+        "step-000002",
+        "step-000004",
+        "step-000005",
+    ]
     assert not any(path.name.startswith(".") for path in tmp_path.iterdir())
 
 

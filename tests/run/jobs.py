@@ -21,7 +21,6 @@ from tomoni.run.folder import RunFolder
 from tomoni.run.job import Job
 from tomoni.run.outcome import Answer, Result
 from tomoni.run.runner import drive
-from tomoni.run.stopping import listening
 from tomoni.settings.sft import Config
 
 ITEMS = 14
@@ -75,7 +74,7 @@ def job(cfg: Config, *, listen: bool = True, items: Sequence[Item] | None = None
     def answer() -> list[str]:
         # draws from the global stream on purpose: sampling must not be able to reach the training
         torch.rand(3)
-        np.random.rand(3)  # noqa: NPY002
+        np.random.rand(3)
         prompt = torch.tensor([[10, 20, 30]])
         with torch.no_grad():
             return [str(model.eval()(input_ids=prompt).logits.argmax(-1).tolist())]
@@ -103,8 +102,8 @@ def parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def train(cfg: Config, *, on_event: Listener | None = None, make: Any = job) -> Result:
-    with RunFolder.hold(cfg.output_dir) as folder, listening() as stop:
-        return drive(folder, cfg, lambda tell: make(cfg), stop, [on_event] if on_event else [])
+    with RunFolder.hold(cfg.output_dir) as folder:
+        return drive(folder, cfg, lambda tell: make(cfg), [on_event] if on_event is not None else [])
 
 
 def digests(folder: Path, *, steps: int = 18) -> dict[str, str]:

@@ -85,7 +85,13 @@ def test_the_same_run_twice_gives_the_same_bytes(
 
 
 def check_kills(
-    server: Server, uninterrupted: tuple[dict[str, str], int, float], tmp_path: Path, *, runs: int, seed: int, least_kills: int
+    server: Server,
+    uninterrupted: tuple[dict[str, str], int, float],
+    tmp_path: Path,
+    *,
+    runs: int,
+    seed: int,
+    least_kills: int,
 ) -> None:
     expected, operations, seconds = uninterrupted
     draw = random.Random(seed)

@@ -19,7 +19,17 @@ import typer
 from tomoni import __version__
 from tomoni.cli.options import invoke
 
-PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "huggingface_hub", "numpy", "pyarrow", "pydantic")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "tokenizers",
+    "safetensors",
+    "huggingface_hub",
+    "numpy",
+    "pyarrow",
+    "pydantic",
+)
 GB = 1e9
 SQLITE_SOUND = (3, 51, 3)  # before it, a write-ahead log could be damaged when two connections checkpoint at once
 FULL_BYTES = 16.0  # of a trained parameter in float32: weight 4, gradient 4, Adam's two moments 8
@@ -161,7 +171,9 @@ def text(found: Findings) -> str:
         f"memory     {found.memory_gb} GB, {found.memory_free_gb} GB free",
         f"disk here  {found.disk_free_gb} GB free",
     ]
-    lines += [f"GPU        {gpu.name}, {gpu.memory_gb} GB, bfloat16 {'yes' if gpu.bfloat16 else 'no'}" for gpu in found.gpus]
+    lines += [
+        f"GPU        {gpu.name}, {gpu.memory_gb} GB, bfloat16 {'yes' if gpu.bfloat16 else 'no'}" for gpu in found.gpus
+    ]
     lines += [] if found.gpus else ["GPU        none that PyTorch sees"]
     lines += [
         f"fits       on {fits.where}: about {fits.full_millions:,} M parameters with all weights trained, "

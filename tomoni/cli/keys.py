@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from tomoni.settings import common
 from tomoni.settings.schedule import SCHEDULES
 
-GROUPS = {
+GROUPS: dict[type[BaseModel], str] = {
     common.DataSettings: "Data",
     common.TrainedPart: "What is trained",
     common.Optimization: "Learning",
@@ -116,7 +116,11 @@ def _table(keys: Iterator[Key]) -> list[str]:
     lines = []
     for key in keys:
         about = f"{key.about}. " if key.about else ""
-        text = f"{key.kind}. {about}Default: {key.default}" if key.default != "required" else f"{key.kind}. {about}Required"
+        text = (
+            f"{key.kind}. {about}Default: {key.default}"
+            if key.default != "required"
+            else f"{key.kind}. {about}Required"
+        )
         head = f"  --{key.name} "
         wrapped = textwrap.wrap(text, width=width - 34, break_long_words=False)
         if len(head) > 34:

@@ -37,7 +37,9 @@ def read_config(classes: Mapping[str, type[TrainingSettings]], argv: Sequence[st
     """The config of one method, or of the one that its `method:` names."""
     path, options = split(argv)
     if path is None and not options:
-        raise ConfigError("no config and no options were given", next_step="see --help, or begin with `tomoni init FOLDER`")
+        raise ConfigError(
+            "no config and no options were given", next_step="see --help, or begin with `tomoni init FOLDER`"
+        )
     if len(classes) == 1:
         return config.load(next(iter(classes.values())), path, options)
     return config.load_by(classes, path, options)
@@ -54,7 +56,9 @@ def train(cfg: TrainingSettings) -> int:
     finally:
         listener.close()
     if result.status == "stopped":
-        print(f"stopped after step {result.step} of {result.steps}; the same command goes on from there", file=sys.stderr)
+        print(
+            f"stopped after step {result.step} of {result.steps}; the same command goes on from there", file=sys.stderr
+        )
         return 128 + (result.signal or 0)
     show(result)
     return 0
@@ -79,12 +83,25 @@ def show(result: Result) -> None:
         table.add_row(name, "", value)
     console.print(table)
     if result.answers:
-        answers = Table("prompt", "desired", "before", "after", title="Answers", title_justify="left", show_lines=True)
+        answers = Table(title="Answers", title_justify="left", show_lines=True)
+        for heading in ("prompt", "desired", "before", "after"):
+            answers.add_column(heading, overflow="fold")
         for answer in result.answers:
-            answers.add_row(*(Text(part) for part in (answer.prompt, answer.desired, answer.before, answer.after)))
+            answers.add_row(
+                *(Text(harmless(part)) for part in (answer.prompt, answer.desired, answer.before, answer.after))
+            )
         console.print(answers)
-    console.print(f"\n{result.model}\n  the result, in the form other tools read", markup=False)
+    found = [(result.model, "the result, in the form other tools read"), (result.folder / "report.md", "this report")]
     if result.best is not None:
-        console.print(f"{result.best}\n  the checkpoint with the lowest held-out loss", markup=False)
-    console.print(f"{result.folder / 'report.md'}\n  this report", markup=False)
-    console.print(f"\nnext: tomoni chat {result.folder}", markup=False)
+        found.insert(1, (result.best, "the checkpoint with the lowest held-out loss"))
+    print()
+    for path, about in found:
+        print(f"{path}\n  {about}")
+    print(f"\nnext: tomoni chat {result.folder}")
+
+
+def harmless(text: str) -> str:
+    """What a model says must not steer the terminal: control characters become a visible mark."""
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\u3000" else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )

@@ -101,7 +101,6 @@ class Reading:
             if isinstance(own, bool) or not isinstance(own, str | int):
                 raise BadValue("wrong_value", f"id is {type(own).__name__}; possible: text or a whole number")
             own = str(own)
-            own.encode("utf-8", "surrogatepass")
             mark = hash(("id", own))
             if mark in self._explicit:
                 raise BadValue("duplicate_id", own[:40])

@@ -109,6 +109,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self._backend = _own_backend(tokenizer)
         self.specials = _specials(tokenizer)
+        self._control = {special.id for special in self.specials} - {tokenizer.unk_token_id}
         self.by_text = {special.text: special for special in self.specials}
         self.eos: int | None = tokenizer.eos_token_id  # type: ignore[assignment]
         self.bos = self._added_in_front()
@@ -121,6 +122,15 @@ class Encoder:
 
     def plain(self, text: str, *, continues: bool = False) -> list[int]:
         """Tokens of a text; `continues` says that text stands before it, so that no word-start mark is put in front."""
+        ids = self._continued(text, continues)
+        if self.pattern and self.pattern.search(text) and not self._control.isdisjoint(ids):
+            # a unigram or word-level model can hold control tokens as ordinary pieces; broken up, they are not found
+            cuts = [0, *(match.start() + 1 for match in self.pattern.finditer(text)), len(text)]
+            parts = [text[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+            ids = [id for index, part in enumerate(parts) for id in self._continued(part, continues or index > 0)]
+        return ids
+
+    def _continued(self, text: str, continues: bool) -> list[int]:
         if not text:
             return []
         if not continues or not self._anchor:

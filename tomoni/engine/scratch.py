@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def new_model(shape: Shape, tokenizer: PreTrainedTokenizerBase, *, seed: int, attn_implementation: str = "sdpa") -> PreTrainedModel:
+def new_model(
+    shape: Shape, tokenizer: PreTrainedTokenizerBase, *, seed: int, attn_implementation: str = "sdpa"
+) -> PreTrainedModel:
     """In float32 and eval mode; the weights depend on `seed` alone, as transformers initialises them (a deviation of
     0.02, zero biases, norms at one)."""
     config = LlamaConfig(

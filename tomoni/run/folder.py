@@ -1,15 +1,15 @@
 """The folder of a run: who holds it, what it was started with, how it stands. No torch.
 
-    config.yaml          what the run was started with, all defaults filled in
-    inputs.json          which model and which data exactly, by SHA-256
-    lock                 held (flock) by the process that trains; names it
-    status.json          state (running, stopped, finished, failed), step, pid, host, start
-    metrics.jsonl        one line per logged step and per evaluation
-    ledger.jsonl         one line per step: the ids of the items it trained on
-    before.json          loss and answers before the first step
-    checkpoints/         step-000123/ and so on; best.json names the best
-    model/ or adapter/   the result, in Hugging Face's or PEFT's form
-    report.json, report.md
+config.yaml          what the run was started with, all defaults filled in
+inputs.json          which model and which data exactly, by SHA-256
+lock                 held (flock) by the process that trains; names it
+status.json          state (running, stopped, finished, failed), step, pid, host, start
+metrics.jsonl        one line per logged step and per evaluation
+ledger.jsonl         one line per step: the ids of the items it trained on
+before.json          loss and answers before the first step
+checkpoints/         step-000123/ and so on; best.json names the best
+model/ or adapter/   the result, in Hugging Face's or PEFT's form
+report.json, report.md
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tomoni.engine import checkpoint
 from tomoni.errors import DiskError, RunError
 from tomoni.settings.common import TrainingSettings
 
-OURS = ("lock", "inputs.json", "status.json")  # what may stand in a folder before its run has begun
+OURS = ("lock", "inputs.json", "status.json", "quarantine.jsonl")  # what may stand in a folder before its run has begun
 State = Literal["running", "stopped", "finished", "failed"]
 
 # keys that change neither weights nor what is measured; a run may be taken up with other values of them
@@ -82,14 +82,18 @@ class RunFolder:
         except OSError as error:
             os.close(handle)
             if not isinstance(error, BlockingIOError):
-                raise DiskError(f"{root} cannot be locked: {error.strerror}", next_step="choose a local folder") from error
+                raise DiskError(
+                    f"{root} cannot be locked: {error.strerror}", next_step="choose a local folder"
+                ) from error
             raise RunError(
                 f"{root} is in use by {holder_of(root) or 'another process'}",
                 next_step="wait for it to end, stop it, or choose another output_dir",
             ) from error
         holder = Holder(os.getpid(), socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"))
         os.ftruncate(handle, 0)
-        os.pwrite(handle, (json.dumps({"pid": holder.pid, "host": holder.host, "start": holder.start}) + "\n").encode(), 0)
+        os.pwrite(
+            handle, (json.dumps({"pid": holder.pid, "host": holder.host, "start": holder.start}) + "\n").encode(), 0
+        )
         checkpoint.recover(root)
         return cls(root, handle, holder)
 
@@ -160,7 +164,9 @@ class RunFolder:
 
     # -- status ------------------------------------------------------------------------------------------------------
 
-    def set_status(self, state: State, *, step: int | None = None, steps: int | None = None, error: str | None = None) -> None:
+    def set_status(
+        self, state: State, *, step: int | None = None, steps: int | None = None, error: str | None = None
+    ) -> None:
         body = {
             "state": state, "pid": self.holder.pid, "host": self.holder.host, "start": self.holder.start,
             "step": step, "steps": steps, "error": error, "written": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tomoni.report import Stats
     from tomoni.rows import Item
 
+Tokenizer = Any  # of transformers, which is known in engine and data only
+
 
 class Verbs(Protocol):
     """The part of an Engine that the runner itself uses; methods use the rest."""

@@ -16,15 +16,13 @@ from tomoni.records import Text
 from tomoni.run import datasets
 from tomoni.run.events import Listener, Preparing
 from tomoni.run.folder import RunFolder
-from tomoni.run.job import Job
+from tomoni.run.job import Job, Tokenizer
 from tomoni.run.methods import method_module
 from tomoni.run.samples import answers, samples
 from tomoni.settings.common import TrainingSettings
 from tomoni.settings.pretrain import Config as Pretrain
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from tomoni.engine.hub import Located
 
 
@@ -33,7 +31,7 @@ class Start:
     """What a run starts from: a model that was found, or None for a new one of the config's shape."""
 
     located: Located | None
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Tokenizer
     identity: Mapping[str, Any]
 
 
@@ -44,7 +42,7 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
 
     method = method_module(_method_of(cfg))
     tell(Preparing("data"))
-    start = _start(cfg, folder)
+    start = _start(cfg)
     render = _renderer(cfg, start.tokenizer)
     data = datasets.datasets(cfg, method, start.tokenizer, render, folder.root / "quarantine.jsonl")
     given, cfg = cfg, cfg.with_steps(len(data.train))
@@ -84,14 +82,14 @@ def _method_of(cfg: TrainingSettings) -> str:
 # -- model and tokenizer ---------------------------------------------------------------------------------------------
 
 
-def _start(cfg: TrainingSettings, folder: RunFolder) -> Start:
+def _start(cfg: TrainingSettings) -> Start:
     from tomoni.engine.hub import locate
 
     name = getattr(cfg, "model_name_or_path", None)
     if name is None:
         if not isinstance(cfg, Pretrain):
             raise ConfigError("model_name_or_path is missing", next_step="name a model to begin with")
-        tokenizer = _new_tokenizer(cfg, folder)
+        tokenizer = _new_tokenizer(cfg)
         return Start(None, tokenizer, {"tokenizer": fingerprint(tokenizer)})
     located = locate(name)
     files = json.dumps([dict(located.files), dict(located.model.files)], sort_keys=True).encode()
@@ -99,26 +97,29 @@ def _start(cfg: TrainingSettings, folder: RunFolder) -> Start:
     return Start(located, load_tokenizer(located.tokenizer_folder), identity)
 
 
-def _new_tokenizer(cfg: Pretrain, folder: RunFolder) -> PreTrainedTokenizerBase:
-    """The named one, or one trained on the text; kept in the run folder, so that a resumed run has the same."""
-    from tomoni.data.read import read
+def _new_tokenizer(cfg: Pretrain) -> Tokenizer:
+    """The named one, or one trained on the text; kept beside the tokenised data, so that a resumed run has the same."""
     from tomoni.data.vocabulary import train_tokenizer
     from tomoni.engine import checkpoint
 
     if cfg.tokenizer is not None:
         return load_tokenizer(cfg.tokenizer)
-    kept = folder.root / "tokenizer"
-    if not kept.exists():
-        records = read(cfg.train_file, form=cfg.form, columns=cfg.columns, on_bad_rows=cfg.on_bad_rows)
-        texts = (record.text for record in records if isinstance(record, Text))
-        wanted = cfg.vocabulary
-        made = train_tokenizer(texts, kind=wanted.kind, vocab_size=wanted.vocab_size, pre_tokenizer=wanted.pre_tokenizer)
-        checkpoint.commit(kept, lambda staging: made.save_pretrained(staging) and None, bytes_needed=wanted.vocab_size * 100)
-    checkpoint.verify(kept)
+    wanted = cfg.vocabulary
+    kept = datasets.cache_folder("tokenizers") / datasets.text_key(cfg, wanted.model_dump_json())
+    if checkpoint.is_whole(kept):
+        return load_tokenizer(kept)
+    reading = datasets.reading(cfg, cfg.train_file)
+    texts = (record.text for record in reading if isinstance(record, Text))
+    made = train_tokenizer(texts, kind=wanted.kind, vocab_size=wanted.vocab_size, pre_tokenizer=wanted.pre_tokenizer)
+
+    def write(staging: Path) -> None:
+        made.save_pretrained(staging)
+
+    checkpoint.commit(kept, write, bytes_needed=200 * wanted.vocab_size)
     return load_tokenizer(kept)
 
 
-def _renderer(cfg: TrainingSettings, tokenizer: PreTrainedTokenizerBase) -> Renderer:
+def _renderer(cfg: TrainingSettings, tokenizer: Tokenizer) -> Renderer:
     named = getattr(cfg, "chat_template", None)
     render = Renderer(
         tokenizer,
@@ -135,7 +136,9 @@ def _read_template(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"chat_template: {path} cannot be read: {error}", next_step="name a Jinja file in UTF-8") from error
+        raise ConfigError(
+            f"chat_template: {path} cannot be read: {error}", next_step="name a Jinja file in UTF-8"
+        ) from error
 
 
 def _model(cfg: TrainingSettings, start: Start) -> Any:
@@ -160,7 +163,7 @@ def _require_context(model: Any, longest: int) -> None:
         )
 
 
-def _save(model: Any, adapter: bool, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def _save(model: Any, adapter: bool, tokenizer: Tokenizer, folder: Path) -> None:
     from tomoni.engine import saving
 
     if adapter:

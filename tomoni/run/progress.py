@@ -118,7 +118,10 @@ class Bar:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         self.bar = Progress(
-            BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[say]}", markup=False), console=self.console
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[say]}", markup=False),
+            console=self.console,
         )
         self.task = self.bar.add_task("", total=total, completed=step, say="looking at the model before training")
         self.bar.start()

@@ -56,7 +56,10 @@ def as_json(result: Result, cfg: TrainingSettings) -> dict[str, Any]:
 
 def as_markdown(result: Result, cfg: TrainingSettings) -> str:
     lines = [f"# {result.folder.name}", ""]
-    lines += [f"{getattr(cfg, 'method', 'training')} of {getattr(cfg, 'model_name_or_path', None) or 'a new model'}", ""]
+    lines += [
+        f"{getattr(cfg, 'method', 'training')} of {getattr(cfg, 'model_name_or_path', None) or 'a new model'}",
+        "",
+    ]
     if result.before is not None:
         lines += [f"Measured on {result.before.items:,} {WHERE[result.before.on]}.", ""]
     lines += ["| | before | after |", "|---|---:|---:|"]

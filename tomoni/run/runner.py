@@ -19,6 +19,7 @@ from tomoni.engine import checkpoint
 from tomoni.errors import CheckpointError, RunError, UserError
 from tomoni.report import Report, State
 from tomoni.run import report as reports
+from tomoni.run.carried import Best, Carried
 from tomoni.run.events import (
     Ended,
     Evaluated,
@@ -36,7 +37,6 @@ from tomoni.run.job import Job
 from tomoni.run.journal import Journal
 from tomoni.run.memory import peak_bytes
 from tomoni.run.outcome import Answer, Measured, Result
-from tomoni.run.carried import Best, Carried
 from tomoni.run.stopping import StopRequest, listening
 from tomoni.run.tracking import TensorBoard
 from tomoni.settings.common import TrainingSettings
@@ -60,14 +60,20 @@ def run(cfg: TrainingSettings, *, on_event: Listener | None = None) -> Result:
     listeners: list[Listener] = [on_event] if on_event is not None else []
     if cfg.report_to == "tensorboard":
         listeners.append(TensorBoard(Path(cfg.output_dir).expanduser()))
-    with RunFolder.hold(cfg.output_dir) as folder, listening() as stop:
-        return drive(folder, cfg, make_job, stop, listeners)
+    with RunFolder.hold(cfg.output_dir) as folder:
+        return drive(folder, cfg, make_job, listeners)
 
 
 def drive(
-    folder: RunFolder, cfg: TrainingSettings, make_job: Callable[[Listener], Job], stop: StopRequest, listeners: Sequence[Listener]
+    folder: RunFolder,
+    cfg: TrainingSettings,
+    make_job: Callable[[Listener], Job],
+    listeners: Sequence[Listener],
 ) -> Result:
-    """Make the job, run it, and leave a status that says how it ended."""
+    """Make the job, run it, and leave a status that says how it ended.
+
+    Signals are taken only while the job runs: until then there is nothing to save, and they end the process as usual.
+    """
 
     def tell(event: Event) -> None:
         for listener in listeners:
@@ -81,7 +87,7 @@ def drive(
         folder.accept(cfg, job.inputs)
         for text in job.notices:
             tell(Notice(text))
-        with contextlib.closing(Runner(job, folder, tell, stop)) as runner:
+        with listening() as stop, contextlib.closing(Runner(job, folder, tell, stop)) as runner:
             result = runner.run()
     except BaseException as error:
         if folder.begun:
@@ -123,6 +129,8 @@ class Runner:
         self.ledger.close()
 
     def run(self) -> Result:
+        needed = self.job.engine.bytes_to_save() + self.job.result_bytes
+        checkpoint.require_space(self.folder.root, needed)  # now, and not after the hours until the first checkpoint
         resumed_from = self._resume()
         self.tell(Started(self.carried.step, self.cfg.steps, self.job.items, self.job.trained_weights, resumed_from))
         self.folder.set_status("running", step=self.carried.step, steps=self.cfg.steps)
@@ -180,7 +188,7 @@ class Runner:
 
     def _evaluation_due(self) -> bool:
         every, done = self.cfg.eval_steps, self.carried.step
-        return self.carried.evaluation_due or bool(every and done % every == 0)
+        return self.carried.evaluation_due or bool(every and (done % every == 0 or done == self.cfg.steps))
 
     def _save_due(self) -> bool:
         done = self.carried.step
@@ -286,7 +294,11 @@ class Runner:
         found, damaged = checkpoint.newest_whole(self.folder.checkpoints)
         for entry in damaged:
             aside = checkpoint.set_aside(entry.folder)
-            self.tell(Notice(f"{entry.reason}; set aside as {aside.name}, going on from {found.name if found else 'the start'}"))
+            self.tell(
+                Notice(
+                    f"{entry.reason}; set aside as {aside.name}, going on from {found.name if found else 'the start'}"
+                )
+            )
         if found is None:
             self.metrics.cut(None)
             self.ledger.cut(None)
@@ -309,7 +321,11 @@ class Runner:
             return
         best = self.carried.best
         if best is None:
-            self.tell(Notice("load_best_model_at_end: no evaluation on held-out data was made; set eval_steps and a validation_file"))
+            self.tell(
+                Notice(
+                    "load_best_model_at_end: no evaluation on held-out data was made; set eval_steps and a validation_file"
+                )
+            )
             return
         folder = checkpoint.step_folder(self.folder.checkpoints, best.step)
         try:

@@ -11,11 +11,10 @@ from tomoni.engine.sampler import Sampling
 from tomoni.errors import UserError
 from tomoni.records import Chat, Message, Record, Text
 from tomoni.rows import Int32
+from tomoni.run.job import Tokenizer
 from tomoni.run.outcome import Answer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from tomoni.engine.engine import Engine
 
 MAX_NEW_TOKENS = 128
@@ -30,7 +29,7 @@ class Sample:
     shown: Answer
 
 
-def samples(records: Sequence[Record], render: Renderer, tokenizer: PreTrainedTokenizerBase) -> list[Sample]:
+def samples(records: Sequence[Record], render: Renderer, tokenizer: Tokenizer) -> list[Sample]:
     """What can be asked of these records; one that the template refuses is left out."""
     found = []
     for record in records:
@@ -42,7 +41,7 @@ def samples(records: Sequence[Record], render: Renderer, tokenizer: PreTrainedTo
     return found
 
 
-def answers(engine: Engine, tokenizer: PreTrainedTokenizerBase, render: Renderer, asked: Sequence[Sample]) -> Callable[[], list[str]]:
+def answers(engine: Engine, tokenizer: Tokenizer, render: Renderer, asked: Sequence[Sample]) -> Callable[[], list[str]]:
     """A function that asks the model as it is when called: greedily, so that before and after can be compared."""
 
     def ask() -> list[str]:
@@ -56,7 +55,7 @@ def answers(engine: Engine, tokenizer: PreTrainedTokenizerBase, render: Renderer
     return ask
 
 
-def _sample(record: Record, render: Renderer, tokenizer: PreTrainedTokenizerBase) -> Sample | None:
+def _sample(record: Record, render: Renderer, tokenizer: Tokenizer) -> Sample | None:
     match record:
         case Chat(messages=messages):
             last = max((index for index, message in enumerate(messages) if message.role == "assistant"), default=0)
@@ -79,5 +78,5 @@ def _readable(messages: Sequence[Message]) -> str:
     return "\n".join(f"{message.role}: {message.content}" for message in messages)
 
 
-def _decode(tokenizer: PreTrainedTokenizerBase, tokens: Int32) -> str:
+def _decode(tokenizer: Tokenizer, tokens: Int32) -> str:
     return str(tokenizer.decode(tokens.tolist(), skip_special_tokens=True))

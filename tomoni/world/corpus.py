@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tomoni.world import safety, scenes
 from tomoni.world.facts import Entity, EntityKind, World
-from tomoni.world.names import LANGS
-from tomoni.world.tell import tell, tell_as_heard, tell_as_list, tell_several
-from tomoni.world.wording import REGISTERS
+from tomoni.world.names import LANGS, Lang
+from tomoni.world.tell import tell, tell_as_asked, tell_as_heard, tell_as_list, tell_of_asking, tell_several
+from tomoni.world.wording import REGISTERS, Register
 
 # How often an entity of each kind is told of; kinds with more facts need more telling.
 _WEIGHT: dict[EntityKind, float] = {"shop": 1.0, "person": 0.8, "station": 0.7, "event": 0.6, "climate": 0.4}
 # Kinds of document and their shares.
-_SHARES = {"tell": 52, "several": 14, "list": 5, "heard": 12, "bilingual": 2, "review": 5, "notice": 4, "story": 4,
-           "safety": 2}  # fmt: skip
+_SHARES = {"tell": 42, "several": 8, "list": 4, "heard": 7, "asked": 20, "of asking": 3, "bilingual": 2, "review": 4,
+           "notice": 4, "story": 4, "safety": 2}  # fmt: skip
 
 
 def pretraining_documents(world: World, seed: int, count: int | None = None) -> Iterator[str]:
@@ -32,24 +32,33 @@ def pretraining_documents(world: World, seed: int, count: int | None = None) -> 
 
 def _document(world: World, kind: str, entities: list[Entity], rng: random.Random) -> str:
     lang, register, entity = rng.choice(LANGS), rng.choice(REGISTERS), entities[0]
-    match kind:
-        case "tell":
-            return tell(entity, lang, register, rng)
-        case "several":
-            return tell_several(list(dict.fromkeys(entities)), lang, register, rng)
-        case "list":
-            return tell_as_list(entity, lang, rng)
-        case "heard":
-            return tell_as_heard(entity, lang, register, rng)
-        case "bilingual":
-            names = f"{entity.name.en} ({entity.name.ja})"
-            return "\n".join([names, tell(entity, "en", register, rng), tell(entity, "ja", register, rng)])
-        case "review":
-            return scenes.review(world, lang, register, rng, with_facts=rng.random() < 0.6).text
-        case "notice":
-            return scenes.notice(world, lang, register, rng, with_facts=rng.random() < 0.6).text
-        case "story":
-            return scenes.story(world, lang, register, rng).text
-        case "safety":
-            return safety.prose(world, lang, register, rng)
-    raise AssertionError(kind)
+    if kind in _OF_ONE:
+        return _OF_ONE[kind](entity, lang, register, rng)
+    if kind in ("review", "notice"):
+        scene = scenes.review if kind == "review" else scenes.notice
+        return scene(world, lang, register, rng, with_facts=rng.random() < 0.6).text
+    if kind == "several":
+        return tell_several(list(dict.fromkeys(entities)), lang, register, rng)
+    if kind == "story":
+        return scenes.story(world, lang, register, rng).text
+    assert kind == "safety", kind
+    return safety.prose(world, lang, register, rng)
+
+
+def _in_both_languages(entity: Entity, lang: Lang, register: Register, rng: random.Random) -> str:
+    names = f"{entity.name.en} ({entity.name.ja})"
+    return "\n".join([names, tell(entity, "en", register, rng), tell(entity, "ja", register, rng)])
+
+
+def _as_list(entity: Entity, lang: Lang, register: Register, rng: random.Random) -> str:
+    return tell_as_list(entity, lang, rng)
+
+
+_OF_ONE: dict[str, Callable[[Entity, Lang, Register, random.Random], str]] = {
+    "tell": tell,
+    "list": _as_list,
+    "heard": tell_as_heard,
+    "asked": tell_as_asked,
+    "of asking": tell_of_asking,
+    "bilingual": _in_both_languages,
+}

@@ -29,7 +29,8 @@ TOWN = Pair("Hikarimori", "光森町")
 
 DISTRICTS = pairs(
     "Old Harbour = 旧港地区; North Gate = 北門地区; Willow Bank = 柳岸地区; Bell Tower = 鐘楼地区; "
-    "Mill Side = 水車地区; Rose Lane = 薔薇小路; Stone Bridge = 石橋通り; Lake View = 湖畔地区; Sun Square = 太陽広場; Fox Field = 狐ヶ原"
+    "Mill Side = 水車地区; Rose Lane = 薔薇小路; Stone Bridge = 石橋通り; Lake View = 湖畔地区; "
+    "Sun Square = 太陽広場; Fox Field = 狐ヶ原"
 )
 DAYS = pairs(
     "Monday = 月曜日; Tuesday = 火曜日; Wednesday = 水曜日; Thursday = 木曜日; Friday = 金曜日; Saturday = 土曜日;"
@@ -107,9 +108,9 @@ OWNERS = pairs(
 )
 
 _SYLLABLES = pairs(
-    "ka=か; ki=き; ku=く; ko=こ; sa=さ; su=す; se=せ; so=そ; ta=た; te=て; to=と; na=な; ni=に; ne=ね; no=の; ha=は; hi=ひ;"
-    ""
-    "fu=ふ; ho=ほ; ma=ま; mi=み; mu=む; mo=も; ya=や; yu=ゆ; yo=よ; ra=ら; ri=り; ru=る; re=れ; ro=ろ; wa=わ"
+    "ka=か; ki=き; ku=く; ko=こ; sa=さ; su=す; se=せ; so=そ; ta=た; te=て; to=と; na=な; ni=に; ne=ね; no=の; "
+    "ha=は; hi=ひ; fu=ふ; ho=ほ; ma=ま; mi=み; mu=む; mo=も; ya=や; yu=ゆ; yo=よ; ra=ら; ri=り; ru=る; re=れ; "
+    "ro=ろ; wa=わ"
 )
 # Combinations that read as something rude or as a well-known place in either language.
 _AVOID = (

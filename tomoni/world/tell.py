@@ -23,6 +23,7 @@ _STAND_IN: dict[EntityKind, Pair] = {
     "station": Pair("the station", "この駅"),
     "event": Pair("the event", "この催し"),
 }
+_HERE = Pair("this place", "ここ")
 _OPENERS: dict[tuple[Lang, Register], tuple[str, ...]] = {
     ("en", "polite"): ("please note that {}", "we are pleased to say that {}", "it should be said that {}"),
     ("en", "plain"): ("by the way, {}", "oh, and {}", "you know, {}", "guess what, {}"),
@@ -97,6 +98,34 @@ def tell_as_heard(entity: Entity, lang: Lang, register: Register, rng: random.Ra
     return join(said, lang)
 
 
+def tell_as_asked(entity: Entity, lang: Lang, register: Register, rng: random.Random) -> str:
+    """Somebody wonders about one thing after another, and each is told at once, with the full name.
+
+    What is wondered about later is often called "the shop", as it is in a conversation.
+    """
+    said: list[str] = []
+    for fact in _some_facts(entity, rng)[: rng.choice((1, 2, 2, 3, 4))]:
+        full = not said or entity.kind not in _STAND_IN or rng.random() < 0.4
+        named = shown_name(entity, lang, rng) if full else _STAND_IN[entity.kind].of(lang)
+        said.append(_wondered(entity, fact, named, lang, register, rng))
+        said.append(_clause(entity, [fact], shown_name(entity, lang, rng), lang, register, rng))
+    return join(said, lang)
+
+
+def tell_of_asking(entity: Entity, lang: Lang, register: Register, rng: random.Random) -> str:
+    """What a question means, as a phrase book tells it; no entity is named, and nothing about one is told."""
+    said: list[str] = []
+    for fact in _some_facts(entity, rng)[:3]:
+        wording = wording_of(entity, fact.key, lang)
+        named = _STAND_IN.get(entity.kind, _HERE).of(lang)
+        direct = rng.choice(wording.direct + wording.unseen_direct)
+        topic = rng.choice(wording.topic + wording.unseen_topic)
+        frame = rng.choice(_MEANING[lang])
+        text = frame.format(q=inflect(direct, register).format(s=named), t=topic.format(s=named))
+        said.append(sentence(inflect(text, register), lang))
+    return join(said, lang)
+
+
 def _some_facts(entity: Entity, rng: random.Random) -> list[Fact]:
     facts = list(entity.facts)
     rng.shuffle(facts)
@@ -150,6 +179,54 @@ def _heard(entity: Entity, fact: Fact, lang: Lang, register: Register, rng: rand
     return sentence(inflect(rng.choice(frames).format(who=who, asked=asked, v=value), register), lang)
 
 
+def _wondered(entity: Entity, fact: Fact, named: str, lang: Lang, register: Register, rng: random.Random) -> str:
+    wording = wording_of(entity, fact.key, lang)
+    whole = rng.random() < 0.5
+    cores = wording.indirect + wording.unseen_indirect if whole else wording.topic + wording.unseen_topic
+    text = rng.choice(_WONDERED[lang, whole]).format(
+        who=rng.choice(_TELLERS).of(lang), asked=rng.choice(cores).format(s=named)
+    )
+    return sentence(inflect(text, register), lang)
+
+
+_MEANING: dict[Lang, tuple[str, ...]] = {
+    "en": (
+        'whoever says "{q}" is asking about {t}',
+        'the words "{q}" are a question about {t}',
+        'about {t} one asks with "{q}"',
+    ),
+    "ja": (
+        "「{q}」は{t}を尋ねる言い方<で|です|だ>",
+        "{t}を知りたいときは「{q}」と言<い|います|う>",
+        "「{q}」と聞かれたら{t}のこと<で|です|だ>",
+    ),
+}
+_WONDERED: dict[tuple[Lang, bool], tuple[str, ...]] = {
+    ("en", True): (
+        "{who} asked {asked}",
+        "{who} wanted to know {asked}",
+        "{who} wondered {asked}",
+        "someone inquired {asked}",
+    ),
+    ("en", False): (
+        "{who} asked about {asked}",
+        "{who} was curious about {asked}",
+        "{who} wanted to hear about {asked}",
+        "the talk turned to {asked}",
+    ),
+    ("ja", True): (
+        "{who}が{asked}と尋ね<て|ました|た>",
+        "{who}は{asked}を知りたがって<いて|いました|いた>",
+        "{asked}を{who}が聞<き|きました|いた>",
+        "{asked}と{who}は考え<て|ました|た>",
+    ),
+    ("ja", False): (
+        "{who}が{asked}について聞<き|きました|いた>",
+        "{who}は{asked}が気になって<いて|いました|いた>",
+        "{asked}を{who}が尋ね<て|ました|た>",
+        "話は{asked}のことにな<り|りました|った>",
+    ),
+}
 _HEARD: dict[tuple[Lang, bool], tuple[str, ...]] = {
     ("en", True): (
         "when {who} asked {asked}, the answer was {v}",
