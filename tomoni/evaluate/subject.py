@@ -30,6 +30,10 @@ class Subject:
     stop_tokens: tuple[int, ...]
 
     @property
+    def tokenizer(self) -> Any:
+        return self.renderer.tokenizer
+
+    @property
     def weights(self) -> int:
         """How many numbers the model is made of."""
         return sum(weight.numel() for weight in self.model.parameters())
