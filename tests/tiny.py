@@ -57,12 +57,14 @@ def tokenizer(*, template: str | None = CHATML) -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(list(SPECIALS))
-    made = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|pad|>")  # noqa: S106
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|pad|>")
     made.chat_template = template
     return made
 
 
-def folder(path: Path, architecture: str = "llama", *, seed: int = 0, template: str | None = CHATML, **changes: Any) -> Path:
+def folder(
+    path: Path, architecture: str = "llama", *, seed: int = 0, template: str | None = CHATML, **changes: Any
+) -> Path:
     """A model folder in Hugging Face form."""
     model(architecture, seed=seed, **changes).save_pretrained(path)
     tokenizer(template=template).save_pretrained(path)

@@ -30,7 +30,9 @@ def plain_logprobs(model: nn.Module, row: Row) -> Tensor:
     """[T] by the definition: token i given tokens before it; 0 for the first."""
     logits = model(torch.tensor(row.tokens[None].astype(np.int64))).logits[0]
     logprobs = logits.double().log_softmax(-1)
-    return torch.stack([torch.zeros((), dtype=torch.float64)] + [logprobs[i - 1, row.tokens[i]] for i in range(1, len(row))])
+    return torch.stack(
+        [torch.zeros((), dtype=torch.float64)] + [logprobs[i - 1, row.tokens[i]] for i in range(1, len(row))]
+    )
 
 
 def plain_loss(model: nn.Module, items: Sequence[Item]) -> Tensor:
@@ -59,7 +61,9 @@ def assert_identical(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 @every_architecture
 @pytest.mark.parametrize("budget", [1, 60, 10_000])
-def test_loss_and_gradient_are_those_of_the_plain_computation_whatever_the_micro_batch(architecture: str, budget: int) -> None:
+def test_loss_and_gradient_are_those_of_the_plain_computation_whatever_the_micro_batch(
+    architecture: str, budget: int
+) -> None:
     items = random_items(9)
     plain = tiny.model(architecture)
     expected = plain_loss(plain, items)
@@ -88,7 +92,9 @@ def test_items_of_weight_two_count_as_if_they_stood_there_twice() -> None:
     one, two = random_items(2)
     heavy = Item(one.id, one.rows, weight=2.0)
     doubled = engine(tiny.model()).evaluate([one, Item("again", one.rows), two], losses.nll)
-    assert engine(tiny.model()).evaluate([heavy, two], losses.nll)["loss"].value == pytest.approx(doubled["loss"].value, rel=1e-6)
+    assert engine(tiny.model()).evaluate([heavy, two], losses.nll)["loss"].value == pytest.approx(
+        doubled["loss"].value, rel=1e-6
+    )
 
 
 def test_token_accuracy_is_the_share_of_trained_tokens_that_are_the_most_probable() -> None:
@@ -107,14 +113,20 @@ def test_token_accuracy_is_the_share_of_trained_tokens_that_are_the_most_probabl
 
 @pytest.mark.parametrize("architecture", ["gemma2", "granite", "cohere"])
 def test_architectures_that_scale_their_logits_take_the_plain_pass_or_agree_with_it(architecture: str) -> None:
-    scaling = {"gemma2": {"final_logit_softcapping": 0.5}, "granite": {"logits_scaling": 8.0}, "cohere": {"logit_scale": 0.06}}
+    scaling = {
+        "gemma2": {"final_logit_softcapping": 0.5},
+        "granite": {"logits_scaling": 8.0},
+        "cohere": {"logit_scale": 0.06},
+    }
     config = AutoConfig.for_model(architecture, **{**tiny.SHARED, "head_dim": 8, **scaling[architecture]})
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
     items = random_items(3)
     built = engine(model)
     assert not built.forward.split
-    assert built.evaluate(items, losses.nll)["loss"].value == pytest.approx(float(plain_loss(model, items).detach()), rel=1e-5)
+    assert built.evaluate(items, losses.nll)["loss"].value == pytest.approx(
+        float(plain_loss(model, items).detach()), rel=1e-5
+    )
 
 
 def test_an_encoder_predicts_its_targets_in_place_and_never_sees_padding() -> None:
@@ -226,9 +238,15 @@ def test_layers_without_trained_weights_run_without_dropout() -> None:
     model = tiny.model(attention_dropout=0.5)
     for weight in model.parameters():
         weight.requires_grad_(False)
-    trained = {name: weight.requires_grad_() for name, weight in model.named_parameters() if name.startswith("lm_head") or "embed" in name}
+    trained = {
+        name: weight.requires_grad_()
+        for name, weight in model.named_parameters()
+        if name.startswith("lm_head") or "embed" in name
+    }
     built = Engine(model, trained=trained, cfg=settings())
-    assert built.forward_backward(items, losses.nll)["loss"].value == pytest.approx(built.evaluate(items, losses.nll)["loss"].value)
+    assert built.forward_backward(items, losses.nll)["loss"].value == pytest.approx(
+        built.evaluate(items, losses.nll)["loss"].value
+    )
 
 
 def test_the_reference_is_the_policy_at_the_start_of_the_run() -> None:
@@ -236,14 +254,18 @@ def test_the_reference_is_the_policy_at_the_start_of_the_run() -> None:
     built = engine(tiny.model(), keep_reference=True)
     start = built.logprobs(items)
     run(built, 0, 2)
-    for (then,), (reference,), (now,) in zip(start, built.logprobs(items, of="reference"), built.logprobs(items), strict=True):
+    for (then,), (reference,), (now,) in zip(
+        start, built.logprobs(items, of="reference"), built.logprobs(items), strict=True
+    ):
         assert np.array_equal(then, reference)
         assert not np.allclose(then, now)
     assert np.array_equal(with_reference(items, start)[0].rows[0].reference, start[0][0])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("allowed", [1, 60])
-def test_out_of_memory_halves_the_micro_batch_and_goes_on_with_the_same_step(monkeypatch: pytest.MonkeyPatch, allowed: int) -> None:
+def test_out_of_memory_halves_the_micro_batch_and_goes_on_with_the_same_step(
+    monkeypatch: pytest.MonkeyPatch, allowed: int
+) -> None:
     items = random_items(8, shortest=20)
     whole = tiny.model()
     stats = engine(whole).forward_backward(items, losses.nll)
@@ -334,7 +356,9 @@ def test_features_are_the_mean_and_the_last_of_the_hidden_states() -> None:
     built = engine(tiny.model())
     for row, feature in zip(item.rows, built.features([item])[0], strict=True):
         states = built.model.base_model(torch.tensor(row.tokens[None].astype(np.int64))).last_hidden_state[0]
-        np.testing.assert_allclose(feature, torch.cat([states.mean(0), states[-1]]).detach().numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            feature, torch.cat([states.mean(0), states[-1]]).detach().numpy(), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_a_checkpoint_of_other_weights_is_refused(tmp_path: Path) -> None:
@@ -367,7 +391,10 @@ def test_coefficients_scale_terms_and_metrics_have_no_gradient() -> None:
 
     def scaled(outputs: losses.Outputs, rows: losses.Rows, *, coefficient: float) -> dict[str, losses.Term]:
         loss = -(outputs.logprobs_P * rows.weights_P).sum()
-        return {"loss": losses.Term(loss, "token", coefficient=coefficient), "seen": losses.Term(loss * 100, "item", metric=True)}
+        return {
+            "loss": losses.Term(loss, "token", coefficient=coefficient),
+            "seen": losses.Term(loss * 100, "item", metric=True),
+        }
 
     one, three = tiny.model(), tiny.model()
     engine(one).forward_backward(items, partial(scaled, coefficient=1.0))

@@ -21,7 +21,9 @@ def test_every_step_has_the_rate_that_transformers_gives(name: str, warmup: int)
     for step in range(steps):
         expected = optimizer.param_groups[0]["lr"]
         floor = 0.1 if name == "cosine_with_min_lr" else 0.0
-        assert factor(name, step, steps=steps, warmup=warmup, min_lr_ratio=floor, decay=6) == pytest.approx(expected, abs=1e-6)
+        assert factor(name, step, steps=steps, warmup=warmup, min_lr_ratio=floor, decay=6) == pytest.approx(
+            expected, abs=1e-6
+        )
         optimizer.step()
         reference.step()
 

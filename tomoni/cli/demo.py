@@ -69,7 +69,8 @@ class Arm:
     def interval(self) -> tuple[float, float]:
         from tomoni.evaluate.metrics import wilson
 
-        return wilson(self.right, self.asked)
+        found = wilson(self.right, self.asked)
+        return found.low, found.high
 
     def cost(self, price_per_hour: float) -> float:
         return (self.tuning_seconds + self.seconds) / 3600 * price_per_hour
@@ -105,24 +106,39 @@ def command(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="tomoni demo", description="A small pretrained model learns a task, in about three minutes, without a network.")
-    parser.add_argument("--folder", default="demo", help="where data, runs and results go; made anew each time (default: demo)")
+    parser = argparse.ArgumentParser(
+        prog="tomoni demo",
+        description="A small pretrained model learns a task, in about three minutes, without a network.",
+    )
+    parser.add_argument(
+        "--folder", default="demo", help="where data, runs and results go; made anew each time (default: demo)"
+    )
     parser.add_argument("--tuning-questions", type=int, default=500, help="questions to tune on (default: 500)")
     parser.add_argument("--held-out", type=int, default=600, help="questions to measure on (default: 600)")
     parser.add_argument("--seed", type=int, default=0, help="of the questions and the tuning (default: 0)")
-    parser.add_argument("--price-per-hour", type=float, default=0.10, help="US dollars for an hour of a machine like this one (default: 0.10)")
+    parser.add_argument(
+        "--price-per-hour",
+        type=float,
+        default=0.10,
+        help="US dollars for an hour of a machine like this one (default: 0.10)",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON only")
     options = parser.parse_args(argv)
     for name in ("tuning_questions", "held_out"):
         if getattr(options, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} is below 1", next_step="give a number of questions")
+            raise UserError(
+                f"--{name.replace('_', '-')} {getattr(options, name)} is below 1",
+                next_step="give a number of questions",
+            )
     return options
 
 
 def _make_room(folder: Path) -> None:
     """An empty folder of the demo's own; anybody else's folder is left alone."""
     if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
-        raise RunError(f"{folder} exists and was not made by the demo", next_step="name another folder: tomoni demo --folder NAME")
+        raise RunError(
+            f"{folder} exists and was not made by the demo", next_step="name another folder: tomoni demo --folder NAME"
+        )
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
@@ -167,7 +183,9 @@ def _measure(folder: Path, questions: Questions, options: argparse.Namespace, co
         tuning = (run.seconds, run.tokens) if run else (0.0, 0)
         arm = Arm(name, right, len(records), *tuning, seconds=asked.seconds, tokens=asked.tokens)
         low, high = arm.interval
-        console.print(f"  {name:<44} [bold]{right / len(records):6.1%}[/bold]  ({low:.1%} to {high:.1%})  {tuning[0] + asked.seconds:5.1f} s")
+        console.print(
+            f"  {name:<44} [bold]{right / len(records):6.1%}[/bold]  ({low:.1%} to {high:.1%})  {tuning[0] + asked.seconds:5.1f} s"
+        )
         return arm
 
     console.print("[bold]Before tuning[/bold], on the same questions:")
@@ -182,13 +200,22 @@ def _measure(folder: Path, questions: Questions, options: argparse.Namespace, co
 
     console.print("\n[bold]Tuning[/bold] the small model, and one of its size from random weights:")
     tuned_run = _tune(folder / "run", "bundled:small", folder, options, console)
-    scratch_run = _tune(folder / "scratch", str(write_random_start("bundled:small", folder / "scratch-start", options.seed)), folder, options, console)
+    scratch_run = _tune(
+        folder / "scratch",
+        str(write_random_start("bundled:small", folder / "scratch-start", options.seed)),
+        folder,
+        options,
+        console,
+    )
     console.print("\n[bold]After tuning[/bold]:")
+
     def ask(model: Subject, records: Sequence[Record]) -> Asked:
         return ask_chats(model, [record["messages"][:-1] for record in records], max_new_tokens=MAX_NEW_TOKENS)
 
     scratch = open_subject(folder / "scratch")
-    arms.append(add("small size, from scratch, tuned", questions.held_out, ask(scratch, questions.held_out), scratch_run))
+    arms.append(
+        add("small size, from scratch, tuned", questions.held_out, ask(scratch, questions.held_out), scratch_run)
+    )
     tuned = open_subject(folder / "run")
     answers = ask(tuned, questions.held_out)
     arms.append(add("small, tuned", questions.held_out, answers, tuned_run))
@@ -236,14 +263,24 @@ def _tune(output: Path, model: str, folder: Path, options: argparse.Namespace, c
     from tomoni.settings.sft import Config
 
     cfg = Config(
-        model_name_or_path=model, train_file=(str(folder / "data" / "tuning.jsonl"),), output_dir=str(output), seed=options.seed, **TUNING
+        model_name_or_path=model,
+        train_file=(str(folder / "data" / "tuning.jsonl"),),
+        output_dir=str(output),
+        seed=options.seed,
+        **TUNING,
     )
-    with Progress(TextColumn(f"  {output.name:<8}"), BarColumn(), TextColumn("{task.fields[say]}"), TimeRemainingColumn(), console=console) as bar:
+    with Progress(
+        TextColumn(f"  {output.name:<8}"),
+        BarColumn(),
+        TextColumn("{task.fields[say]}"),
+        TimeRemainingColumn(),
+        console=console,
+    ) as bar:
         task = bar.add_task("", total=None, say="")
 
         def show(event: Event) -> None:
             if isinstance(event, Stepped):
-                bar.update(task, completed=event.step, total=event.steps, say=f"loss {event.loss:.2f}")
+                bar.update(task, completed=event.step, total=event.total, say=f"loss {event.loss:.2f}")
 
         result = start(cfg, on_event=show)
     if result.status != "finished":
@@ -273,13 +310,17 @@ def _show_table(console: Console, arms: Sequence[Arm], price: float) -> None:
             style="bold green" if arm.name == "small, tuned" else "",
         )
     console.print(table)
-    console.print(f"  Cost: measured seconds at ${price:.2f} an hour (--price-per-hour). Pretraining the bundled models is not in it.\n")
+    console.print(
+        f"  Cost: measured seconds at ${price:.2f} an hour (--price-per-hour). Pretraining the bundled models is not in it.\n"
+    )
 
 
 def _show_answers(console: Console, records: Sequence[Record], before: Sequence[str], after: Sequence[str]) -> None:
     from rich.table import Table
 
-    table = Table(title="The first four questions, before and after (untuned without examples, and tuned)", title_justify="left")
+    table = Table(
+        title="The first four questions, before and after (untuned without examples, and tuned)", title_justify="left"
+    )
     for heading in ("question", "before", "after", "in the town's book"):
         table.add_column(heading, overflow="fold")
     for record, old, new in list(zip(records, before, after, strict=True))[:4]:
@@ -307,6 +348,12 @@ def _say_goodbye(console: Console, folder: Path, seconds: float) -> None:
 def _as_json(arms: dict[str, list[Arm]], options: argparse.Namespace, seconds: float) -> dict[str, Any]:
     def row(arm: Arm) -> dict[str, Any]:
         low, high = arm.interval
-        return {**asdict(arm), "share": arm.right / arm.asked, "low": low, "high": high, "cost_usd": arm.cost(options.price_per_hour)}
+        return {
+            **asdict(arm),
+            "share": arm.right / arm.asked,
+            "low": low,
+            "high": high,
+            "cost_usd": arm.cost(options.price_per_hour),
+        }
 
     return {"seconds": seconds, "tuning": TUNING, **{name: [row(arm) for arm in rows] for name, rows in arms.items()}}

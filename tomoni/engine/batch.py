@@ -110,7 +110,9 @@ def collate(items: Sequence[Item], *, causal: bool, limit: int, device: torch.de
         _tile(group, rows, trained, starts, causal=causal, device=device)
         for group in rectangles([len(row) for row in rows], limit)
     )
-    targets = [(row.tokens if row.targets is None else row.targets)[places] for row, places in zip(rows, trained, strict=True)]
+    targets = [
+        (row.tokens if row.targets is None else row.targets)[places] for row, places in zip(rows, trained, strict=True)
+    ]
     return MicroBatch(
         items=tuple(items),
         tiles=tiles,
@@ -149,9 +151,11 @@ def _tile(
     )
 
 
-def _columns(items: Sequence[Item], rows: Sequence[Row], trained: Sequence[NDArray[np.intp]], device: torch.device) -> Rows:
+def _columns(
+    items: Sequence[Item], rows: Sequence[Row], trained: Sequence[NDArray[np.intp]], device: torch.device
+) -> Rows:
     item_of = np.repeat(np.arange(len(items)), [len(item.rows) for item in items])
-    scale = [items[index].weight for index in item_of]
+    scale = [item.weight for item in items for _ in item.rows]
 
     def flat(read: Callable[[Row], NDArray[np.float32] | None]) -> Tensor | None:
         columns = [read(row) for row in rows]
@@ -160,7 +164,9 @@ def _columns(items: Sequence[Item], rows: Sequence[Row], trained: Sequence[NDArr
         kept = [column[places] for column, places in zip(columns, trained, strict=True) if column is not None]
         return _tensor(np.concatenate(kept).astype(np.float32), device)
 
-    weights = [row.weights[places] * np.float32(factor) for row, places, factor in zip(rows, trained, scale, strict=True)]
+    weights = [
+        row.weights[places] * np.float32(factor) for row, places, factor in zip(rows, trained, scale, strict=True)
+    ]
     return Rows(
         row_P=_tensor(np.repeat(np.arange(len(rows)), [len(places) for places in trained]), device),
         item_N=_tensor(item_of, device),
@@ -180,7 +186,9 @@ def _columns(items: Sequence[Item], rows: Sequence[Row], trained: Sequence[NDArr
 def _labels(rows: Sequence[Row], device: torch.device) -> Tensor | None:
     """One label a row as a tensor: classes and spans as int64, numbers and several classes as float32."""
     labels = [row.label for row in rows]
-    if any(label is None for label in labels) or any(isinstance(label, np.ndarray) and label.dtype == np.int64 for label in labels):
+    if any(label is None for label in labels) or any(
+        isinstance(label, np.ndarray) and label.dtype == np.int64 for label in labels
+    ):
         return None  # labels per token are read from the rows by the method that has them
     stacked = np.asarray(labels)
     return _tensor(stacked.astype(np.int64 if stacked.dtype.kind in "iub" else np.float32), device)

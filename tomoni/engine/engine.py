@@ -103,7 +103,9 @@ class Engine:
             self.trained |= {f"score.{name}": weight for name, weight in self.score.named_parameters()}
         if cfg.gradient_checkpointing:
             _keep_no_activations(model)
-        self.reference = {name: weight.detach().clone() for name, weight in self.trained.items()} if keep_reference else None
+        self.reference = (
+            {name: weight.detach().clone() for name, weight in self.trained.items()} if keep_reference else None
+        )
         self.optimizer = _adamw(self.trained, cfg, self.device)
         self.updates = 0
         self.budget = cfg.tokens_per_microbatch or TOKENS_PER_MICROBATCH.get(self.device.type, 4096)
@@ -112,7 +114,9 @@ class Engine:
 
     # -- looking: no gradient, no dropout, no trace ------------------------------------------------------------------
 
-    def logprobs(self, items: Sequence[Item], *, of: Literal["policy", "reference"] = "policy") -> list[tuple[Float32, ...]]:
+    def logprobs(
+        self, items: Sequence[Item], *, of: Literal["policy", "reference"] = "policy"
+    ) -> list[tuple[Float32, ...]]:
         """Per item and row float32[T]: the log-probability of each trained position's target, 0 elsewhere."""
         with self._as(of):
             return self._per_row(items, lambda batch, out: _spread(batch, out.logprobs_P))
@@ -196,7 +200,10 @@ class Engine:
 
     def save(self, folder: Path) -> None:
         """Write what is trained, the optimizer and the engine's own state into `folder`, which exists."""
-        save_file({name: weight.detach().cpu().contiguous() for name, weight in self.trained.items()}, folder / "weights.safetensors")
+        save_file(
+            {name: weight.detach().cpu().contiguous() for name, weight in self.trained.items()},
+            folder / "weights.safetensors",
+        )
         save_file(self._optimizer_tensors(), folder / "optimizer.safetensors")
         state = {
             "updates": self.updates,
@@ -223,7 +230,9 @@ class Engine:
         for name, weight in self.trained.items():
             if f"step.{name}" in moments:
                 self.optimizer.state[weight] = {
-                    key: moments[f"{key}.{name}"].to(self.device if key != "step" or self.device.type == "cuda" else "cpu")
+                    key: moments[f"{key}.{name}"].to(
+                        self.device if key != "step" or self.device.type == "cuda" else "cpu"
+                    )
                     for key in ("step", "exp_avg", "exp_avg_sq")
                 }
         state = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
@@ -251,10 +260,14 @@ class Engine:
         self._redo = lambda: self._nonfinite_items(items, loss)
         return sums.over(count)
 
-    def _objective(self, batch: MicroBatch, loss: Loss, count: Mapping[Unit, float], index: int) -> tuple[dict[str, Term], Tensor]:
+    def _objective(
+        self, batch: MicroBatch, loss: Loss, count: Mapping[Unit, float], index: int
+    ) -> tuple[dict[str, Term], Tensor]:
         with self._keyed_draws(index):
             terms = loss(self._outputs(batch), batch.rows)
-        parts = [term.coefficient * term.sum / max(count[term.unit], 1e-30) for term in terms.values() if not term.metric]
+        parts = [
+            term.coefficient * term.sum / max(count[term.unit], 1e-30) for term in terms.values() if not term.metric
+        ]
         return terms, torch.stack(parts).sum()
 
     def _outputs(self, batch: MicroBatch) -> Outputs:
@@ -275,7 +288,9 @@ class Engine:
             if self.score_spec is not None and self.score_spec.per == "row":
                 pooled.append(_pool(hidden_NTD, tile.lengths_N.to(hidden_NTD.device), self.score_spec.pool))
         hidden_PD = _in_place(parts, batch)
-        logprobs, correct = target_logprobs(self.forward.head, hidden_PD, batch.targets_P, vocabulary=self.forward.vocabulary)
+        logprobs, correct = target_logprobs(
+            self.forward.head, hidden_PD, batch.targets_P, vocabulary=self.forward.vocabulary
+        )
         scores_N = scores_P = None
         if self.score is not None and pooled:
             order = torch.tensor([index for tile in batch.tiles for index in tile.rows], device=self.device)
@@ -481,7 +496,7 @@ def _spread(batch: MicroBatch, values_P: Tensor | None) -> list[Float32]:
 
 
 def _numpy(tensor: Tensor | None) -> Float32:
-    assert tensor is not None  # noqa: S101
+    assert tensor is not None
     return tensor.detach().float().cpu().numpy()
 
 

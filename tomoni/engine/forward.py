@@ -47,19 +47,22 @@ class Forward:
         if self.split:
             return self._body(tile.tokens_NT, **self._mask(tile))
         states = self.model(input_ids=tile.tokens_NT, output_hidden_states=True, use_cache=False, **self._mask(tile))
-        return states.hidden_states[-1][:, -tile.tokens_NT.shape[1] :]
+        hidden: Tensor = states.hidden_states[-1]
+        return hidden[:, -tile.tokens_NT.shape[1] :]
 
     def logits(self, tile: Tile) -> Tensor:
         """[N, T, V] by the model's own forward pass."""
-        logits = self.model(input_ids=tile.tokens_NT, use_cache=False, **self._mask(tile)).logits
+        logits: Tensor = self.model(input_ids=tile.tokens_NT, use_cache=False, **self._mask(tile)).logits
         return logits[:, -tile.tokens_NT.shape[1] :]  # virtual tokens of prompt tuning stand in front
 
     def head(self, hidden_QD: Tensor) -> Tensor:
-        return self.inner.get_output_embeddings()(hidden_QD)  # type: ignore[operator]
+        logits: Tensor = self.inner.get_output_embeddings()(hidden_QD)
+        return logits
 
     def _body(self, tokens_NT: Tensor, **mask: Tensor) -> Tensor:
         body = self.inner.base_model
-        return body(input_ids=tokens_NT, use_cache=False, **mask).last_hidden_state  # type: ignore[operator]
+        hidden: Tensor = body(input_ids=tokens_NT, use_cache=False, **mask).last_hidden_state
+        return hidden
 
     def _mask(self, tile: Tile) -> dict[str, Tensor]:
         extra = {} if tile.segments_NT is None else {"token_type_ids": tile.segments_NT}

@@ -71,7 +71,8 @@ def bytes_needed(model: nn.Module, *, dtype: Dtype = "float32") -> int:
     """Upper bound of what saving writes: all weights once (for an adapter: the adapter's), and room for the tokenizer."""
     weights = get_peft_model_state_dict(model, save_embedding_layers=False) if isinstance(model, PeftModel) else None
     numbers = sum(weight.numel() for weight in (weights.values() if weights is not None else model.parameters()))
-    return int(numbers) * getattr(torch, dtype).itemsize + TOKENIZER_ROOM
+    size: int = getattr(torch, dtype).itemsize
+    return numbers * size + TOKENIZER_ROOM
 
 
 def merge(model: PeftModel, *, in_place: bool = False) -> PreTrainedModel:

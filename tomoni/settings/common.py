@@ -12,6 +12,7 @@ from tomoni.config import Frozen
 from tomoni.settings.schedule import Schedule, factor
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -23,6 +24,7 @@ def _as_tuple(value: Any) -> Any:
 Files = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 
+Form = Literal["text", "messages", "prompt_completion", "alpaca", "sharegpt", "preference"]
 ADAPTERS = ("lora", "dora", "rslora", "ia3", "prompt_tuning")
 
 
@@ -44,9 +46,7 @@ class DataSettings(Frozen):
     train_file: Files
     validation_file: Files = ()
     validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # held out of train_file by hash of the record's id
-    form: (
-        Literal["text", "messages", "prompt_completion", "alpaca", "sharegpt", "preference"] | None
-    ) = None  # None: detected, and said
+    form: Form | None = None  # None: detected, and said
     columns: dict[str, str] = Field(default_factory=dict)  # {"prompt": "question"}: the form's column <- the file's
     on_bad_rows: Literal["stop", "quarantine"] = "stop"
     on_long_rows: Literal["stop", "truncate", "drop"] = "stop"
@@ -111,8 +111,8 @@ class Hardware(Frozen):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the arithmetic; master weights stay float32
     gradient_checkpointing: bool = False
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
-    tokens_per_microbatch: Annotated[int, Field(ge=1)] | None = None  # None: from the memory at hand; never changes the result
-    threads: Annotated[int, Field(ge=1)] | None = None  # None: all cores
+    tokens_per_microbatch: Count | None = None  # None: what suits the device; never changes the result
+    threads: Count | None = None  # None: all cores
 
 
 class Running(Frozen):
@@ -133,7 +133,9 @@ class TrainingSettings(DataSettings, TrainedPart, Optimization, Hardware, Runnin
     @model_validator(mode="after")
     def _one_way_to_hold_out(self) -> TrainingSettings:
         if self.validation_file and self.validation_share:
-            raise ValueError("validation_file and validation_share exclude each other: name a file, or a share of train_file")
+            raise ValueError(
+                "validation_file and validation_share exclude each other: name a file, or a share of train_file"
+            )
         return self
 
     def with_steps(self, items: int) -> TrainingSettings:
