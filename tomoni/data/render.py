@@ -110,7 +110,7 @@ class Renderer:
     def chat(self, record: Chat) -> Row | None:
         """One row of a conversation; None where it is left out (counted in `left_out`)."""
         talk = Conversation(record.messages, record.tools, record.template_kwargs, _name(record.source, record.id))
-        return self._row(talk, self._learnt(record.messages))
+        return self._row(talk, self._learnt(record.messages), everything=self.loss_on == "all")
 
     def comparison(self, record: Comparison) -> tuple[Row, Row] | None:
         """(first, second): the prompt with each answer, loss on the answer's turns; None where one is left out."""
@@ -137,7 +137,7 @@ class Renderer:
             for index, message in enumerate(messages)
             if index >= len(prompt) and message.role == "assistant" and message.train is not False
         )
-        return self._row(Conversation(messages, tuple(tools), template_kwargs or {}, name), learnt)
+        return self._row(Conversation(messages, tuple(tools), template_kwargs or {}, name), learnt, everything=False)
 
     def prompt(
         self,
@@ -149,7 +149,7 @@ class Renderer:
         talk = Conversation(tuple(messages), tuple(tools), template_kwargs or {}, "the prompt")
         self._refuse_specials_in_extras(talk)
         layout = self._template.lay_out(talk, generation=True)
-        tokens, _ = self._tokens(layout, talk, frozenset(), prompt=True)
+        tokens, _ = self._tokens(talk, self._pieces(layout, talk, frozenset(), everything=False))
         return np.asarray(tokens, dtype=np.int32)
 
     def _learnt(self, messages: Sequence[Message]) -> frozenset[int]:
@@ -162,10 +162,18 @@ class Renderer:
             if (index in chosen if message.train is None else message.train)
         )
 
-    def _row(self, talk: Conversation, learnt: frozenset[int]) -> Row | None:
+    def _row(self, talk: Conversation, learnt: frozenset[int], *, everything: bool) -> Row | None:
         self._refuse_specials_in_extras(talk)
         layout = self._template.lay_out(talk)
-        tokens, weights = self._tokens(layout, talk, learnt)
+        tokens, weights = self._tokens(talk, self._pieces(layout, talk, learnt, everything))
+        if self._unended(layout, talk):
+            if self.encoder.eos is None:
+                raise ModelError(
+                    "neither the chat template nor the tokenizer has a token that ends an answer",
+                    next_step="set eos_token in the model's tokenizer_config.json",
+                )
+            tokens.append(self.encoder.eos)
+            weights.append(float(len(talk.messages) - 1 in learnt))
         weights[0] = 0.0  # nothing predicts the first token
         return self._fit(tokens, weights, talk.name)
 
@@ -179,27 +187,13 @@ class Renderer:
                 next_step="remove it from the record",
             )
 
-    def _tokens(
-        self, layout: Layout, talk: Conversation, learnt: frozenset[int], *, prompt: bool = False
-    ) -> tuple[list[int], list[float]]:
+    def _tokens(self, talk: Conversation, pieces: Iterator[Piece]) -> tuple[list[int], list[float]]:
         tokens: list[int] = []
         weights: list[float] = []
-        everything = self.loss_on == "all" and not prompt
-        for piece in self._pieces(layout, talk, learnt, everything):
-            if piece.id is not None:
-                ids = [piece.id]
-            else:
-                ids = self.encoder.plain(piece.text, continues=piece.continues)
+        for piece in pieces:
+            ids = [piece.id] if piece.id is not None else self.encoder.plain(piece.text, continues=piece.continues)
             tokens += ids
             weights += [float(piece.learnt)] * len(ids)
-        if not prompt and self._unended(layout, talk):
-            if self.encoder.eos is None:
-                raise ModelError(
-                    "neither the chat template nor the tokenizer has a token that ends an answer",
-                    next_step="set eos_token in the model's tokenizer_config.json",
-                )
-            tokens.append(self.encoder.eos)
-            weights.append(float(len(talk.messages) - 1 in learnt))
         if not tokens:
             raise DataError(f"{talk.name}: the chat template writes nothing for it")
         return tokens, weights
@@ -219,7 +213,7 @@ class Renderer:
         Between two cuts template and content are tokenised as one, exactly as the whole text would be.
         """
         specials = self._template_specials(layout)
-        regions = self._regions(layout, talk, learnt, specials)
+        regions = self._regions(layout, talk, learnt, specials, everything)
         cuts = {start for start, _, _ in layout.answers} | {edge for region in regions for edge in region[:2]}
         cuts |= {0, len(layout.text)}
         inside = {start: (end, special) for start, end, special in specials}
@@ -245,7 +239,12 @@ class Renderer:
         return everything
 
     def _regions(
-        self, layout: Layout, talk: Conversation, learnt: frozenset[int], specials: list[tuple[int, int, int]]
+        self,
+        layout: Layout,
+        talk: Conversation,
+        learnt: frozenset[int],
+        specials: list[tuple[int, int, int]],
+        everything: bool,
     ) -> list[tuple[int, int, bool]]:
         """(start, end, learnt) of every answer with the token that ends it, and of other messages that are learnt."""
         answers = {index for _, _, index in layout.answers}
@@ -261,7 +260,7 @@ class Renderer:
             regions.append((start, end, index in learnt))
         for start, end, index in layout.contents:
             wanted = index in learnt
-            if index not in answers and wanted != (self.loss_on == "all"):
+            if index not in answers and wanted != everything:
                 regions.append((start, end, wanted))
         return regions
 

@@ -166,10 +166,17 @@ def _write(
             raise DataError("nothing is left to learn: no record became a row", next_step="see `tomoni check` for the reasons")
         counts = {"items": writer.items, "rows": writer.rows, "tokens": writer.tokens}
     manifest = {"format": FORMAT, "key": key, **counts, "summary": dict(summary()), "files": writer.files}
+    manifest["sha256"] = _own_hash(manifest)
     with (work / "store.json").open("w", encoding="utf-8") as handle:
         json.dump(manifest, handle, ensure_ascii=False, indent=1)
         handle.flush()
         os.fsync(handle.fileno())
+
+
+def _own_hash(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of the manifest without its own hash."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def too_long_error(long: Sequence[TooLong]) -> DataError:
@@ -223,6 +230,8 @@ def verify(folder: Path) -> str | None:
             return f"format {manifest['format']}, not {FORMAT}"
         if manifest["key"] != folder.name:
             return "it belongs to another key"
+        if manifest["sha256"] != _own_hash(manifest):
+            return "store.json has changed"
         for name, facts in manifest["files"].items():
             with (folder / name).open("rb") as handle:
                 if hashlib.file_digest(handle, "sha256").hexdigest() != facts["sha256"]:
