@@ -56,7 +56,9 @@ def test_the_json_report_has_the_numbers(folder: Path, capsys: pytest.CaptureFix
     assert found["form"] == "prompt_completion" and found["rows"] == 2 and found["rows_that_end"] == 2
 
 
-def test_bad_rows_are_an_error_under_stop_and_a_warning_under_quarantine(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_rows_are_an_error_under_stop_and_a_warning_under_quarantine(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     train = rows(folder, pair("a", "b"), "{", pair("a", ""))
     assert check(folder, train, "--json") == 2
     found = report(capsys)
@@ -74,7 +76,9 @@ def test_long_rows_are_named_with_their_length(folder: Path, capsys: pytest.Capt
     assert check(folder, train, "--max_length", "122", "--strict") == 0
 
 
-def test_repeated_rows_and_validation_rows_that_are_trained_on_are_warnings(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_repeated_rows_and_validation_rows_that_are_trained_on_are_warnings(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     train = rows(folder, pair("a", "b"), pair("a", "b"), pair("c", "d"))
     held_out = rows(folder, pair("c", "d"), pair("e", "f"), name="held.jsonl")
     assert check(folder, train, "--validation_file", held_out, "--json") == 0
@@ -84,7 +88,9 @@ def test_repeated_rows_and_validation_rows_that_are_trained_on_are_warnings(fold
     assert check(folder, train, "--validation_file", held_out, "--strict") == 1
 
 
-def test_a_config_and_plain_text_for_pretraining_from_scratch_work(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_config_and_plain_text_for_pretraining_from_scratch_work(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = rows(folder, "吾輩は猫である。" * 30, name="a.txt")
     config = folder / "pretrain.yaml"
     config.write_text(f"method: pretrain\ntrain_file: {text}\noutput_dir: out\nvocabulary:\n  vocab_size: 300\n")
@@ -108,4 +114,4 @@ def test_check_does_not_load_torch(folder: Path) -> None:
         f"code = main(['check', '--train_file', {train!r}, '--model_name_or_path', {str(folder / 'model')!r}]); "
         "sys.exit(code or 'torch' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0  # noqa: S603
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0

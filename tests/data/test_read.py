@@ -77,7 +77,9 @@ BAD_LINES: list[tuple[bytes, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("line", "reason"), BAD_LINES, ids=[f"{n}-{reason}" for n, (_, reason) in enumerate(BAD_LINES)])
+@pytest.mark.parametrize(
+    ("line", "reason"), BAD_LINES, ids=[f"{n}-{reason}" for n, (_, reason) in enumerate(BAD_LINES)]
+)
 def test_a_bad_line_is_named_and_the_good_ones_around_it_are_kept(tmp_path: Path, line: bytes, reason: str) -> None:
     path = write(tmp_path, "rows.jsonl", GOOD.encode() + b"\n\n" + line + b"\n" + '{"text": "次"}'.encode())
     records, reading = quarantined(path)
@@ -148,7 +150,9 @@ def test_any_bytes_are_read_or_refused_with_a_reason(line: bytes) -> None:
         assert fault.reason in REASONS
 
 
-def test_json_arrays_and_objects_in_a_row_are_read_across_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_arrays_and_objects_in_a_row_are_read_across_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tomoni.data.files.CHUNK", 7)
     rows = [{"text": f"行{n}" * 5, "n": n} for n in range(20)]
     array = write(tmp_path, "a.json", json.dumps(rows, ensure_ascii=False, indent=1))
@@ -170,14 +174,14 @@ def test_a_cut_json_array_is_refused(tmp_path: Path) -> None:
 def test_csv_values_stay_the_strings_they_are(tmp_path: Path) -> None:
     words = ["NA", "None", "null", "007", "2024-01-01", "true", "=1+1", '"quoted"', "two\nlines", "全角，カンマ"]
     lines = ["text,label"] + ['"' + word.replace('"', '""') + '",nan' for word in words]
-    records, reading = quarantined(write(tmp_path, "rows.csv", "\r\n".join(lines)))
+    records, _reading = quarantined(write(tmp_path, "rows.csv", "\r\n".join(lines)))
     assert [record.text for record in records] == words
     assert {record.extra["label"] for record in records} == {"nan"}
     assert records[-1].source.line == 12  # the row before it takes two lines
 
 
 def test_csv_rows_with_too_few_or_too_many_fields_or_foreign_bytes_are_named(tmp_path: Path) -> None:
-    content = "text,b\nx,1\ny\nz,1,2\n".encode() + "表,1\n".encode("cp932") + ",1\nend,1\n".encode()
+    content = b"text,b\nx,1\ny\nz,1,2\n" + "表,1\n".encode("cp932") + b",1\nend,1\n"
     records, reading = quarantined(write(tmp_path, "rows.csv", content))
     assert [record.text for record in records] == ["x", "end"]
     assert [(bad.line, bad.reason) for bad in reading.bad] == [
@@ -271,7 +275,13 @@ def test_sharegpt_roles_become_ours_and_a_function_call_a_tool_call(tmp_path: Pa
         "tools": '[{"name": "weather"}]',
     }
     record = chat_of(tmp_path, row)
-    assert turns(record) == [("system", "s"), ("user", "天気"), ("assistant", ""), ("tool", "晴れ"), ("assistant", "晴れです")]
+    assert turns(record) == [
+        ("system", "s"),
+        ("user", "天気"),
+        ("assistant", ""),
+        ("tool", "晴れ"),
+        ("assistant", "晴れです"),
+    ]
     [call] = record.messages[2].extra["tool_calls"]
     assert call["function"]["name"] == "weather" and record.tools == ({"name": "weather"},)
 
@@ -280,7 +290,11 @@ def test_prompt_and_completion_learn_the_completion_only(tmp_path: Path) -> None
     record = chat_of(tmp_path, {"prompt": "問い", "completion": "答え"})
     assert turns(record) == [("user", "問い"), ("assistant", "答え")]
     lists = {
-        "prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}],
+        "prompt": [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "b"},
+            {"role": "user", "content": "c"},
+        ],
         "completion": [{"role": "assistant", "content": "d"}],
     }
     assert [message.train for message in chat_of(tmp_path, lists).messages] == [None, False, None, None]
@@ -297,7 +311,11 @@ def test_preference_takes_a_prompt_or_finds_the_common_beginning(tmp_path: Path)
     path = write(tmp_path, "p.jsonl", "\n".join(json.dumps(row) for row in rows))
     records = [record for record in read([path]) if isinstance(record, Comparison)]
     for record in records:
-        assert [message.content for message in (*record.prompt, *record.first, *record.second)] == ["問い", "良い", "悪い"]
+        assert [message.content for message in (*record.prompt, *record.first, *record.second)] == [
+            "問い",
+            "良い",
+            "悪い",
+        ]
         assert record.verdict is Verdict.FIRST
     assert [record.margin for record in records] == [0.5, 0.0, 0.0]
 
@@ -337,7 +355,10 @@ def test_a_row_that_does_not_fit_its_form_is_named(tmp_path: Path, row: object, 
 
 def test_columns_are_mapped_and_the_rest_is_kept_as_extra(tmp_path: Path) -> None:
     record = chat_of(
-        tmp_path, {"q": "問い", "a": "答え", "topic": "x"}, form="prompt_completion", columns={"prompt": "q", "completion": "a"}
+        tmp_path,
+        {"q": "問い", "a": "答え", "topic": "x"},
+        form="prompt_completion",
+        columns={"prompt": "q", "completion": "a"},
     )
     assert turns(record) == [("user", "問い"), ("assistant", "答え")] and record.extra == {"topic": "x"}
 

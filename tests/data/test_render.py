@@ -17,8 +17,33 @@ from tomoni.records import Chat, Comparison, Message, Source, Text, Verdict, as_
 from tomoni.rows import Row
 
 HERE = Source("rows.jsonl", 3)
-SPECIALS = ("<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|pad|>", "</s>", "<s>", "<|im_start|>assistant\n", "[INST]")
-AWKWARD = (*SPECIALS, "猫は", "ｶﾞ", "か\u3099", "👩\u200d👧", " a", "the ", "\n", "\n\n", "\u3000", "I", "\r\n", "bc", "100", "'s")
+SPECIALS = (
+    "<|im_end|>",
+    "<|im_start|>",
+    "<|endoftext|>",
+    "<|pad|>",
+    "</s>",
+    "<s>",
+    "<|im_start|>assistant\n",
+    "[INST]",
+)
+AWKWARD = (
+    *SPECIALS,
+    "猫は",
+    "ｶﾞ",
+    "か\u3099",
+    "👩\u200d👧",
+    " a",
+    "the ",
+    "\n",
+    "\n\n",
+    "\u3000",
+    "I",
+    "\r\n",
+    "bc",
+    "100",
+    "'s",
+)
 texts = st.lists(st.one_of(st.sampled_from(AWKWARD), st.text(max_size=6)), min_size=1, max_size=5).map("".join)
 texts = texts.filter(lambda text: text.strip() and "\ue000" not in text)
 
@@ -42,7 +67,9 @@ def row_of(renderer: Renderer, record: Chat) -> Row:
 def marked(renderer: Renderer, row: Row) -> str:
     """The row's text with ⟦ ⟧ around what is learnt."""
     out = ""
-    for learnt, group in groupby(zip(row.tokens.tolist(), row.weights > 0, strict=True), key=lambda pair: bool(pair[1])):
+    for learnt, group in groupby(
+        zip(row.tokens.tolist(), row.weights > 0, strict=True), key=lambda pair: bool(pair[1])
+    ):
         text = renderer.tokenizer.decode([token for token, _ in group])
         out += f"⟦{text}⟧" if learnt else text
     return out
@@ -185,7 +212,9 @@ def test_an_empty_thought_before_the_answer_is_learnt_unless_the_prompt_writes_i
         ("{{ messages.append(1) }}", "refuses it"),
     ],
 )
-def test_what_a_template_cannot_render_faithfully_is_refused_with_the_record_and_the_reason(template: str, said: str) -> None:
+def test_what_a_template_cannot_render_faithfully_is_refused_with_the_record_and_the_reason(
+    template: str, said: str
+) -> None:
     with pytest.raises(DataError) as caught:
         byte_renderer(template).chat(chat("abc", "def", "ghi", "jkl", system="sys"))
     assert said in caught.value.text() and "rows.jsonl:3 (record 7)" in caught.value.text()
@@ -199,7 +228,9 @@ def test_a_content_that_looks_like_the_marks_in_the_template_is_placed_right() -
 
 
 def test_a_tool_call_without_text_is_learnt() -> None:
-    template = kinds.CHATML.replace("message['content'] +", "message['content'] + (message.tool_calls | tojson if message.tool_calls else '') +")
+    template = kinds.CHATML.replace(
+        "message['content'] +", "message['content'] + (message.tool_calls | tojson if message.tool_calls else '') +"
+    )
     renderer = byte_renderer(template)
     call = Message("assistant", "", None, {"tool_calls": [{"name": "天気"}]})
     row = row_of(renderer, Chat("1", HERE, (Message("user", "a"), call)))
@@ -231,7 +262,9 @@ def test_a_row_over_max_length_stops_truncates_or_is_dropped_and_counted() -> No
 def test_a_comparison_becomes_two_rows_that_share_the_prompt_and_learn_their_answers() -> None:
     renderer = byte_renderer(loss_on="all")
     user, old = Message("user", "a"), Message("assistant", "b")
-    record = Comparison("1", HERE, (user, old, user), (Message("assistant", "良い"),), (Message("assistant", "悪"),), Verdict.FIRST)
+    record = Comparison(
+        "1", HERE, (user, old, user), (Message("assistant", "良い"),), (Message("assistant", "悪"),), Verdict.FIRST
+    )
     rows = renderer.comparison(record)
     assert rows is not None
     prompt = renderer.prompt(record.prompt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 from collections import Counter
@@ -135,7 +136,9 @@ def _build_in_process(folder: str) -> None:
 
 
 def test_processes_that_build_the_same_store_at_once_end_with_one_whole_store(tmp_path: Path) -> None:
-    workers = [multiprocessing.get_context("fork").Process(target=_build_in_process, args=(str(tmp_path),)) for _ in range(3)]
+    workers = [
+        multiprocessing.get_context("fork").Process(target=_build_in_process, args=(str(tmp_path),)) for _ in range(3)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -176,7 +179,10 @@ def test_the_key_follows_every_input(tmp_path: Path) -> None:
 def test_rendered_documents_come_back_from_the_store(tmp_path: Path) -> None:
     renderer = Renderer(tiny.tokenizer(), max_length=8)
     store = build(
-        records(3), lambda record: [Item(record.id, tuple(renderer.text(record)))], key="k", folder=tmp_path  # type: ignore[arg-type]
+        records(3),
+        lambda record: [Item(record.id, tuple(renderer.text(record)))],
+        key="k",
+        folder=tmp_path,  # type: ignore[arg-type]
     )
     tokens = store[1].rows[0].tokens
     assert renderer.tokenizer.decode(tokens.tolist()) == "猫猫<|im_end|>" and tokens.dtype == np.int32
@@ -206,7 +212,9 @@ def test_the_order_of_an_epoch_is_a_permutation(size: int, seed: int, epoch: int
 
 
 @given(st.integers(1, 40), st.integers(1, 17), st.integers(1, 4), st.integers(0, 2**63 - 1))
-def test_every_item_comes_once_an_epoch_and_the_last_batch_may_be_short(size: int, batch: int, epochs: int, seed: int) -> None:
+def test_every_item_comes_once_an_epoch_and_the_last_batch_may_be_short(
+    size: int, batch: int, epochs: int, seed: int
+) -> None:
     steps = -(-size * epochs // batch)
     stream = Stream(Numbers(size), batch_size=batch, seed=seed, steps=steps, epochs=epochs)
     seen = [item.id for step in range(steps) for item in stream.batch(step)]
@@ -228,11 +236,15 @@ def test_a_batch_depends_on_nothing_but_its_step() -> None:
 
 def test_orders_differ_between_epochs_and_seeds_and_look_random() -> None:
     size = 1000
-    orders = [tuple(Permutation.keyed(size, seed, epoch)[place] for place in range(size)) for seed in (0, 1) for epoch in (0, 1)]
+    orders = [
+        tuple(Permutation.keyed(size, seed, epoch)[place] for place in range(size))
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    ]
     assert len(set(orders)) == 4
     for order in orders:
         # in a random order about half of the neighbours rise (standard deviation 9), and about one item stays in place
-        rises = sum(one < other for one, other in zip(order, order[1:], strict=False))
+        rises = sum(one < other for one, other in itertools.pairwise(order))
         assert 440 < rises < 560 and sum(place == item for place, item in enumerate(order)) < 10
 
 
@@ -274,7 +286,10 @@ def test_packs_are_well_filled() -> None:
 
 def test_a_packed_item_is_rows_of_their_own_with_an_id_of_its_own(tmp_path: Path) -> None:
     store = build(
-        records(5), lambda record: [Item(record.id, (bare_row(len(record.text)),))], key="k", folder=tmp_path  # type: ignore[union-attr]
+        records(5),
+        lambda record: [Item(record.id, (bare_row(len(record.text)),))],
+        key="k",
+        folder=tmp_path,  # type: ignore[union-attr]
     )
     packed = Packed(store, tokens=6)
     assert [[len(row) for row in packed[index].rows] for index in range(len(packed))] == [[1, 2, 3], [4], [5]]

@@ -45,7 +45,7 @@ def test_what_is_common_becomes_one_token_and_special_tokens_have_the_first_ids(
     tokenizer = kinds.tokenizer(kind)
     assert len(tokenizer) == 400
     assert tokenizer.convert_ids_to_tokens(list(range(len(SPECIAL_TOKENS)))) == list(SPECIAL_TOKENS)
-    assert tokenizer.eos_token == "<|endoftext|>" and tokenizer.pad_token == "<|pad|>"  # noqa: S105
+    assert tokenizer.eos_token == "<|endoftext|>" and tokenizer.pad_token == "<|pad|>"
     text = kinds.TEXTS[0]
     assert len(Encoder(tokenizer).plain(text)) < 0.7 * len(text.encode())
 

@@ -43,19 +43,44 @@ def _metaspace(scheme: Any) -> PreTrainedTokenizerBase:
     """As Llama 2's: a mark before the first word, bytes for what is unknown, a begin-of-text token put in front."""
     from tokenizers.processors import TemplateProcessing
 
-    words = ["▁", "a", "b", "c", "▁a", "bc", "▁the", "t", "h", "e", "▁t", "he", "猫", "は", "▁猫", "I", "N", "S", "T", "[", "]", "/"]
+    words = [
+        "▁",
+        "a",
+        "b",
+        "c",
+        "▁a",
+        "bc",
+        "▁the",
+        "t",
+        "h",
+        "e",
+        "▁t",
+        "he",
+        "猫",
+        "は",
+        "▁猫",
+        "I",
+        "N",
+        "S",
+        "T",
+        "[",
+        "]",
+        "/",
+    ]
     vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2}
     for word in [*(f"<0x{byte:02X}>" for byte in range(256)), *words]:
         vocabulary[word] = len(vocabulary)
     merges = [("▁", "a"), ("b", "c"), ("h", "e"), ("▁", "t"), ("▁t", "he"), ("▁", "猫")]
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))  # noqa: S106
+    backend = Tokenizer(
+        models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
     backend.normalizer = normalizers.Sequence([])
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
     backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     backend.post_processor = TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)])
-    made = TokenizersBackend(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")  # noqa: S106
+    made = TokenizersBackend(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     made.chat_template = LLAMA2
     return made
 

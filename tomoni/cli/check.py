@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tomoni import config
 from tomoni.errors import ConfigError
 from tomoni.settings import pretrain, sft
+from tomoni.settings.common import TrainingSettings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +41,10 @@ def command(argv: list[str]) -> int:
 
 def _options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
-        "tomoni check", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        "tomoni check",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--strict", action="store_true", help="exit with 1 where there are warnings")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
@@ -57,12 +61,14 @@ def _options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def _config(path: str | None, rest: list[str]) -> Any:
     if path is None and not rest:
         raise ConfigError(
-            "no config and no data file is named", next_step="tomoni check CONFIG, or --train_file and --model_name_or_path"
+            "no config and no data file is named",
+            next_step="tomoni check CONFIG, or --train_file and --model_name_or_path",
         )
     defaults = {"output_dir": "unused"} if path is None else {}
     if path is None:
         defaults["method"] = "sft"
-    return config.load_by({"sft": sft.Config, "pretrain": pretrain.Config}, path, rest, defaults)
+    classes: dict[str, type[TrainingSettings]] = {"sft": sft.Config, "pretrain": pretrain.Config}
+    return config.load_by(classes, path, rest, defaults)
 
 
 def _check(cfg: Any, examples: int) -> Findings:

@@ -45,7 +45,8 @@ class BadValue(Exception):
     """Raised while one row is read; becomes a `BadRow`."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
-        assert reason in REASONS, reason
+        if reason not in REASONS:
+            raise KeyError(reason)
         self.reason = reason
         self.detail = detail
         super().__init__(f"{reason}: {detail}")

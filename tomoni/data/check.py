@@ -7,6 +7,7 @@ all counted and named, and `errors` says which of them would stop a run.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -206,7 +207,7 @@ def decoded(row: Row, renderer: Renderer) -> Iterator[tuple[str, bool]]:
     """The row's text in stretches of learnt and unlearnt tokens, control tokens spelt out."""
     learnt = row.weights > 0
     edges = [0, *(np.flatnonzero(np.diff(learnt)) + 1), len(row)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         text = renderer.tokenizer.decode(row.tokens[start:end].tolist(), skip_special_tokens=False)
         yield str(text), bool(learnt[start])
 

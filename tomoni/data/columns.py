@@ -70,7 +70,9 @@ class Writer:
         self.folder = folder
         self.items = self.rows = self.tokens = 0
         self._ends = dict.fromkeys(NAMES, 0)  # values written to each column
-        self._out = {name: _File(folder / f"{name}.bin") for name in (*NAMES, "items", "facts", "rows", "ids", "labels")}
+        self._out = {
+            name: _File(folder / f"{name}.bin") for name in (*NAMES, "items", "facts", "rows", "ids", "labels")
+        }
 
     def __enter__(self) -> Writer:
         return self
@@ -84,7 +86,9 @@ class Writer:
     @property
     def files(self) -> dict[str, dict[str, Any]]:
         """Size and SHA-256 of every file; complete after the writer is closed."""
-        return {f"{name}.bin": {"bytes": file.size, "sha256": file.hash.hexdigest()} for name, file in self._out.items()}
+        return {
+            f"{name}.bin": {"bytes": file.size, "sha256": file.hash.hexdigest()} for name, file in self._out.items()
+        }
 
     def add(self, item: Item) -> None:
         self._end_of_item()

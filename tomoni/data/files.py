@@ -98,10 +98,8 @@ def _refuse_utf16(path: Path, start: bytes) -> None:
 
 def _lines(handle: IO[bytes], start: bytes, offset: int) -> Iterator[tuple[int, int, bytes]]:
     """(1-based line, byte offset, line with its end). Ends are LF and CRLF; CR alone where the start has no LF."""
-    number = 0
     source = _cr_lines(handle) if b"\r" in start and b"\n" not in start else iter(handle)
-    for line in source:
-        number += 1
+    for number, line in enumerate(source, start=1):
         yield number, offset, line
         offset += len(line)
 
@@ -193,7 +191,9 @@ def _encoding_hint(line: bytes, position: int) -> str:
             line.decode(encoding)
         except UnicodeDecodeError:
             continue
-        return f"{place}; it can be read as {'Shift_JIS' if encoding == 'cp932' else 'EUC-JP'}: convert the file to UTF-8"
+        return (
+            f"{place}; it can be read as {'Shift_JIS' if encoding == 'cp932' else 'EUC-JP'}: convert the file to UTF-8"
+        )
     return place
 
 

@@ -65,7 +65,14 @@ def text_of(value: Any, column: str, *, empty: bool = False) -> str:
 
 
 def _kind(value: Any) -> str:
-    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    names = {
+        type(None): "null",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        list: "a list",
+        dict: "an object",
+    }
     return names.get(type(value), type(value).__name__)
 
 
@@ -159,9 +166,7 @@ def _plain(messages: tuple[Message, ...]) -> list[Any]:
     return [[message.role, message.content, message.train, dict(message.extra)] for message in messages]
 
 
-def _chat(
-    messages: tuple[Message, ...], row: Mapping[str, Any], source: Source, extra: Mapping[str, Any]
-) -> Made:
+def _chat(messages: tuple[Message, ...], row: Mapping[str, Any], source: Source, extra: Mapping[str, Any]) -> Made:
     check_conversation(messages)
     tools, kwargs = _tools(row), _template_kwargs(row)
     return Made(
@@ -281,7 +286,16 @@ def _preference(row: Mapping[str, Any], source: Source, extra: Mapping[str, Any]
     return Made(
         [_plain(prompt), _plain(first), _plain(second), gap, list(tools), dict(kwargs)],
         lambda id: Comparison(
-            id, source, prompt, first, second, Verdict.FIRST, margin=gap, tools=tools, template_kwargs=kwargs, extra=extra
+            id,
+            source,
+            prompt,
+            first,
+            second,
+            Verdict.FIRST,
+            margin=gap,
+            tools=tools,
+            template_kwargs=kwargs,
+            extra=extra,
         ),
     )
 

@@ -73,7 +73,9 @@ class Reading:
         if self.bad and self.on_bad_rows == "stop":
             raise bad_rows_error(self.bad)
         if not self.counts["rows"]:
-            raise DataError(f"no rows in {', '.join(map(str, self.paths))}", next_step="check that the file is the right one")
+            raise DataError(
+                f"no rows in {', '.join(map(str, self.paths))}", next_step="check that the file is the right one"
+            )
         if not self.counts["kept"]:
             raise bad_rows_error(self.bad)
 
@@ -100,12 +102,12 @@ class Reading:
         if own is not None and own != "":
             if isinstance(own, bool) or not isinstance(own, str | int):
                 raise BadValue("wrong_value", f"id is {type(own).__name__}; possible: text or a whole number")
-            own = str(own)
-            mark = hash(("id", own))
+            given = str(own)
+            mark = hash(("id", given))
             if mark in self._explicit:
-                raise BadValue("duplicate_id", own[:40])
+                raise BadValue("duplicate_id", given[:40])
             self._explicit.add(mark)
-            return own
+            return given
         made = content_id(content)
         mark = int(made, 16)
         self._ids[mark] += 1
@@ -158,7 +160,9 @@ def _mapping_hint(row: Mapping[str, Any]) -> str:
     for columns, hint in _KNOWN:
         if columns <= set(row):
             return hint
-    return "name the form and map its columns, e.g. form: prompt_completion with columns: {prompt: ..., completion: ...}"
+    return (
+        "name the form and map its columns, e.g. form: prompt_completion with columns: {prompt: ..., completion: ...}"
+    )
 
 
 def read(

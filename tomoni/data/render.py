@@ -8,6 +8,7 @@ tokenised as the plain characters it is made of.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ class Renderer:
         if isinstance(own, Mapping):  # several named templates
             own = own.get("default")
         if own:
-            return own
+            return str(own)
         self.notes.append("the model has no chat template; the default one is used and saved with it")
         return default_template(self.tokenizer, adds_bos=bool(self.encoder.bos))
 
@@ -205,9 +206,7 @@ class Renderer:
         behind = _specials_in(layout.text, end, len(layout.text), self.encoder)
         return not any(special in self.stop_tokens for _, special in behind)
 
-    def _pieces(
-        self, layout: Layout, talk: Conversation, learnt: frozenset[int], everything: bool
-    ) -> Iterator[Piece]:
+    def _pieces(self, layout: Layout, talk: Conversation, learnt: frozenset[int], everything: bool) -> Iterator[Piece]:
         """Cut the text at control tokens, at every answer's begin, and where learning begins and ends.
 
         Between two cuts template and content are tokenised as one, exactly as the whole text would be.
@@ -222,7 +221,7 @@ class Renderer:
         cuts |= {edge for span in covered for edge in span}
         places = sorted(cuts)
         behind_text = False
-        for start, end in zip(places, places[1:], strict=False):
+        for start, end in itertools.pairwise(places):
             learn = self._learns(start, regions, everything)
             if start in inside:
                 yield Piece(layout.text[start:end], inside[start][1], learn, False)
@@ -351,5 +350,3 @@ def with_template(renderer: Renderer) -> PreTrainedTokenizerBase:
     """The renderer's tokenizer with the template it uses, for saving beside the model."""
     renderer.tokenizer.chat_template = renderer.template
     return renderer.tokenizer
-
-

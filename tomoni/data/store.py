@@ -44,7 +44,8 @@ class ItemStore:
         self._ids = _array(folder, "ids", np.uint8)
         self._labels = _array(folder, "labels", np.uint8)
         self._columns = {
-            column.name: _array(folder, column.name, np.dtype(column.dtype)).reshape(-1, *column.shape) for column in COLUMNS
+            column.name: _array(folder, column.name, np.dtype(column.dtype)).reshape(-1, *column.shape)
+            for column in COLUMNS
         }
 
     def __len__(self) -> int:
@@ -71,7 +72,9 @@ class ItemStore:
     def row(self, index: int) -> Row:
         length, *starts, label = (int(value) for value in self._rows[index])
         values: dict[str, Any] = {
-            name: self._columns[name][start : start + length] for name, start in zip(NAMES, starts, strict=True) if start >= 0
+            name: self._columns[name][start : start + length]
+            for name, start in zip(NAMES, starts, strict=True)
+            if start >= 0
         }
         if label >= 0:
             values["label"] = label_from(self._labels, label)
@@ -163,7 +166,9 @@ def _write(
         if long:
             raise too_long_error(long)
         if not writer.items:
-            raise DataError("nothing is left to learn: no record became a row", next_step="see `tomoni check` for the reasons")
+            raise DataError(
+                "nothing is left to learn: no record became a row", next_step="see `tomoni check` for the reasons"
+            )
         counts = {"items": writer.items, "rows": writer.rows, "tokens": writer.tokens}
     manifest = {"format": FORMAT, "key": key, **counts, "summary": dict(summary()), "files": writer.files}
     manifest["sha256"] = _own_hash(manifest)

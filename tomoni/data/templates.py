@@ -98,7 +98,7 @@ class Template:
             for index, message in enumerate(talk.messages)
         ]
         try:
-            return self.tokenizer.apply_chat_template(  # type: ignore[return-value]
+            text: Any = self.tokenizer.apply_chat_template(
                 dicts,
                 tools=list(talk.tools) or None,  # type: ignore[arg-type]
                 chat_template=self.text,
@@ -111,6 +111,7 @@ class Template:
                 f"{talk.name}: the chat template refuses it: {str(error)[:300]}",
                 next_step="mend the record, or set chat_template to a Jinja file that accepts it",
             ) from error
+        return str(text)
 
     def skeleton(self, talk: Conversation, *, generation: bool) -> Skeleton:
         """Where the template puts each content; kept for conversations of the same shape."""
@@ -156,7 +157,9 @@ class Template:
         final = len(talk.messages) - 1
         ends_with_answer = not generation and talk.messages[final].role == "assistant"
         opening = self._opening(talk.before(final) if ends_with_answer else talk)
-        places = {index: (start, end, literal) for (start, end, index), literal in zip(spans, skeleton.literals, strict=False)}
+        places = {
+            index: (start, end, literal) for (start, end, index), literal in zip(spans, skeleton.literals, strict=False)
+        }
         found = []
         for index, message in enumerate(talk.messages):
             if message.role != "assistant":

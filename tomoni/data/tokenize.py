@@ -6,6 +6,7 @@ A tokenizer with a tokenizer.json is read from that file alone: no code of the f
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ class Encoder:
         if self.pattern and self.pattern.search(text) and not self._control.isdisjoint(ids):
             # a unigram or word-level model can hold control tokens as ordinary pieces; broken up, they are not found
             cuts = [0, *(match.start() + 1 for match in self.pattern.finditer(text)), len(text)]
-            parts = [text[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+            parts = [text[start:end] for start, end in itertools.pairwise(cuts)]
             ids = [id for index, part in enumerate(parts) for id in self._continued(part, continues or index > 0)]
         return ids
 
@@ -141,8 +142,9 @@ class Encoder:
 
     def _encode(self, text: str) -> list[int]:
         if self._backend is not None:
-            return self._backend.encode(text, add_special_tokens=False).ids
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]  # type: ignore[return-value]
+            return list(self._backend.encode(text, add_special_tokens=False).ids)
+        ids: Any = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return list(ids)
 
     @cached_property
     def _anchor(self) -> str:

@@ -87,7 +87,10 @@ def _pruned(words: Counter[str], scores: dict[str, float], size: int, letters: S
 
     def cost(piece: str) -> float:
         score = scores.get
-        parts = (score(piece[:cut], lowest * cut) + score(piece[cut:], lowest * (len(piece) - cut)) for cut in range(1, len(piece)))
+        parts = (
+            score(piece[:cut], lowest * cut) + score(piece[cut:], lowest * (len(piece) - cut))
+            for cut in range(1, len(piece))
+        )
         return counts[piece] * (scores[piece] - max(parts))
 
     ranked = sorted((piece for piece in scores if piece not in always), key=lambda piece: (-cost(piece), piece))
