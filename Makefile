@@ -1,0 +1,62 @@
+# make demo, make test: everything from a fresh clone on; running them again is quick.
+#   PYTHON=python3.12    the interpreter to build on (3.11 to 3.13)
+#   TORCH_INDEX=URL      another package index for PyTorch alone, such as PyTorch's own index of CPU builds
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+VENV := .venv
+READY := $(VENV)/.ready
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo check test test-all realdata format clean
+
+help:
+	@echo "make demo       fine-tune a small bundled model and see that it became better (about 3 minutes)"
+	@echo "make test       the tests (a few minutes)"
+	@echo "make test-all   the long tests as well"
+	@echo "make check      style, types, import contracts, documents that are true"
+	@echo "make format     lay out the code"
+	@echo "make clean      remove what was set up and built here"
+	@echo "The first of these sets up $(VENV): about 1.8 GB, some minutes. PYTHON=... and TORCH_INDEX=... as in the Makefile."
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	    { echo "$(PYTHON) is missing or not Python 3.11 to 3.13; name another: make PYTHON=python3.12"; exit 1; }
+	@echo "Setting up $(VENV), once: about 1.8 GB on disk with a CPU build of PyTorch, 2 to 10 minutes."
+	@echo "(On Linux pip may take a CUDA build, several GB more; TORCH_INDEX=URL names an index of CPU builds.)"
+	@test -x $(BIN)/python && $(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) \
+	    "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/tomoni demo
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(PYTEST) -q tests/test_house.py
+
+test: $(READY)
+	$(PYTEST) -q -m "not slow and not realdata" --durations=5
+
+test-all: $(READY)
+	$(PYTEST) -q --durations=20
+
+# needs TOMONI_REALDATA, the folder of public data sets
+realdata: $(READY)
+	$(PYTEST) -q -m "realdata and not slow" --durations=10
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

@@ -1,0 +1,39 @@
+"""A stand-in for the `os` module that fails, or ends the process, at the n-th operation that changes the disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+OPERATIONS = ("open", "write", "fsync", "rename", "replace", "mkdir")
+
+
+class Killed(BaseException):
+    """Stands for kill -9: no `except Exception` sees it, so nothing is tidied up."""
+
+
+class FaultyOs:
+    """Counts operations; before the one numbered `at` (from 0) it calls `fault`. `at` None only counts."""
+
+    def __init__(self, at: int | None = None, fault: Callable[[str], None] = lambda operation: None) -> None:
+        self.at = at
+        self.fault = fault
+        self.count = 0
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(os, name)
+        if name not in OPERATIONS:
+            return real
+
+        def operation(*arguments: Any, **options: Any) -> Any:
+            self.mark(name)
+            return real(*arguments, **options)
+
+        return operation
+
+    def mark(self, operation: str) -> None:
+        """One more operation; calls the fault where it is the chosen one."""
+        self.count += 1
+        if self.count - 1 == self.at:
+            self.fault(operation)

@@ -1,0 +1,129 @@
+"""`tomoni VERB …`: finds the verb and hands the rest over.
+
+The table below is all that `tomoni --help` needs, so that it answers at once; typer, torch and the rest are imported
+by the verb that uses them. A verb is a module `tomoni/cli/<verb>.py` with `command(argv: list[str]) -> int`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+
+from tomoni import __version__
+from tomoni.errors import UserError, did_you_mean
+
+USER_ERROR = 2
+UNEXPECTED = 1
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    name: str
+    stage: str
+    help: str
+
+    @property
+    def module(self) -> str:
+        return f"tomoni.cli.{self.name}"
+
+
+VERBS = (
+    Verb("demo", "start", "fine-tune a small bundled model and see that it became better (about 3 minutes)"),
+    Verb("init", "start", "make a folder with a commented config and sample data"),
+    Verb("doctor", "start", "versions, hardware and what fits; for bug reports"),
+    Verb("check", "data", "read a config's data and show what will be trained on"),
+    Verb("train", "train", "run the method that a config names"),
+    Verb("pretrain", "train", "train on plain text, from scratch or on from an existing model"),
+    Verb("sft", "train", "train on prompts and the answers you want"),
+    Verb("chat", "look", "talk with a model"),
+    Verb("evaluate", "look", "measure a model on data it was not trained on"),
+)
+STAGES = {
+    "start": "Start here",
+    "data": "Look at data",
+    "train": "Train",
+    "look": "Use and judge a model",
+}
+
+
+def available() -> tuple[Verb, ...]:
+    return tuple(verb for verb in VERBS if find_spec(verb.module) is not None)
+
+
+def help_text() -> str:
+    verbs = available()
+    lines = [
+        "Usage: tomoni VERB [options]",
+        "",
+        "Finish a pretrained language model on your own data and your own machine.",
+    ]
+    for stage, title in STAGES.items():
+        of_stage = [verb for verb in verbs if verb.stage == stage]
+        if of_stage:
+            lines += ["", f"{title}:", *(f"  {verb.name:<10} {verb.help}" for verb in of_stage)]
+    lines += [
+        "",
+        "Options:",
+        "  --help     this text; `tomoni VERB --help` for a verb's own",
+        "  --version  the version",
+        "  --debug    show where in the code an error came from",
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and gives its exit code: 0 done, 2 something to mend, 1 a bug, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        if debug:
+            raise
+        return _say(f"tomoni: {error.text()}", USER_ERROR)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        return _say("\ninterrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # the reader went away (`tomoni … | head`); the interpreter's last flush must not complain about it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        message = f"tomoni: unexpected {type(error).__name__}: {error}\n  next: run again with --debug and report what it shows"
+        return _say(message, UNEXPECTED)
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(help_text())
+        return 0
+    if words[0] in ("--version", "-V"):
+        print(f"tomoni {__version__}")
+        return 0
+    names = tuple(verb.name for verb in available())
+    if words[0] not in names:
+        kind = "option" if words[0].startswith("-") else "verb"
+        what = f'unknown {kind} "{words[0]}"{did_you_mean(words[0], names)}'
+        raise UserError(what, choices=names, next_step="tomoni --help")
+    code: int = import_module(f"tomoni.cli.{words[0]}").command(words[1:])
+    return code
+
+
+def _say(message: str, code: int) -> int:
+    print(message, file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""What the verbs train, sft and pretrain share: read the config, run, show before and after. torch comes last."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tomoni import config
+from tomoni.cli.keys import help_text
+from tomoni.errors import ConfigError
+from tomoni.settings.common import TrainingSettings
+
+if TYPE_CHECKING:
+    from tomoni.run.outcome import Result
+
+OVERRIDES = "Any key can stand in the YAML file or on the command line, where it wins: --learning_rate 1e-4"
+
+
+def wants_help(argv: Sequence[str]) -> bool:
+    return "--help" in argv or "-h" in argv
+
+
+def method_help(usage: str, about: str, settings: type[TrainingSettings]) -> str:
+    return "\n".join([f"Usage: {usage}", "", about, OVERRIDES, "", help_text(settings)])
+
+
+def split(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The config file, where the first word is one, and the options."""
+    if argv and not argv[0].startswith("-"):
+        return Path(argv[0]), list(argv[1:])
+    return None, list(argv)
+
+
+def read_config(classes: Mapping[str, type[TrainingSettings]], argv: Sequence[str]) -> TrainingSettings:
+    """The config of one method, or of the one that its `method:` names."""
+    path, options = split(argv)
+    if path is None and not options:
+        raise ConfigError(
+            "no config and no options were given", next_step="see --help, or begin with `tomoni init FOLDER`"
+        )
+    if len(classes) == 1:
+        return config.load(next(iter(classes.values())), path, options)
+    return config.load_by(classes, path, options)
+
+
+def train(cfg: TrainingSettings) -> int:
+    """Run it and show what came of it. 0, or 128 and the signal's number for a run that was stopped."""
+    from tomoni.run import start
+    from tomoni.run.progress import progress
+
+    listener = progress()
+    try:
+        result = start(cfg, on_event=listener)
+    finally:
+        listener.close()
+    if result.status == "stopped":
+        print(
+            f"stopped after step {result.step} of {result.steps}; the same command goes on from there", file=sys.stderr
+        )
+        return 128 + (result.signal or 0)
+    show(result)
+    return 0
+
+
+def show(result: Result) -> None:
+    """Before and after, cost, answers side by side, and what to do next."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from tomoni.run import report
+
+    console = Console(highlight=False)
+    if result.before is not None:
+        console.print(f"\nMeasured on {result.before.items:,} {report.WHERE[result.before.on]}:", markup=False)
+    table = Table("", "before", "after", box=None, pad_edge=False)
+    for name, before, after in report.rows(result):
+        table.add_row(name, before, after)
+    table.add_section()
+    for name, value in report.costs(result):
+        table.add_row(name, "", value)
+    console.print(table)
+    if result.answers:
+        answers = Table(title="Answers", title_justify="left", show_lines=True)
+        for heading in ("prompt", "desired", "before", "after"):
+            answers.add_column(heading, overflow="fold")
+        for answer in result.answers:
+            answers.add_row(
+                *(Text(harmless(part)) for part in (answer.prompt, answer.desired, answer.before, answer.after))
+            )
+        console.print(answers)
+    found = [(result.model, "the result, in the form other tools read"), (result.folder / "report.md", "this report")]
+    if result.best is not None:
+        found.insert(1, (result.best, "the checkpoint with the lowest held-out loss"))
+    print()
+    for path, about in found:
+        print(f"{path}\n  {about}")
+    print(f"\nnext: tomoni chat {result.folder}")
+
+
+def harmless(text: str) -> str:
+    """What a model says must not steer the terminal: control characters become a visible mark."""
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\u3000" else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )

@@ -1,0 +1,476 @@
+"""YAML and dotted command-line overrides -> frozen models; every mistake at once, each with the place where it stands.
+
+Scalars follow YAML 1.2 rather than PyYAML's 1.1: `1e-4` is a number, `no`, `off` and `2024-01-01` are text (a field
+that wants a boolean still takes `no` and `off`), and a field that wants text takes a plain scalar as it was typed.
+Anchors, aliases and tags are refused: a config is read by people. Secrets come from the environment, never from here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path, PurePath
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from tomoni.errors import ConfigError, did_you_mean
+
+LARGEST_FILE = 1_000_000  # bytes; a config is a page or two
+SECRET = re.compile(r"(^|_)(api_?key|token|secret|password)$", re.IGNORECASE)
+
+Key = tuple[str | int, ...]
+
+
+class Frozen(BaseModel):
+    """Base of every config: nothing changes after it is made, no key that is not declared, no inf or nan."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value was written: `label` is FILE:LINE or the option's name, `text` the scalar as it was typed."""
+
+    label: str
+    text: str | None = None
+
+
+@dataclass(slots=True)
+class Draft:
+    """What has been read so far, with the place of every key and the mistakes found on the way."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    places: dict[Key, Place] = field(default_factory=dict)
+    mistakes: list[str] = field(default_factory=list)
+
+    def put(self, key: Key, value: Any, place: Place) -> None:
+        """Sets a dotted key; what stood there before goes, with the places of its parts."""
+        inner = self.values
+        for depth, part in enumerate(key[:-1], start=1):
+            below = inner.setdefault(str(part), {})
+            if not isinstance(below, dict):
+                self.mistakes.append(f'{place.label}: "{_dotted(key[:depth])}" is {below!r} and has no keys of its own')
+                return
+            inner = below
+        inner[str(key[-1])] = value
+        for old in [old for old in self.places if old[: len(key)] == key]:
+            del self.places[old]
+        self.places[key] = place
+
+    def place(self, key: Key) -> Place | None:
+        """Of the key itself or of the nearest one around it."""
+        return next((self.places[key[:n]] for n in range(len(key), 0, -1) if key[:n] in self.places), None)
+
+
+def load(
+    model_class: type[Config],
+    path: Path | str | None = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    defaults: Mapping[str, Any] | None = None,
+) -> Config:
+    """The config in `path`, over `defaults`, under `overrides`.
+
+    `overrides` are command-line words (`--learning_rate 1e-4`, `--shape.hidden_size=64`, `--packing`, `--no-packing`,
+    `--train_file a --train_file b`) or a mapping of dotted keys to values. Raises ConfigError with all mistakes at once.
+    """
+    return _validate(model_class, _draft(path, overrides, defaults or {}), path)
+
+
+def load_by(
+    classes: Mapping[str, type[Config]],
+    path: Path | str | None = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    defaults: Mapping[str, Any] | None = None,
+    *,
+    key: str = "method",
+) -> Config:
+    """Like `load`; the top-level `key` says which of the classes."""
+    draft = _draft(path, overrides, defaults or {})
+    chosen = draft.values.get(key)
+    if isinstance(chosen, str) and chosen in classes:
+        return _validate(classes[chosen], draft, path)
+    place = draft.place((key,))
+    where = place.label if place else _where(path)
+    what = f'{where}: key "{key}" is missing' if chosen is None else f"{where}: {key} is {chosen!r}"
+    if chosen is not None:
+        what += did_you_mean(str(chosen), tuple(classes))
+    raise ConfigError(what, choices=tuple(classes), next_step=f'write "{key}: {next(iter(classes))}" at the top')
+
+
+def dump(config: BaseModel) -> str:
+    """YAML text of the whole config, defaults written out; loading it gives an equal config."""
+    plain = _plain(config.model_dump(mode="python"))
+    text: str = yaml.dump(
+        plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=math.inf
+    )
+    return text
+
+
+# reading
+
+
+def _draft(path: Path | str | None, overrides: Sequence[str] | Mapping[str, Any], defaults: Mapping[str, Any]) -> Draft:
+    draft = Draft()
+    for key, value in _leaves(defaults):
+        draft.put(key, value, Place("default"))
+    if path is not None:
+        _read_file(Path(path), draft)
+    if isinstance(overrides, Mapping):
+        for name, value in overrides.items():
+            draft.put(tuple(name.split(".")), value, Place(name))
+    else:
+        for name, texts in _words(overrides, draft).items():
+            _put_option(name, texts, draft)
+    return draft
+
+
+def _leaves(values: Mapping[str, Any], above: Key = ()) -> Iterator[tuple[Key, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, (*above, name))
+        else:
+            yield (*above, name), value
+
+
+def _read_file(path: Path, draft: Draft) -> None:
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ConfigError(
+                f"{path} is larger than {LARGEST_FILE:,} bytes", next_step="name a config, not a data file"
+            )
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}", next_step="check the name, or start from `tomoni init FOLDER`"
+        ) from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}:{line}: the file is not UTF-8", next_step="save it as UTF-8") from error
+    try:
+        node = _compose(text)
+        if node is not None and not isinstance(node, yaml.MappingNode):
+            raise ConfigError(f"{path}: expected `key: value` lines", next_step="start from `tomoni init FOLDER`")
+        if node is not None:
+            draft_of_file = Draft()
+            draft_of_file.values = _mapping(node, (), path, draft_of_file)
+            _merge(draft_of_file, draft)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise ConfigError(f"{path}:{line}: not YAML: {error.problem or error.context}") from error
+    except yaml.reader.ReaderError as error:
+        raise ConfigError(f"{path}: not YAML: character {error.character!r} at {error.position}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deeply") from error
+
+
+def _merge(above: Draft, draft: Draft) -> None:
+    """Leaves of `above` replace those of `draft`."""
+    for key, value in _leaves(above.values):
+        draft.put(key, value, above.places[key])
+    draft.places.update(above.places)
+    draft.mistakes += above.mistakes
+
+
+def _words(words: Sequence[str], draft: Draft) -> dict[str, list[str | None]]:
+    """Options with their texts in the order given; a text of None is a bare flag."""
+    found: dict[str, list[str | None]] = {}
+    waiting = list(words)
+    while waiting:
+        word = waiting.pop(0)
+        if not word.startswith("--") or word == "--":
+            draft.mistakes.append(f'"{word}" is not an option; write --key value')
+            continue
+        name, equals, text = word[2:].partition("=")
+        value: str | None = text if equals else None
+        if not equals and waiting and not waiting[0].startswith("--"):
+            value = waiting.pop(0)
+        found.setdefault(name.replace("-", "_"), []).append(value)
+    return found
+
+
+def _put_option(name: str, texts: list[str | None], draft: Draft) -> None:
+    place = Place(f"--{name}", texts[0] if len(texts) == 1 else None)
+    if texts == [None] and name.startswith("no_"):
+        draft.put(tuple(name[3:].split(".")), False, place)
+        return
+    values = [True if text is None else _scalar_or_flow(text) for text in texts]
+    draft.put(tuple(name.split(".")), values[0] if len(values) == 1 else values, place)
+
+
+def _scalar_or_flow(text: str) -> Any:
+    """A command-line text as YAML would read it; what is not YAML is text."""
+    try:
+        node = _compose(text)
+        scratch = Draft()
+        value = "" if node is None else _value(node, (), Path(), scratch)
+    except (yaml.YAMLError, RecursionError):
+        return text
+    return text if scratch.mistakes else value
+
+
+# YAML
+
+
+class _NoAliases(yaml.SafeLoader):
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise yaml.composer.ComposerError(None, None, "anchors and aliases are not read here", event.start_mark)
+        return super().compose_node(parent, index)
+
+
+class _Dumper(yaml.SafeDumper):
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = None
+        if not data.isprintable():
+            style = '"'  # escapes instead of folded lines
+        elif _YAML_1_1.resolve(yaml.ScalarNode, data, (True, False)) != "tag:yaml.org,2002:str":  # type: ignore[no-untyped-call]
+            style = "'"  # "no", "1:30": text here, something else to other readers
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+
+_YAML_1_1 = yaml.resolver.Resolver()
+_RESOLVERS = (
+    ("null", r"~|null|Null|NULL|", "~nN"),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9][0-9_]*|0x[0-9a-fA-F]+|0o[0-7]+", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+0123456789.",
+    ),
+)
+for _class in (_NoAliases, _Dumper):
+    _class.yaml_implicit_resolvers = {}
+    for _tag, _pattern, _first in _RESOLVERS:
+        _starts: list[str | None] = [*_first, ""] if _tag == "null" else list(_first)
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _starts)
+_Dumper.add_representer(str, _Dumper.represent_str)
+
+
+def _compose(text: str) -> yaml.Node | None:
+    loader = _NoAliases(text)
+    try:
+        node: yaml.Node | None = loader.get_single_node()
+        return node
+    finally:
+        loader.dispose()
+
+
+def _mapping(node: yaml.MappingNode, above: Key, path: Path, draft: Draft) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        label = f"{path}:{key_node.start_mark.line + 1}"
+        if not isinstance(key_node, yaml.ScalarNode):
+            draft.mistakes.append(f"{label}: a key must be plain text")
+            continue
+        name = str(key_node.value)
+        key = (*above, name)
+        if name in values:
+            first = draft.places[key].label.rpartition(":")[2]
+            draft.mistakes.append(f'{label}: key "{_dotted(key)}" stands twice, first on line {first}')
+            continue
+        draft.places[key] = Place(label, value_node.value if isinstance(value_node, yaml.ScalarNode) else None)
+        values[name] = _value(value_node, key, path, draft)
+    return values
+
+
+def _value(node: yaml.Node, key: Key, path: Path, draft: Draft) -> Any:
+    kind = node.tag.rpartition(":")[2]
+    if isinstance(node, yaml.MappingNode) and kind == "map":
+        return _mapping(node, key, path, draft)
+    if isinstance(node, yaml.SequenceNode) and kind == "seq":
+        values = []
+        for index, part in enumerate(node.value):
+            text = part.value if isinstance(part, yaml.ScalarNode) else None
+            draft.places[(*key, index)] = Place(f"{path}:{part.start_mark.line + 1}", text)
+            values.append(_value(part, (*key, index), path, draft))
+        return values
+    if isinstance(node, yaml.ScalarNode) and kind in _SCALARS:
+        try:
+            return _SCALARS[kind](node.value)
+        except ValueError:
+            pass
+    draft.mistakes.append(f"{path}:{node.start_mark.line + 1}: {_dotted(key)}: the tag {node.tag} is not read here")
+    return None
+
+
+def _int(text: str) -> int:
+    digits = text.replace("_", "")
+    return int(digits, 16 if digits.startswith("0x") else 8 if digits.startswith("0o") else 10)
+
+
+def _float(text: str) -> float:
+    return float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+_SCALARS: dict[str, Any] = {
+    "null": lambda text: None,
+    "bool": lambda text: text.lower() == "true",
+    "int": _int,
+    "float": _float,
+    "str": str,
+}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    return str(value) if isinstance(value, PurePath) else value
+
+
+# validating
+
+
+def _validate(model_class: type[Config], draft: Draft, path: Path | str | None) -> Config:
+    try:
+        config = _construct(model_class, draft)
+    except ValidationError as error:
+        mistakes = draft.mistakes + list(_explain(error.errors(include_url=False), model_class, draft, path))
+        raise _all(mistakes) from error
+    for key, value in _leaves(draft.values):
+        taken: Any = config
+        for part in key:
+            taken = getattr(taken, str(part), None) if isinstance(taken, BaseModel) else None
+        if isinstance(value, bool) and type(taken) in (int, float):
+            place = draft.place(key)
+            draft.mistakes.append(
+                f"{place.label if place else _where(path)}: {_dotted(key)} is {value}; expected a number"
+            )
+    if draft.mistakes:
+        raise _all(draft.mistakes)
+    return config
+
+
+def _construct(model_class: type[Config], draft: Draft) -> Config:
+    """Where a field wants text, a plain scalar counts as typed (`output_dir: 2024`, `revision: 010`)."""
+    try:
+        return model_class.model_validate(draft.values)
+    except ValidationError as error:
+        mended = [_as_typed(details, draft) for details in error.errors(include_url=False, include_context=False)]
+        if not any(mended):
+            raise
+        return model_class.model_validate(draft.values)
+
+
+def _as_typed(details: ErrorDetails, draft: Draft) -> bool:
+    key = details["loc"]
+    place = draft.places.get(key)
+    if details["type"] != "string_type" or details["input"] is None or place is None or place.text is None:
+        return False
+    inner: Any = draft.values
+    for part in key[:-1]:
+        inner = inner[part]
+    inner[key[-1]] = place.text
+    return True
+
+
+def _explain(
+    errors: Sequence[ErrorDetails], model_class: type[BaseModel], draft: Draft, path: Path | str | None
+) -> Iterator[str]:
+    """One mistake for each key; the alternatives of a union are joined by "or"."""
+    wanted: dict[Key, list[ErrorDetails]] = {}
+    for details in errors:
+        wanted.setdefault(_real(details["loc"], draft.values, details["type"]), []).append(details)
+    for key, about in wanted.items():
+        place = draft.place(key)
+        where = place.label if place else _where(path)
+        kind = about[0]["type"]
+        if kind == "extra_forbidden":
+            yield f"{where}: {_unknown(key, model_class)}"
+        elif kind == "missing":
+            yield f'{_where(path)}: key "{_dotted(key)}" is missing'
+        elif not key:
+            yield f"{where}: {' or '.join(_message(details) for details in about)}"
+        else:
+            value = "hidden" if SECRET.search(str(key[-1])) else repr(about[0]["input"])
+            reasons = dict.fromkeys(_message(details) for details in about)
+            yield f"{where}: {_dotted(key)} is {value}; {' or '.join(reasons)}"
+
+
+def _real(loc: Key, values: Any, kind: str) -> Key:
+    """The part of pydantic's location that names keys; it also names the members of a union."""
+    key: list[str | int] = []
+    inner = values
+    for part in loc:
+        inside = isinstance(inner, dict) and part in inner
+        inside = inside or (isinstance(inner, list) and isinstance(part, int) and part < len(inner))
+        if not inside:
+            return (*key, part) if kind == "missing" and part == loc[-1] else tuple(key)
+        key.append(part)
+        inner = inner[part]
+    return tuple(key)
+
+
+def _message(details: ErrorDetails) -> str:
+    context = details.get("ctx", {})
+    if details["type"] == "literal_error":
+        choices = [str(choice).strip("'") for choice in re.findall(r"'[^']*'|[^\s,]+", str(context["expected"]))]
+        choices = [choice for choice in choices if choice != "or"]
+        return f"possible: {', '.join(choices)}{did_you_mean(str(details['input']), choices)}"
+    if details["type"] == "value_error":
+        return str(context["error"])
+    if details["type"] == "string_type":
+        return "expected text"
+    message = details["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    return f"expected {message}" if message != details["msg"] else message
+
+
+def _unknown(key: Key, model_class: type[BaseModel]) -> str:
+    name = str(key[-1])
+    if SECRET.search(name):
+        return f'unknown key "{_dotted(key)}": secrets come from environment variables, never from a config'
+    known = _fields_at(model_class, key[:-1])
+    hint = did_you_mean(name, known)
+    parts = [choice for choice in known if name in choice or choice in name]
+    if not hint and parts:
+        hint = f" (did you mean {', '.join(parts[:5])}?)"
+    return f'unknown key "{_dotted(key)}"{hint or "; possible: " + ", ".join(known)}'
+
+
+def _fields_at(model_class: type[BaseModel], key: Key) -> tuple[str, ...]:
+    """The keys that exist below `key`."""
+    for part in key:
+        described = model_class.model_fields.get(str(part))
+        inner = _model_in(described.annotation) if described else None
+        if inner is None:
+            return ()
+        model_class = inner
+    return tuple(model_class.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _model_in(inner))), None)
+
+
+def _all(mistakes: Sequence[str]) -> ConfigError:
+    if len(mistakes) == 1:
+        return ConfigError(mistakes[0])
+    return ConfigError(
+        "\n".join([f"{len(mistakes)} mistakes in the config:", *(f"  {mistake}" for mistake in mistakes)])
+    )
+
+
+def _where(path: Path | str | None) -> str:
+    return str(path) if path is not None else "config"
+
+
+def _dotted(key: Key) -> str:
+    return ".".join(str(part) for part in key)

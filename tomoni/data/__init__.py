@@ -1,0 +1,1 @@
+"""Files become records, records become tokens, tokens become batches."""

@@ -1,0 +1,1 @@
+"""The verbs; the only place that knows transformers, PEFT, devices and ranks."""

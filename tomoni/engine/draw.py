@@ -1,0 +1,144 @@
+"""Choosing the next token from logits: pure functions, and draws that are keyed instead of taken from a stream.
+
+A draw depends on (seed, the prompt's id, the token's position) alone. So an answer does not depend on what else is in
+the batch, and sampling moves no random state that training uses.
+
+N rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tomoni.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How an answer is drawn; names and meanings of transformers and the OpenAI API.
+
+    `temperature` 0 always takes the likeliest token. Penalties come first, then temperature, `top_k` (0: all),
+    `top_p`, `min_p`. `repetition_penalty` looks at prompt and answer, `presence_penalty` at the answer. `logprobs`
+    asks for each token's log-probability under the model itself, before penalties, temperature and cuts.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+    logprobs: bool = False
+
+    def __post_init__(self) -> None:
+        wrong = [
+            f"{name} is {getattr(self, name)}, but must be {rule}"
+            for name, rule, right in (
+                ("max_new_tokens", "at least 1", self.max_new_tokens >= 1),
+                ("temperature", "between 0 and 100", 0 <= self.temperature <= 100),
+                ("top_p", "above 0, at most 1", 0 < self.top_p <= 1),
+                ("top_k", "0 (all) or more", self.top_k >= 0),
+                ("min_p", "from 0, below 1", 0 <= self.min_p < 1),
+                ("repetition_penalty", "above 0", 0 < self.repetition_penalty < float("inf")),
+                ("presence_penalty", "between -2 and 2", -2 <= self.presence_penalty <= 2),
+                ("stop", "texts of at least one character", all(self.stop) and not isinstance(self.stop, str)),
+            )
+            if not right
+        ]
+        if wrong:
+            raise ConfigError("\n".join(wrong), next_step="correct the sampling options")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+    @property
+    def shape(self) -> tuple[float, ...]:
+        """What rows must share to be drawn together."""
+        return (self.temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty, self.presence_penalty)
+
+
+def key(seed: int, prompt_id: str) -> bytes:
+    return hashlib.blake2b(f"{seed}\0{prompt_id}".encode(), digest_size=32).digest()
+
+
+def uniform(key: bytes, position: int) -> float:
+    """A draw from the open interval (0, 1), of 48 bits: a keyed hash of the position."""
+    digest = hashlib.blake2b(position.to_bytes(8, "little"), key=key, digest_size=6).digest()
+    return (int.from_bytes(digest, "little") + 0.5) / 2**48
+
+
+def choose(
+    logits_NV: Tensor,
+    how: Sampling,
+    draws: Sequence[float],
+    *,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+) -> Tensor:
+    """int64 [N]: the next token of rows that share `how.shape`. `prompts` and `answers` are the tokens so far."""
+    logits_NV = _penalised(logits_NV, how, prompts, answers)
+    if how.greedy:
+        return logits_NV.argmax(-1)
+    weights_NV = distribution(logits_NV, how).double()
+    cumulative_NV = weights_NV.cumsum(-1)
+    aim_N = torch.tensor(draws, dtype=torch.float64, device=logits_NV.device)[:, None] * cumulative_NV[:, -1:]
+    # the first token whose cumulated weight lies above the aim: never one of weight 0
+    return torch.searchsorted(cumulative_NV, aim_N, right=True).squeeze(-1)
+
+
+def distribution(logits_NV: Tensor, how: Sampling) -> Tensor:
+    """float [N, V]: probabilities after temperature and cuts, not yet summing to 1."""
+    logits_NV = logits_NV.float() / how.temperature
+    if 0 < how.top_k < logits_NV.shape[-1]:
+        least_N1 = logits_NV.topk(how.top_k, dim=-1).values[:, -1:]
+        logits_NV = logits_NV.masked_fill(logits_NV < least_N1, float("-inf"))
+    probabilities_NV = logits_NV.softmax(-1)
+    if how.top_p < 1:
+        probabilities_NV = _nucleus(probabilities_NV, how.top_p)
+    if how.min_p > 0:
+        most_N1 = probabilities_NV.max(-1, keepdim=True).values
+        probabilities_NV = probabilities_NV.masked_fill(probabilities_NV < how.min_p * most_N1, 0)
+    return probabilities_NV
+
+
+def logprobs(logits_NV: Tensor, tokens_N: Tensor) -> Tensor:
+    """float32 [N]: log-probability of each row's token under the model itself."""
+    logits_NV = logits_NV.float()
+    return logits_NV.gather(-1, tokens_N[:, None]).squeeze(-1) - logits_NV.logsumexp(-1)
+
+
+def _nucleus(probabilities_NV: Tensor, top_p: float) -> Tensor:
+    """The fewest likeliest tokens that reach `top_p` together (Holtzman et al. 2020); the likeliest always stays."""
+    ordered_NV, where_NV = probabilities_NV.sort(-1, descending=True)
+    before_NV = ordered_NV.cumsum(-1) - ordered_NV
+    kept_NV = ordered_NV.masked_fill(before_NV >= top_p, 0)
+    return torch.zeros_like(probabilities_NV).scatter(-1, where_NV, kept_NV)
+
+
+def _penalised(
+    logits_NV: Tensor, how: Sampling, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> Tensor:
+    if how.repetition_penalty == 1 and how.presence_penalty == 0:
+        return logits_NV
+    logits_NV = logits_NV.clone()
+    for row_V, prompt, answer in zip(logits_NV, prompts, answers, strict=True):
+        said = _indices([*answer], row_V)
+        seen = _indices([*prompt, *answer], row_V)
+        values = row_V[seen]
+        # Keskar et al. 2019 divide; a negative logit has to be multiplied to become less likely
+        row_V[seen] = torch.where(values > 0, values / how.repetition_penalty, values * how.repetition_penalty)
+        row_V[said] -= how.presence_penalty
+    return logits_NV
+
+
+def _indices(tokens: Sequence[int], row_V: Tensor) -> Tensor:
+    return torch.tensor(sorted(set(tokens)), dtype=torch.long, device=row_V.device)

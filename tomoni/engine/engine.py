@@ -1,0 +1,512 @@
+"""The engine: the verbs that methods are written in.
+
+    engine.logprobs(items, of="policy" | "reference")     engine.forward_backward(items, loss)
+    engine.scores(items)    engine.features(items)        engine.optim_step(lr)
+    engine.evaluate(items, loss)    engine.sampler(...)   engine.save(folder) / engine.load(folder)
+
+A step is given whole. The engine cuts it for memory, sums, and divides each term once by the step's own count, so that
+the micro-batch never shows in the result. Random draws (dropout) are keyed by (seed, update, micro-batch), never taken
+from a stream that evaluation or sampling could move. Layers without trained weights run without dropout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tomoni.engine.batch import MicroBatch, collate, counts, micro_batches
+from tomoni.engine.forward import Forward, ScoreHead, decoder_layers
+from tomoni.engine.head import target_logprobs
+from tomoni.errors import CheckpointError, Diverged, RunError
+from tomoni.losses import Loss, Outputs, Term, Unit
+from tomoni.report import Mean, Stats
+from tomoni.rows import Float32, Item
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from tomoni.engine.sampler import Sampler
+
+# tokens of a micro-batch to begin with; out of memory halves it. On a CPU more brings nothing and costs cache.
+TOKENS_PER_MICROBATCH = {"cpu": 4096, "cuda": 16384, "mps": 8192}
+
+
+class EngineSettings(Protocol):
+    """What the engine reads of a method's config (`tomoni.settings.common`)."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def gradient_checkpointing(self) -> bool: ...
+    @property
+    def tokens_per_microbatch(self) -> int | None: ...
+    @property
+    def threads(self) -> int | None: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def adam_beta1(self) -> float: ...
+    @property
+    def adam_beta2(self) -> float: ...
+    @property
+    def adam_epsilon(self) -> float: ...
+    @property
+    def max_grad_norm(self) -> float: ...
+    @property
+    def on_nonfinite(self) -> str: ...
+
+
+class Engine:
+    """One model, what of it is trained, and its optimizer. Several engines may live in one process.
+
+    `trained` maps names to the parameters that are trained (see `trained.choose`); `score_head` adds a linear head
+    whose weights are trained too; `keep_reference` keeps a copy of the trained weights as they are now, for
+    `logprobs(of="reference")`: since a resumed run starts from the same model before it loads its checkpoint, this is
+    the run's start in either case.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        trained: Mapping[str, nn.Parameter],
+        cfg: EngineSettings,
+        score_head: ScoreHead | None = None,
+        keep_reference: bool = False,
+    ) -> None:
+        if cfg.threads:
+            torch.set_num_threads(cfg.threads)
+        self.cfg = cfg
+        self.device = pick_device(cfg.device)
+        self.model = model.to(self.device)
+        self.autocast = _arithmetic(cfg.dtype, self.device)
+        self.forward = Forward(model)
+        self.score_spec = score_head
+        self.score: nn.Linear | None = None
+        self.trained = dict(trained)
+        if score_head is not None:
+            self.score = _new_score_head(self.forward, score_head, cfg.seed, self.device)
+            self.trained |= {f"score.{name}": weight for name, weight in self.score.named_parameters()}
+        if cfg.gradient_checkpointing:
+            _keep_no_activations(model)
+        self.reference = (
+            {name: weight.detach().clone() for name, weight in self.trained.items()} if keep_reference else None
+        )
+        self.optimizer = _adamw(self.trained, cfg, self.device)
+        self.updates = 0
+        self.budget = cfg.tokens_per_microbatch or TOKENS_PER_MICROBATCH.get(self.device.type, 4096)
+        self._step_ids: tuple[str, ...] = ()
+        self._redo: Callable[[], list[str]] | None = None
+
+    # -- looking: no gradient, no dropout, no trace ------------------------------------------------------------------
+
+    def logprobs(
+        self, items: Sequence[Item], *, of: Literal["policy", "reference"] = "policy"
+    ) -> list[tuple[Float32, ...]]:
+        """Per item and row float32[T]: the log-probability of each trained position's target, 0 elsewhere."""
+        with self._as(of):
+            return self._per_row(items, lambda batch, out: _spread(batch, out.logprobs_P))
+
+    def scores(self, items: Sequence[Item]) -> list[tuple[Float32, ...]]:
+        """Per item and row: float32[C] of a head per row, or float32[T, C] of a head per token (0 where untrained)."""
+        if self.score_spec is None:
+            raise ValueError("this engine was built without a score head")
+        if self.score_spec.per == "row":
+            return self._per_row(items, lambda batch, out: list(_numpy(out.scores_N)))
+        return self._per_row(items, lambda batch, out: _spread(batch, out.scores_P))
+
+    def features(self, items: Sequence[Item]) -> list[tuple[Float32, ...]]:
+        """Per item and row float32[2 D]: the mean of the last layer's hidden states, and the last one."""
+        found: list[tuple[Float32, ...]] = []
+        with self._looking():
+            for item in items:
+                batch = self._collate([item])
+                rows: dict[int, Float32] = {}
+                for tile in batch.tiles:
+                    hidden = self.forward.hidden(tile).float()
+                    for line, index in enumerate(tile.rows):
+                        real = hidden[line, : int(tile.lengths_N[line])]
+                        rows[index] = _numpy(torch.cat([real.mean(0), real[-1]]))
+                found.append(tuple(rows[index] for index in range(len(item.rows))))
+        return found
+
+    def evaluate(self, items: Sequence[Item], loss: Loss) -> Stats:
+        """The loss's terms over the items, without dropout."""
+        sums = Sums()
+        with self._looking():
+            for batch in self._batches(items):
+                sums.add(loss(self._outputs(batch), batch.rows))
+        return sums.over(counts(items))
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def forward_backward(self, items: Sequence[Item], loss: Loss) -> Stats:
+        """The whole step: gradients of the sum of all terms, each divided once by its own count over the step.
+
+        Out of memory halves the micro-batch and begins the step again. `Stats` holds each term's sum and count.
+        """
+        if not items:
+            raise ValueError("a step has at least one item")
+        while True:
+            try:
+                return self._forward_backward(items, loss)
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                self._halve(items, error)
+
+    def optim_step(self, lr: float) -> Stats:
+        """Clip and update. A gradient that is not finite changes no weight: under "skip" the step is counted as
+        skipped, under "stop" `Diverged` names the records."""
+        weights = [weight for weight in self.trained.values() if weight.grad is not None]
+        norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None], foreach=True)
+        finite = bool(torch.isfinite(norm))
+        if not finite:
+            self._refuse_nonfinite()
+        else:
+            if self.cfg.max_grad_norm:
+                nn.utils.clip_grads_with_norm_(weights, self.cfg.max_grad_norm, norm, foreach=True)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.updates += 1
+        stats = Stats(learning_rate=Mean(lr), skipped=Mean(0.0 if finite else 1.0))
+        return stats | {"grad_norm": Mean(float(norm))} if finite else stats
+
+    # -- sampling ----------------------------------------------------------------------------------------------------
+
+    def sampler(self, tokenizer: PreTrainedTokenizerBase, **options: object) -> Sampler:
+        """Continuous sampling from this engine's model; see `engine.sampler`."""
+        from tomoni.engine.sampler import Sampler
+
+        return Sampler(self.model, tokenizer, **options)  # type: ignore[arg-type]
+
+    # -- keeping -----------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Write what is trained, the optimizer and the engine's own state into `folder`, which exists."""
+        save_file(
+            {name: weight.detach().cpu().contiguous() for name, weight in self.trained.items()},
+            folder / "weights.safetensors",
+        )
+        save_file(self._optimizer_tensors(), folder / "optimizer.safetensors")
+        state = {
+            "updates": self.updates,
+            "tokens_per_microbatch": self.budget,
+            "threads": torch.get_num_threads(),
+            "seed": self.cfg.seed,
+            "torch": torch.__version__,
+        }
+        (folder / "engine.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+
+    def load(self, folder: Path) -> None:
+        """Take up bit for bit what `save` wrote; `CheckpointError` where it belongs to another set of weights."""
+        weights = load_file(folder / "weights.safetensors")
+        if weights.keys() != self.trained.keys():
+            odd = sorted(weights.keys() ^ self.trained.keys())
+            raise CheckpointError(
+                f"{folder} holds other weights than this run trains: {', '.join(odd[:5])}{' …' if len(odd) > 5 else ''}",
+                next_step="resume with the model and the `train` setting that the checkpoint was made with",
+            )
+        with torch.no_grad():
+            for name, weight in self.trained.items():
+                weight.copy_(weights[name])
+        moments = load_file(folder / "optimizer.safetensors")
+        for name, weight in self.trained.items():
+            if f"step.{name}" in moments:
+                self.optimizer.state[weight] = {
+                    key: moments[f"{key}.{name}"].to(
+                        self.device if key != "step" or self.device.type == "cuda" else "cpu"
+                    )
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                }
+        state = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
+        self.updates = state["updates"]
+        self.budget = state["tokens_per_microbatch"]
+        if self.device.type == "cpu":  # the order of sums depends on the number of threads
+            torch.set_num_threads(state["threads"])
+
+    def bytes_to_save(self) -> int:
+        """About how much `save` will write."""
+        return sum(3 * weight.numel() * weight.element_size() for weight in self.trained.values()) + 65536
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _forward_backward(self, items: Sequence[Item], loss: Loss) -> Stats:
+        count = counts(items)
+        sums = Sums()
+        self._training_mode()
+        self.optimizer.zero_grad(set_to_none=True)
+        for index, batch in enumerate(self._batches(items)):
+            terms, objective = self._objective(batch, loss, count, index)
+            objective.backward()
+            sums.add(terms)
+        self._step_ids = tuple(item.id for item in items)
+        self._redo = lambda: self._nonfinite_items(items, loss)
+        return sums.over(count)
+
+    def _objective(
+        self, batch: MicroBatch, loss: Loss, count: Mapping[Unit, float], index: int
+    ) -> tuple[dict[str, Term], Tensor]:
+        with self._keyed_draws(index):
+            terms = loss(self._outputs(batch), batch.rows)
+        parts = [
+            term.coefficient * term.sum / max(count[term.unit], 1e-30) for term in terms.values() if not term.metric
+        ]
+        return terms, torch.stack(parts).sum()
+
+    def _outputs(self, batch: MicroBatch) -> Outputs:
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            if self.forward.split or self.score is not None:
+                return self._split_outputs(batch)
+            parts = [self.forward.logits(tile).flatten(0, 1)[tile.source_Q] for tile in batch.tiles]
+            logprobs, correct = target_logprobs(
+                lambda logits: logits, _in_place(parts, batch), batch.targets_P, vocabulary=self.forward.vocabulary
+            )
+            return Outputs(logprobs, correct)
+
+    def _split_outputs(self, batch: MicroBatch) -> Outputs:
+        parts, pooled = [], []
+        for tile in batch.tiles:
+            hidden_NTD = self.forward.hidden(tile)
+            parts.append(hidden_NTD.flatten(0, 1)[tile.source_Q])
+            if self.score_spec is not None and self.score_spec.per == "row":
+                pooled.append(_pool(hidden_NTD, tile.lengths_N.to(hidden_NTD.device), self.score_spec.pool))
+        hidden_PD = _in_place(parts, batch)
+        logprobs, correct = target_logprobs(
+            self.forward.head, hidden_PD, batch.targets_P, vocabulary=self.forward.vocabulary
+        )
+        scores_N = scores_P = None
+        if self.score is not None and pooled:
+            order = torch.tensor([index for tile in batch.tiles for index in tile.rows], device=self.device)
+            stacked = torch.cat(pooled)
+            scores_N = self.score(stacked.new_empty(stacked.shape).index_copy(0, order, stacked))
+        elif self.score is not None:
+            scores_P = self.score(hidden_PD)
+        return Outputs(logprobs, correct, scores_N=scores_N, scores_P=scores_P)
+
+    def _batches(self, items: Sequence[Item]) -> Iterator[MicroBatch]:
+        for group in micro_batches(items, self.budget):
+            yield self._collate(group)
+
+    def _collate(self, items: Sequence[Item]) -> MicroBatch:
+        return collate(items, causal=self.forward.causal, limit=self.budget, device=self.device)
+
+    def _per_row(
+        self, items: Sequence[Item], read: Callable[[MicroBatch, Outputs], Sequence[Float32]]
+    ) -> list[tuple[Float32, ...]]:
+        found: dict[int, tuple[Float32, ...]] = {}
+        place = {id(item): index for index, item in enumerate(items)}
+        with self._looking():
+            for batch in self._batches(items):
+                rows = iter(read(batch, self._outputs(batch)))
+                for item in batch.items:
+                    found[place[id(item)]] = tuple(next(rows) for _ in item.rows)
+        return [found[index] for index in range(len(items))]
+
+    @contextlib.contextmanager
+    def _looking(self) -> Iterator[None]:
+        self.model.eval()
+        with torch.no_grad():
+            yield
+
+    @contextlib.contextmanager
+    def _as(self, of: Literal["policy", "reference"]) -> Iterator[None]:
+        """The trained weights as of the run's start, for the time of a look; swapped by storage, so nothing is copied."""
+        if of == "policy":
+            yield
+            return
+        if self.reference is None:
+            raise ValueError("this engine keeps no reference; build it with keep_reference=True")
+        current = {name: weight.data for name, weight in self.trained.items()}
+        try:
+            for name, weight in self.trained.items():
+                weight.data = self.reference[name]
+            yield
+        finally:
+            for name, weight in self.trained.items():
+                weight.data = current[name]
+
+    def _training_mode(self) -> None:
+        self.model.train()
+        for layer in decoder_layers(self.model):
+            if not any(weight.requires_grad for weight in layer.parameters()):
+                layer.eval()
+
+    @contextlib.contextmanager
+    def _keyed_draws(self, index: int) -> Iterator[None]:
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(_key(self.cfg.seed, self.updates, index))
+            yield
+
+    def _halve(self, items: Sequence[Item], error: BaseException) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        largest = max(items, key=lambda item: item.tokens)
+        if self.budget <= largest.tokens or len(items) == 1:
+            raise RunError(
+                f"out of memory with a single item in the micro-batch ({largest.id}, {largest.tokens} tokens): {error}",
+                next_step="shorten max_length, set gradient_checkpointing: true, or train: lora",
+            ) from error
+        self.budget = max(largest.tokens, min(self.budget, sum(item.tokens for item in items)) // 2)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _refuse_nonfinite(self) -> None:
+        if self.cfg.on_nonfinite == "skip" or self._redo is None:
+            return
+        ids = self._redo() or list(self._step_ids)
+        self.optimizer.zero_grad(set_to_none=True)
+        raise Diverged(
+            f"the loss or gradient of step {self.updates} is not finite; no weight was changed. "
+            f"Records: {', '.join(ids[:10])}{' …' if len(ids) > 10 else ''}",
+            record_ids=ids,
+            next_step="look at these records, lower learning_rate, or set on_nonfinite: skip",
+        )
+
+    def _nonfinite_items(self, items: Sequence[Item], loss: Loss) -> list[str]:
+        """The items whose own loss or gradient is not finite, each computed alone."""
+        found = []
+        for item in items:
+            self.optimizer.zero_grad(set_to_none=True)
+            _, objective = self._objective(self._collate([item]), loss, counts([item]), 0)
+            objective.backward()
+            gradients = [weight.grad for weight in self.trained.values() if weight.grad is not None]
+            if not all(bool(torch.isfinite(value).all()) for value in [objective.detach(), *gradients]):
+                found.append(item.id)
+        return found
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        tensors = {}
+        for name, weight in self.trained.items():
+            for key, value in self.optimizer.state.get(weight, {}).items():
+                tensors[f"{key}.{name}"] = value.detach().cpu().contiguous()
+        return tensors
+
+
+def pick_device(name: str) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _arithmetic(dtype: str, device: torch.device) -> bool:
+    """Whether products run in bfloat16: on request, and by default where the accelerator has it."""
+    if dtype == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return dtype == "bfloat16"
+
+
+def _keep_no_activations(model: nn.Module) -> None:
+    enable: Any = getattr(model, "activation_checkpointing_enable", None)  # transformers before 5.2 knows the old name
+    if enable is not None:
+        enable()
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+
+
+def _adamw(trained: Mapping[str, nn.Parameter], cfg: EngineSettings, device: torch.device) -> torch.optim.AdamW:
+    """Decay on matrices only: not on biases, not on norms."""
+    decayed = [weight for weight in trained.values() if weight.dim() >= 2]
+    plain = [weight for weight in trained.values() if weight.dim() < 2]
+    groups = [{"params": decayed, "weight_decay": cfg.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=0.0,
+        betas=(cfg.adam_beta1, cfg.adam_beta2),
+        eps=cfg.adam_epsilon,
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+def _new_score_head(forward: Forward, spec: ScoreHead, seed: int, device: torch.device) -> nn.Linear:
+    width = forward.inner.config.get_text_config().hidden_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_key(seed, 0, -1))
+        head = nn.Linear(width, spec.size)
+        nn.init.normal_(head.weight, std=1 / (width + 1) ** 0.5)
+        nn.init.zeros_(head.bias)
+    return head.to(device)
+
+
+def _pool(hidden_NTD: Tensor, lengths_N: Tensor, how: str) -> Tensor:
+    if how == "first":
+        return hidden_NTD[:, 0]
+    if how == "last":
+        return hidden_NTD[torch.arange(len(lengths_N), device=lengths_N.device), lengths_N - 1]
+    mask_NT = torch.arange(hidden_NTD.shape[1], device=lengths_N.device)[None] < lengths_N[:, None]
+    return (hidden_NTD * mask_NT[..., None]).sum(1) / lengths_N[:, None]
+
+
+def _in_place(parts: Sequence[Tensor], batch: MicroBatch) -> Tensor:
+    """The tiles' trained positions in the micro-batch's flat order."""
+    stacked = torch.cat(list(parts))
+    if len(batch.tiles) == 1 and batch.tiles[0].rows == tuple(range(len(batch.tiles[0].rows))):
+        return stacked
+    places = torch.cat([tile.place_Q for tile in batch.tiles])
+    return stacked[torch.argsort(places)]
+
+
+class Sums:
+    """Each term's sum over micro-batches, kept in float64, and its unit."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._units: dict[str, Unit] = {}
+
+    def add(self, terms: Mapping[str, Term]) -> None:
+        for name, term in terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(term.sum.detach())
+            self._units[name] = term.unit
+
+    def over(self, count: Mapping[Unit, float]) -> Stats:
+        return Stats({name: Mean(total, count[self._units[name]]) for name, total in self._sums.items()})
+
+
+def _spread(batch: MicroBatch, values_P: Tensor | None) -> list[Float32]:
+    """Flat values back onto each row's tokens, 0 where nothing is trained."""
+    flat = _numpy(values_P)
+    rows = [row for item in batch.items for row in item.rows]
+    found, start = [], 0
+    for row in rows:
+        places = np.flatnonzero(row.weights)
+        column = np.zeros((len(row), *flat.shape[1:]), dtype=np.float32)
+        column[places] = flat[start : start + len(places)]
+        start += len(places)
+        found.append(column)
+    return found
+
+
+def _numpy(tensor: Tensor | None) -> Float32:
+    assert tensor is not None
+    return tensor.detach().float().cpu().numpy()
+
+
+def _key(*parts: int) -> int:
+    """A seed from numbers that name a draw; the same on every machine."""
+    text = ",".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "little")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)

@@ -1,0 +1,347 @@
+"""Answers, token by token, for many prompts at once: for serving, for rollouts, for evaluation.
+
+    add(prompt, how) -> id      step() -> one increment per running answer      cancel(id)      idle
+    sample(prompts, how) is built on them
+
+`step` gives every running answer one token; answers that end leave the batch, waiting prompts enter it. Draws are keyed
+by (seed, id, position), so an answer does not depend on its neighbours (beyond the rounding of batched arithmetic), and
+nothing outside moves: no global random stream, no gradient, no mode of the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tomoni.engine import draw
+from tomoni.engine.cohort import Cohort, Decoder
+from tomoni.engine.draw import Sampling
+from tomoni.engine.saving import end_tokens
+from tomoni.engine.textstream import TextStream
+from tomoni.errors import ModelError, UserError
+from tomoni.rows import Float32, Int32
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Completion", "Finish", "Increment", "Sampler", "Sampling"]
+
+Finish = Literal["stop", "length", "cancelled"]
+Prompt = Sequence[int] | Int32
+
+
+@dataclass(frozen=True, slots=True)
+class Increment:
+    """One step of one answer. `text` is what became certain with it and may be empty: a character or a stop string
+    may be half told. `token` is None where the answer was cancelled; `logprob` only where it was asked for.
+    `finished`: "stop" an end token or a stop string, "length" `max_new_tokens` or the model's context."""
+
+    id: str
+    token: int | None
+    text: str
+    logprob: float | None
+    finished: Finish | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Completion:
+    """A finished answer: `tokens` with the end token where the model gave one, `text` without it and without the stop
+    string, `logprobs` of the tokens under the model itself (empty unless asked for)."""
+
+    tokens: Int32
+    text: str
+    logprobs: Float32
+    finish: Finish
+
+
+@dataclass(slots=True)
+class _Answer:
+    id: str
+    prompt: list[int]
+    how: Sampling
+    key: bytes
+    most: int  # tokens
+    stream: TextStream
+    tokens: list[int] = field(default_factory=list)
+
+
+class Sampler:
+    """`max_batch` bounds the answers that run at once, `max_tokens` what they may come to remember together (prompt and
+    answer), `max_prefill` the tokens of one prefill. One answer always runs, whatever its size."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        eos_ids: Sequence[int] | None = None,
+        max_batch: int = 64,
+        max_tokens: int = 262_144,
+        max_prefill: int = 8_192,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.eos_ids = frozenset(ends_of(model, tokenizer) if eos_ids is None else eos_ids)
+        self.max_batch, self.max_tokens, self.max_prefill = max_batch, max_tokens, max_prefill
+        self.dtype = dtype  # of the arithmetic, by autocast; None: the weights' own
+        self._decoder = Decoder(model)
+        self.context = context_of(model)
+        self._waiting: deque[_Answer] = deque()
+        self._running: list[tuple[Cohort, list[_Answer]]] = []
+        self._cancelled: list[Increment] = []
+        self._added = 0
+
+    # -- the verbs -------------------------------------------------------------------------------------------------
+
+    def add(self, prompt: Prompt, how: Sampling, id: str | None = None) -> str:
+        """Queue a prompt (tokens, as `Renderer.prompt` gives them). The id names the answer and keys its draws; without
+        one it is the number of prompts added so far.
+
+        Raises UserError where the prompt is empty, fills the context or has a token that the model does not know.
+        """
+        tokens = [int(token) for token in prompt]
+        self._check(tokens)
+        if id is None:
+            id = str(self._added)
+        if any(answer.id == id for answer in self._answers()):
+            raise ValueError(f"an answer with the id {id!r} is still running")
+        self._added += 1
+        most = min(how.max_new_tokens, self.room(tokens))
+        stream = TextStream(self.tokenizer, prompt=tokens, stop=how.stop)
+        self._waiting.append(_Answer(id, tokens, how, draw.key(how.seed, id), most, stream))
+        return id
+
+    def step(self) -> list[Increment]:
+        """A token for every running answer, and for those that enter now."""
+        told, self._cancelled = self._cancelled, []
+        with _looking(self.model, self.dtype):
+            for cohort, answers in self._running:
+                logits_NV = self._decoder.decode(cohort, [answer.tokens[-1] for answer in answers])
+                told += self._advance(cohort, answers, logits_NV)
+            self._running = [(cohort, answers) for cohort, answers in self._running if answers]
+            while newcomers := self._admit():
+                told += self._enter(newcomers)
+        return told
+
+    def cancel(self, id: str) -> None:
+        """End an answer; the next `step` says so. An id that does not run (any more) is no mistake."""
+        for answer in list(self._waiting):
+            if answer.id == id:
+                self._waiting.remove(answer)
+                self._cancelled.append(Increment(id, None, "", None, "cancelled"))
+        for cohort, answers in self._running:
+            kept = [row for row, answer in enumerate(answers) if answer.id != id]
+            if len(kept) < len(answers):
+                gone = next(answer for answer in answers if answer.id == id)
+                self._cancelled.append(Increment(id, None, gone.stream.finish(), None, "cancelled"))
+                self._keep(cohort, answers, kept)
+        self._running = [(cohort, answers) for cohort, answers in self._running if answers]
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs, waits or is still to be told."""
+        return not (self._running or self._waiting or self._cancelled)
+
+    def sample(
+        self, prompts: Sequence[Prompt], how: Sampling | Sequence[Sampling], *, ids: Sequence[str] | None = None
+    ) -> list[Completion]:
+        """An answer to each prompt, in order. Without `ids` the draws are keyed by the prompts' numbers, so the same
+        call gives the same answers. Nothing else may be running."""
+        if not self.idle:
+            raise RuntimeError("sample() needs a sampler on which nothing runs")
+        hows = [how] * len(prompts) if isinstance(how, Sampling) else list(how)
+        names = [str(number) for number in range(len(prompts))] if ids is None else list(ids)
+        if len(set(names)) < len(names):
+            raise ValueError("two prompts have the same id")
+        prepared = list(zip(prompts, hows, names, strict=True))
+        try:
+            for prompt, one, name in sorted(prepared, key=lambda entry: len(entry[0])):  # neighbours of like length
+                self.add(prompt, one, name)
+        except UserError:
+            self._waiting.clear()
+            raise
+        parts: dict[str, list[Increment]] = {name: [] for name in names}
+        while not self.idle:
+            for increment in self.step():
+                parts[increment.id].append(increment)
+        return [_completion(parts[name]) for name in names]
+
+    def room(self, prompt: Prompt) -> int:
+        """How many tokens an answer to this prompt can have at most; 0 or less: none."""
+        taken = self._decoder.virtual_tokens + len(prompt)
+        return sys.maxsize if self.context is None else self.context - taken
+
+    # -- entering and leaving --------------------------------------------------------------------------------------
+
+    def _check(self, tokens: list[int]) -> None:
+        if not tokens:
+            raise UserError("the prompt is empty", next_step="give at least one token")
+        if self.room(tokens) <= 0:
+            raise UserError(
+                f"the prompt has {self._decoder.virtual_tokens + len(tokens)} tokens and the model's context is {self.context}: no room for an answer",
+                next_step="shorten the prompt, or drop the oldest turns of the conversation",
+            )
+        if not 0 <= min(tokens) <= max(tokens) < self._decoder.vocabulary:
+            raise ModelError(
+                f"the prompt has token {max(tokens)} and the model knows {self._decoder.vocabulary} tokens",
+                next_step="use the tokenizer that belongs to the model",
+            )
+
+    def _answers(self) -> Iterator[_Answer]:
+        yield from self._waiting
+        for _, answers in self._running:
+            yield from answers
+
+    def _admit(self) -> list[_Answer]:
+        """The waiting prompts that enter now as one prefill. While more than half of the places are taken they wait, so
+        that in a long queue they enter many at a time and not one by one."""
+        running = [answer for _, answers in self._running for answer in answers]
+        if len(running) > self.max_batch // 2:
+            return []
+        used = sum(len(answer.prompt) + answer.most for answer in running)
+        chosen: list[_Answer] = []
+        width = 0
+        while self._waiting and len(running) + len(chosen) < self.max_batch:
+            answer = self._waiting[0]
+            used += len(answer.prompt) + answer.most
+            width = max(width, len(answer.prompt))
+            first = not (chosen or running)
+            if not first and used > self.max_tokens:
+                break
+            if chosen and (width * (len(chosen) + 1) > self.max_prefill or not self._fits(chosen, answer)):
+                break
+            chosen.append(self._waiting.popleft())
+        return chosen
+
+    def _fits(self, chosen: list[_Answer], answer: _Answer) -> bool:
+        return self._decoder.pads or len(answer.prompt) == len(chosen[0].prompt)
+
+    def _enter(self, answers: list[_Answer]) -> list[Increment]:
+        """Prefill; prompts that are the same are computed once."""
+        distinct = list(dict.fromkeys(tuple(answer.prompt) for answer in answers))
+        rows = [distinct.index(tuple(answer.prompt)) for answer in answers]
+        cohort, logits_NV = self._decoder.prefill([list(prompt) for prompt in distinct])
+        cohort.select(rows)
+        told = self._advance(cohort, answers, logits_NV[rows])
+        if answers and self._running and self._decoder.mergeable:
+            self._running[0][0].merge(cohort)
+            self._running[0][1].extend(answers)
+        elif answers:
+            self._running.append((cohort, answers))
+        return told
+
+    def _keep(self, cohort: Cohort, answers: list[_Answer], rows: list[int]) -> None:
+        if len(rows) == len(answers):
+            return
+        answers[:] = [answers[row] for row in rows]
+        if rows:
+            cohort.select(rows)
+            if self._decoder.mergeable:
+                cohort.trim()
+
+    # -- tokens ----------------------------------------------------------------------------------------------------
+
+    def _advance(self, cohort: Cohort, answers: list[_Answer], logits_NV: Tensor) -> list[Increment]:
+        """Choose each row's token; rows that end leave `cohort` and `answers`."""
+        tokens, logprobs = self._choose(answers, logits_NV)
+        told = [self._tell(*entry) for entry in zip(answers, tokens, logprobs, strict=True)]
+        self._keep(cohort, answers, [row for row, increment in enumerate(told) if increment.finished is None])
+        return told
+
+    def _choose(self, answers: list[_Answer], logits_NV: Tensor) -> tuple[list[int], list[float | None]]:
+        logits_NV = logits_NV.float()
+        if torch.isnan(logits_NV.sum(-1)).any():
+            raise ModelError(
+                "the model's output is not a number: its weights are damaged or its training diverged",
+                next_step="take an earlier checkpoint or version of the model",
+            )
+        tokens_N = torch.empty(len(answers), dtype=torch.long, device=logits_NV.device)
+        for shape in {answer.how.shape for answer in answers}:
+            rows = [row for row, answer in enumerate(answers) if answer.how.shape == shape]
+            group = [answers[row] for row in rows]
+            tokens_N[rows] = draw.choose(
+                logits_NV[rows] if len(rows) < len(answers) else logits_NV,
+                group[0].how,
+                [draw.uniform(answer.key, len(answer.tokens)) for answer in group],
+                prompts=[answer.prompt for answer in group],
+                answers=[answer.tokens for answer in group],
+            )
+        if not any(answer.how.logprobs for answer in answers):
+            return tokens_N.tolist(), [None] * len(answers)
+        values = draw.logprobs(logits_NV, tokens_N).tolist()
+        return tokens_N.tolist(), [
+            value if answer.how.logprobs else None for answer, value in zip(answers, values, strict=True)
+        ]
+
+    def _tell(self, answer: _Answer, token: int, logprob: float | None) -> Increment:
+        answer.tokens.append(token)
+        finished: Finish | None = None
+        text = ""
+        if token in self.eos_ids:
+            finished = "stop"
+        else:
+            text = answer.stream.add(token)
+            if len(answer.tokens) >= answer.most:
+                finished = "length"
+        if finished:
+            text += answer.stream.finish()
+        if answer.stream.stopped:
+            finished = "stop"
+        return Increment(answer.id, token, text, logprob, finished)
+
+
+def ends_of(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end an answer: by the generation config, by the config, by the tokenizer and its chat template."""
+    found: list[int] = []
+    for config in (getattr(model, "generation_config", None), getattr(model, "config", None)):
+        ends = getattr(config, "eos_token_id", None)
+        found += ends if isinstance(ends, list) else [ends] if isinstance(ends, int) else []
+    return list(dict.fromkeys([*found, *end_tokens(tokenizer)]))
+
+
+def context_of(model: nn.Module) -> int | None:
+    """The longest sequence that the model was built for, in tokens; None where it does not say."""
+    config = model.config.get_text_config()  # type: ignore[union-attr, operator]
+    size = getattr(config, "max_position_embeddings", None)
+    return size if isinstance(size, int) and size > 0 else None
+
+
+def _completion(parts: Sequence[Increment]) -> Completion:
+    tokens = [part.token for part in parts if part.token is not None]
+    logprobs = [part.logprob for part in parts if part.logprob is not None]
+    finish = parts[-1].finished
+    assert finish is not None  # the loop ended, so each answer did
+    return Completion(
+        np.array(tokens, dtype=np.int32),
+        "".join(part.text for part in parts),
+        np.array(logprobs, dtype=np.float32),
+        finish,
+    )
+
+
+@contextlib.contextmanager
+def _looking(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
+    """Eval mode, no gradients, and each module's own mode back afterwards.
+
+    Not `torch.inference_mode`: some models recompute a rotary buffer in the forward pass, and training could not use a
+    tensor made there.
+    """
+    training = [module for module in model.modules() if module.training]
+    device = next(model.parameters()).device.type
+    for module in training:
+        module.training = False
+    try:
+        with torch.no_grad(), torch.autocast(device, dtype=dtype, enabled=dtype is not None):
+            yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,1 @@
+"""Measuring models: intervals and tests, held-out data, answers side by side."""

@@ -1,0 +1,101 @@
+"""What is talked with or measured: a model, an adapter on its base, or the result of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tomoni.data.render import LossOn, Renderer
+from tomoni.data.tokenize import load_tokenizer
+from tomoni.engine.engine import pick_device
+from tomoni.engine.hub import Located, locate
+from tomoni.engine.models import load
+from tomoni.engine.sampler import Sampler, context_of, ends_of
+from tomoni.errors import RunError
+
+RESULTS = ("model", "adapter")  # where a run leaves what it trained
+MOST_TOKENS = 8192  # of a row that is measured, where the model's context is longer
+
+
+@dataclass(frozen=True)
+class Subject:
+    """`name` is what the user called it. `stop_tokens` end its answers."""
+
+    name: str
+    located: Located
+    model: Any
+    renderer: Renderer
+    stop_tokens: tuple[int, ...]
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.renderer.tokenizer
+
+    @property
+    def weights(self) -> int:
+        """How many numbers the model is made of."""
+        return sum(weight.numel() for weight in self.model.parameters())
+
+    @property
+    def description(self) -> str:
+        """One line: name, size, and the base of an adapter."""
+        kind = self.model.config.model_type
+        base = f", adapter on {self.located.base.name}" if self.located.base else ""
+        revision = f", revision {self.located.revision[:12]}" if self.located.revision else ""
+        return f"{self.name} ({kind}, {_short(self.weights)} weights{base}{revision})"
+
+    def sampler(self, **options: Any) -> Sampler:
+        return Sampler(self.model, self.renderer.tokenizer, eos_ids=self.stop_tokens, **options)
+
+
+def open_subject(
+    name: str | Path, *, device: str = "auto", loss_on: LossOn = "assistant", max_length: int | None = None
+) -> Subject:
+    """Load a model by any name that `locate` takes, or the result in a run's folder.
+
+    `loss_on` and `max_length` (the model's context unless given) say how records become rows; longer ones are cut, and
+    `renderer.truncated` counts them. Raises RunError for a run without a result, ModelError for anything wrong with
+    the model.
+    """
+    located = locate(result_of(name))
+    tokenizer = load_tokenizer(located.tokenizer_folder)
+    model = load(located)
+    model.to(pick_device(device))  # type: ignore[arg-type]
+    longest = min(size for size in (max_length, context_of(model), MOST_TOKENS) if size is not None)
+    renderer = Renderer(tokenizer, loss_on=loss_on, max_length=longest, on_long_rows="truncate")
+    ends = dict.fromkeys([*renderer.stop_tokens, *ends_of(model, tokenizer)])
+    return Subject(str(name), located, model, renderer, tuple(ends))
+
+
+def result_of(name: str | Path) -> str | Path:
+    """The model or adapter inside a run's folder; any other name as it is."""
+    folder = Path(name).expanduser()
+    if not (folder / "config.yaml").is_file() or (folder / "config.json").is_file():
+        return name
+    for result in RESULTS:
+        if (folder / result).is_dir():
+            return folder / result
+    raise RunError(
+        f"the run in {folder} has no result yet",
+        choices=[f"{folder / result}" for result in RESULTS],
+        next_step="let the run finish: the same command that began it goes on from its last checkpoint",
+    )
+
+
+def shorter(messages: Sequence[Any]) -> list[Any]:
+    """A conversation without its oldest exchange: the first turns after the system message, up to the next user's.
+
+    The same conversation where only one exchange is left.
+    """
+    start = 1 if messages and messages[0].role == "system" else 0
+    later = [index for index, message in enumerate(messages) if index > start and message.role == "user"]
+    return [*messages[:start], *messages[later[0] :]] if later else list(messages)
+
+
+def _short(count: int) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)

@@ -1,0 +1,41 @@
+"""Pretraining and continued pretraining: predict every next token of plain text.
+
+    loss = - sum_i log p(token_i | tokens_<i) / (number of predicted tokens)        over the whole step
+
+Documents are packed into items of about `max_length` tokens. A packed item is several rows, one per document or piece
+of one, so no token ever sees another document; how rows are laid out in memory is the engine's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tomoni import losses
+from tomoni.records import Record, Text
+from tomoni.report import Report, State
+from tomoni.rows import Item
+from tomoni.settings.pretrain import Config
+
+if TYPE_CHECKING:
+    from tomoni.data.render import Renderer
+    from tomoni.data.stream import Stream
+    from tomoni.engine.engine import Engine
+
+
+def items(record: Record, render: Renderer) -> list[Item]:
+    """One item per piece of at most `max_length` tokens; packing into larger items comes after."""
+    if not isinstance(record, Text):
+        raise TypeError(f"pretrain learns from plain text, not from {type(record).__name__}")
+    return [Item(f"{record.id}/{part}", (row,)) for part, row in enumerate(render.text(record))]
+
+
+def loss(cfg: Config) -> losses.Loss:
+    return losses.nll
+
+
+def steps(engine: Engine, data: Stream, cfg: Config, state: State) -> Iterator[Report]:
+    for step in range(state.step, cfg.steps):
+        batch = data.batch(step)
+        stats = engine.forward_backward(batch, losses.nll)
+        yield Report(step, stats | engine.optim_step(cfg.lr_at(step)), tuple(item.id for item in batch))

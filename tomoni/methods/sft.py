@@ -1,0 +1,44 @@
+"""Supervised fine-tuning: raise the probability of the desired answers, token by token.
+
+    loss = - sum_i w_i log p(token_i | tokens_<i) / sum_i w_i        over the whole step
+
+`w_i` is 1 on the answers' tokens and on the token that ends each of them, 0 elsewhere (`loss_on` in the config).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tomoni import losses
+from tomoni.records import Chat, Record, Text
+from tomoni.report import Report, State
+from tomoni.rows import Item
+from tomoni.settings.sft import Config
+
+if TYPE_CHECKING:
+    from tomoni.data.render import Renderer
+    from tomoni.data.stream import Stream
+    from tomoni.engine.engine import Engine
+
+
+def items(record: Record, render: Renderer) -> list[Item]:
+    match record:
+        case Chat():
+            row = render.chat(record)
+            return [] if row is None else [Item(record.id, (row,))]
+        case Text():
+            return [Item(f"{record.id}/{part}", (row,)) for part, row in enumerate(render.text(record))]
+        case _:
+            raise TypeError(f"sft learns from conversations and texts, not from {type(record).__name__}")
+
+
+def loss(cfg: Config) -> losses.Loss:
+    return losses.nll
+
+
+def steps(engine: Engine, data: Stream, cfg: Config, state: State) -> Iterator[Report]:
+    for step in range(state.step, cfg.steps):
+        batch = data.batch(step)
+        stats = engine.forward_backward(batch, losses.nll)
+        yield Report(step, stats | engine.optim_step(cfg.lr_at(step)), tuple(item.id for item in batch))

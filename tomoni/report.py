@@ -1,0 +1,63 @@
+"""What a step tells the runner. No torch.
+
+A statistic travels as a sum and the count it is over, never as a mean, so that steps, micro-batches and ranks can be
+added in any grouping with the same result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A statistic over `count` units; `value` is what people read."""
+
+    sum: float
+    count: float = 1.0
+
+    @property
+    def value(self) -> float:
+        return self.sum / self.count if self.count else float("nan")
+
+    def __add__(self, other: Mean) -> Mean:
+        return Mean(self.sum + other.sum, self.count + other.count)
+
+
+class Stats(dict[str, Mean]):
+    """Named statistics. `a | b` takes both (b wins a shared name); `a + b` adds sums and counts."""
+
+    def __or__(self, other: Mapping[str, Mean]) -> Stats:  # type: ignore[override]
+        return Stats({**self, **other})
+
+    def __add__(self, other: Mapping[str, Mean]) -> Stats:
+        names = [*self, *(name for name in other if name not in self)]
+        return Stats({name: self.get(name, Mean(0, 0)) + other.get(name, Mean(0, 0)) for name in names})
+
+    def means(self) -> dict[str, float]:
+        return {name: mean.value for name, mean in self.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All that a method carries from step to step besides what the engine holds: JSON values only."""
+
+    step: int = 0
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One finished optimizer update: `step` counts from 0.
+
+    `resumable` says whether a checkpoint may be taken after it (for reinforcement learning only after a rollout's
+    last update). `values` is what `State.values` must hold for the next step.
+    """
+
+    step: int
+    stats: Stats
+    item_ids: tuple[str, ...] = ()
+    resumable: bool = True
+    values: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,192 @@
+"""Data files become what a run trains on and what it looks at: read, split, rendered, tokenised once and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from tomoni.data.pack import Packed
+from tomoni.data.read import Reading, read
+from tomoni.data.render import Renderer
+from tomoni.data.store import ItemStore, build, cache_key
+from tomoni.data.stream import Items, Stream
+from tomoni.data.tokenize import fingerprint
+from tomoni.engine.checkpoint import atomic_write
+from tomoni.errors import DataError
+from tomoni.records import Record
+from tomoni.run.job import Tokenizer
+from tomoni.run.methods import Method
+from tomoni.settings.common import TrainingSettings
+
+LOOKED_AT_WITHOUT_VALIDATION = 128  # items of the training data that are measured where nothing is held out
+# keys of the config that decide what the records become
+DECIDING = ("form", "columns", "on_bad_rows", "on_long_rows", "max_length", "loss_on", "validation_share")
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """`looked_at` is measured before, during and after. `key` names the content of both exactly, `longest` is the
+    number of tokens of the longest row to train on."""
+
+    train: Items
+    looked_at: Items
+    looked_at_is: Literal["validation", "training"]
+    records: tuple[Record, ...]  # a few of those looked at, to ask the model about
+    key: str
+    longest: int
+    notices: tuple[str, ...]
+
+
+def cache_folder(kind: str) -> Path:
+    """Where what was made of data files is kept between runs: under TOMONI_CACHE, or in the user's own cache."""
+    named = os.environ.get("TOMONI_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(named or f"{base}/tomoni").expanduser() / kind
+
+
+def reading(cfg: TrainingSettings, files: Sequence[str]) -> Reading:
+    return read(files, form=cfg.form, columns=cfg.columns, on_bad_rows=cfg.on_bad_rows)
+
+
+def text_key(cfg: TrainingSettings, settings: str) -> str:
+    """Names what is made of the training files' text with these settings."""
+    return _key(cfg, cfg.train_file, tokenizer="", template="", settings={"made with": settings, "form": cfg.form})
+
+
+def _key(
+    cfg: TrainingSettings, files: Sequence[str], *, tokenizer: str, template: str, settings: Mapping[str, Any]
+) -> str:
+    method = str(getattr(cfg, "method", ""))
+    try:
+        return cache_key(files, tokenizer=tokenizer, template=template, settings=settings, method=method)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename} cannot be read: {error.strerror}", next_step="check train_file and validation_file"
+        ) from error
+
+
+def datasets(
+    cfg: TrainingSettings, method: Method, tokenizer: Tokenizer, render: Renderer, quarantine: Path
+) -> Datasets:
+    """Raises DataError for bad rows (under "stop"), rows too long (under "stop"), and where nothing is left to train on.
+    Bad rows under "quarantine" go into the file `quarantine`."""
+    parts = _Parts(cfg, method, fingerprint(tokenizer), render, quarantine)
+    share = cfg.validation_share
+    train = parts.store("train", cfg.train_file, lambda record: not held_out(record, share))
+    files, chosen = cfg.validation_file or cfg.train_file, lambda record: held_out(record, share) if share else True
+    validation = parts.store("validation", files, chosen) if cfg.validation_file or share else None
+    items = _packed(cfg, train)
+    return Datasets(
+        train=items,
+        looked_at=_packed(cfg, validation) if validation is not None else _spread(items),
+        looked_at_is="training" if validation is None else "validation",
+        records=_first(reading(cfg, files), chosen, cfg.sample_prompts),
+        key="+".join(parts.keys),
+        longest=int(max(train.lengths)),
+        notices=tuple(parts.notices),
+    )
+
+
+def stream(train: Items, cfg: TrainingSettings, given: TrainingSettings) -> Stream:
+    """`given` is the config as the user wrote it: where it counts epochs, the last batch ends with the last epoch."""
+    epochs = cfg.num_train_epochs if given.max_steps < 0 else None
+    return Stream(train, batch_size=cfg.batch_size, seed=cfg.seed, steps=cfg.steps, epochs=epochs)
+
+
+def held_out(record: Record, share: float) -> bool:
+    """Whether a record is kept for validation: by a hash of its id, so the same ones in every run. Repeated content,
+    whose ids differ in a trailing #2, #3 …, falls on one side."""
+    stem = re.sub(r"#\d+$", "", record.id)
+    number = int.from_bytes(hashlib.sha256(stem.encode()).digest()[:8], "big")
+    return number < share * 2**64
+
+
+class _Parts:
+    """Builds the stores of a run's parts, and keeps what should be said about them."""
+
+    def __init__(
+        self, cfg: TrainingSettings, method: Method, tokenizer: str, render: Renderer, quarantine: Path
+    ) -> None:
+        self.cfg = cfg
+        self.method = method
+        self.tokenizer = tokenizer
+        self.render = render
+        self.quarantine = quarantine
+        self.keys: list[str] = []
+        self.notices: list[str] = []
+        self.bad: list[Mapping[str, Any]] = []
+
+    def store(self, part: str, files: Sequence[str], chosen: Callable[[Record], bool]) -> ItemStore:
+        """The items of the chosen records; made once, found again by the hash of all that decides them."""
+        rows = reading(self.cfg, files)
+        self.render.left_out.clear()
+        self.render.truncated = 0
+        made = build(
+            self._kept(part, rows, chosen),
+            lambda record: self.method.items(record, self.render),
+            key=self._key(part, files),
+            folder=cache_folder("rows"),
+            summary=lambda: self._summary(rows),
+            say=self.notices.append,
+        )
+        self._tell(part, made.summary)
+        return made
+
+    def _kept(self, part: str, rows: Reading, chosen: Callable[[Record], bool]) -> Iterator[Record]:
+        empty = True
+        for record in rows:
+            if chosen(record):
+                empty = False
+                yield record
+        if empty:
+            raise DataError(
+                f"{part}: none of the {rows.counts['kept']:,} records falls into it",
+                next_step="choose another validation_share, or name a validation_file",
+            )
+
+    def _summary(self, rows: Reading) -> dict[str, Any]:
+        return {
+            "form": rows.form,
+            "left_out": dict(self.render.left_out),
+            "truncated": self.render.truncated,
+            "bad": [row.as_dict() for row in rows.bad],
+        }
+
+    def _tell(self, part: str, summary: Mapping[str, Any]) -> None:
+        """From the store's own summary, so that a store that was found again says the same."""
+        for reason, count in summary["left_out"].items():
+            self.notices.append(f"{part}: {count:,} rows left out: {reason}")
+        if summary["truncated"]:
+            self.notices.append(f"{part}: {summary['truncated']:,} rows cut to max_length {self.cfg.max_length}")
+        if summary["bad"]:
+            self.bad += summary["bad"]
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.bad)
+            atomic_write(self.quarantine, lines)
+            self.notices.append(f"{part}: {len(summary['bad']):,} bad rows left out, see {self.quarantine}")
+
+    def _key(self, part: str, files: Sequence[str]) -> str:
+        settings = {name: getattr(self.cfg, name, None) for name in DECIDING} | {"part": part}
+        template = self.render.template_sha256
+        self.keys.append(_key(self.cfg, files, tokenizer=self.tokenizer, template=template, settings=settings))
+        return self.keys[-1]
+
+
+def _packed(cfg: TrainingSettings, store: ItemStore) -> Items:
+    return Packed(store, tokens=cfg.max_length) if getattr(cfg, "packing", False) else store
+
+
+def _spread(train: Items) -> Items:
+    """Some items of the training data, spread over it evenly."""
+    stride = max(1, len(train) // LOOKED_AT_WITHOUT_VALIDATION)
+    return [train[index] for index in range(0, len(train), stride)][:LOOKED_AT_WITHOUT_VALIDATION]
+
+
+def _first(records: Iterable[Record], chosen: Callable[[Record], bool], count: int) -> tuple[Record, ...]:
+    return tuple(islice((record for record in records if chosen(record)), count)) if count else ()

@@ -1,0 +1,52 @@
+"""What the runner drives: everything a run needs, made ready by `prepare`, or by hand in a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from tomoni.run.methods import Method
+from tomoni.run.outcome import Answer
+from tomoni.settings.common import TrainingSettings
+
+if TYPE_CHECKING:
+    from tomoni.data.stream import Items, Stream
+    from tomoni.losses import Loss
+    from tomoni.report import Stats
+    from tomoni.rows import Item
+
+Tokenizer = Any  # of transformers, which is known in engine and data only
+
+
+class Verbs(Protocol):
+    """The part of an Engine that the runner itself uses; methods use the rest."""
+
+    def evaluate(self, items: Sequence[Item], loss: Loss) -> Stats: ...
+    def save(self, folder: Path) -> None: ...
+    def load(self, folder: Path) -> None: ...
+    def bytes_to_save(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """`cfg` has its number of steps; `looked_at` is measured before, during and after, `looked_at_is` says whether it
+    was held out of the training. `answer` gives the model's answers to a few prompts; `save_model` writes the result."""
+
+    cfg: TrainingSettings
+    method: Method
+    engine: Verbs
+    data: Stream
+    items: int
+    looked_at: Items
+    looked_at_is: Literal["validation", "training"]
+    inputs: Mapping[str, Any]
+    trained_weights: int
+    result_name: Literal["model", "adapter"]
+    result_bytes: int
+    save_model: Callable[[Path], None]
+    prompts: Sequence[Answer] = ()
+    answer: Callable[[], list[str]] | None = None
+    device_type: str = "cpu"
+    notices: Sequence[str] = field(default=())

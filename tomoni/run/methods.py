@@ -1,0 +1,52 @@
+"""The methods a run can drive: name, where its settings are and where the method is. No torch to import this."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol
+
+from tomoni.errors import ConfigError, did_you_mean
+from tomoni.settings.common import TrainingSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tomoni.data.render import Renderer
+    from tomoni.data.stream import Stream
+    from tomoni.engine.engine import Engine
+    from tomoni.losses import Loss
+    from tomoni.records import Record
+    from tomoni.report import Report, State
+    from tomoni.rows import Item
+
+METHODS = ("pretrain", "sft")
+
+
+class Method(Protocol):
+    """A module of `tomoni.methods`."""
+
+    def items(self, record: Record, render: Renderer) -> list[Item]: ...
+    def loss(self, cfg: TrainingSettings) -> Loss: ...
+    def steps(self, engine: Engine, data: Stream, cfg: TrainingSettings, state: State) -> Iterator[Report]: ...
+
+
+def config_class(method: str) -> type[TrainingSettings]:
+    """The settings class of a method; ConfigError for an unknown name."""
+    _check(method)
+    found: type[TrainingSettings] = import_module(f"tomoni.settings.{method}").Config
+    return found
+
+
+def method_module(method: str) -> Method:
+    _check(method)
+    found: Method = import_module(f"tomoni.methods.{method}")  # type: ignore[assignment]
+    return found
+
+
+def _check(method: str) -> None:
+    if method not in METHODS:
+        raise ConfigError(
+            f"method: {method!r} is not known{did_you_mean(method, METHODS)}",
+            choices=METHODS,
+            next_step="set `method:` at the top of the config to one of these",
+        )

@@ -1,0 +1,85 @@
+"""What a run leaves: numbers before and after, answers side by side, time, memory, tokens. No torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tomoni.report import Mean, Stats
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The model on `items` items that are looked at in the same way before and after; loss in nats a token."""
+
+    stats: Stats
+    items: int
+    on: Literal["validation", "training"]
+
+    @property
+    def loss(self) -> float:
+        return self._value("loss")
+
+    @property
+    def token_accuracy(self) -> float:
+        return self._value("mean_token_accuracy")
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    def _value(self, name: str) -> float:
+        return self.stats[name].value if name in self.stats else math.nan
+
+    def as_json(self) -> dict[str, Any]:
+        return {"on": self.on, "items": self.items, "stats": stats_to_json(self.stats)}
+
+    @staticmethod
+    def from_json(body: dict[str, Any]) -> Measured:
+        return Measured(stats_from_json(body["stats"]), body["items"], body["on"])
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One prompt as people read it, the desired answer where the data has one, and what the model says."""
+
+    prompt: str
+    desired: str
+    before: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """`model` is the finished model's or adapter's folder; None for a stopped run. `best` is the checkpoint with the
+    lowest held-out loss, where evaluations were made during the run."""
+
+    folder: Path
+    status: Literal["finished", "stopped"]
+    step: int
+    steps: int
+    before: Measured | None = None
+    after: Measured | None = None
+    answers: tuple[Answer, ...] = ()
+    model: Path | None = None
+    best: Path | None = None
+    signal: int | None = None
+    seconds: float = 0.0  # of training; looking and saving not counted
+    tokens: int = 0
+    peak_memory_bytes: int = 0
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+def stats_to_json(stats: Stats) -> dict[str, list[float]]:
+    """Sums and counts, so that nothing is lost by rounding a mean."""
+    return {name: [mean.sum, mean.count] for name, mean in stats.items()}
+
+
+def stats_from_json(body: dict[str, list[float]]) -> Stats:
+    return Stats({name: Mean(*pair) for name, pair in body.items()})

@@ -1,0 +1,172 @@
+"""From a config to a Job: model and tokenizer, data, what is trained, the engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tomoni.data.render import Renderer
+from tomoni.data.tokenize import fingerprint, load_tokenizer
+from tomoni.errors import ConfigError, DataError, RunError
+from tomoni.records import Text
+from tomoni.run import datasets
+from tomoni.run.events import Listener, Preparing
+from tomoni.run.folder import RunFolder
+from tomoni.run.job import Job, Tokenizer
+from tomoni.run.methods import method_module
+from tomoni.run.samples import answers, samples
+from tomoni.settings.common import TrainingSettings
+from tomoni.settings.pretrain import Config as Pretrain
+
+if TYPE_CHECKING:
+    from tomoni.engine.hub import Located
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from: a model that was found, or None for a new one of the config's shape."""
+
+    located: Located | None
+    tokenizer: Tokenizer
+    identity: Mapping[str, Any]
+
+
+def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
+    """Everything that can be wrong with a config's files is found here, before anything is trained."""
+    from tomoni.engine.engine import Engine
+    from tomoni.engine.trained import choose
+
+    method = method_module(_method_of(cfg))
+    tell(Preparing("data"))
+    start = _start(cfg)
+    render = _renderer(cfg, start.tokenizer)
+    data = datasets.datasets(cfg, method, start.tokenizer, render, folder.root / "quarantine.jsonl")
+    given, cfg = cfg, cfg.with_steps(len(data.train))
+    if cfg.steps == 0:
+        raise ConfigError("max_steps is 0", next_step="set it to the number of steps, or -1 for num_train_epochs")
+
+    tell(Preparing("model"))
+    model = _model(cfg, start)
+    _require_context(model, data.longest)
+    trained = choose(model, cfg, seed=cfg.seed)
+    engine = Engine(trained.model, trained=trained.parameters, cfg=cfg)
+    asked = samples(data.records, render, start.tokenizer)
+    return Job(
+        cfg=cfg,
+        method=method,
+        engine=engine,
+        data=datasets.stream(data.train, cfg, given),
+        items=len(data.train),
+        looked_at=data.looked_at,
+        looked_at_is=data.looked_at_is,
+        inputs={"model": start.identity, "data": data.key, "items": len(data.train)},
+        trained_weights=trained.trainable,
+        result_name="adapter" if trained.adapter else "model",
+        result_bytes=4 * (trained.trainable if trained.adapter else trained.total) + (1 << 24),
+        save_model=lambda staging: _save(trained.model, trained.adapter, start.tokenizer, staging),
+        prompts=[sample.shown for sample in asked],
+        answer=answers(engine, start.tokenizer, render, asked) if asked else None,
+        device_type=engine.device.type,
+        notices=(*render.notes, *data.notices),
+    )
+
+
+def _method_of(cfg: TrainingSettings) -> str:
+    return str(getattr(cfg, "method", ""))
+
+
+# -- model and tokenizer ---------------------------------------------------------------------------------------------
+
+
+def _start(cfg: TrainingSettings) -> Start:
+    from tomoni.engine.hub import locate
+
+    name = getattr(cfg, "model_name_or_path", None)
+    if name is None:
+        if not isinstance(cfg, Pretrain):
+            raise ConfigError("model_name_or_path is missing", next_step="name a model to begin with")
+        tokenizer = _new_tokenizer(cfg)
+        return Start(None, tokenizer, {"tokenizer": fingerprint(tokenizer)})
+    located = locate(name)
+    files = json.dumps([dict(located.files), dict(located.model.files)], sort_keys=True).encode()
+    identity = {"revision": located.revision, "sha256": hashlib.sha256(files).hexdigest()}
+    return Start(located, load_tokenizer(located.tokenizer_folder), identity)
+
+
+def _new_tokenizer(cfg: Pretrain) -> Tokenizer:
+    """The named one, or one trained on the text; kept beside the tokenised data, so that a resumed run has the same."""
+    from tomoni.data.vocabulary import train_tokenizer
+    from tomoni.engine import checkpoint
+
+    if cfg.tokenizer is not None:
+        return load_tokenizer(cfg.tokenizer)
+    wanted = cfg.vocabulary
+    kept = datasets.cache_folder("tokenizers") / datasets.text_key(cfg, wanted.model_dump_json())
+    if checkpoint.is_whole(kept):
+        return load_tokenizer(kept)
+    reading = datasets.reading(cfg, cfg.train_file)
+    texts = (record.text for record in reading if isinstance(record, Text))
+    made = train_tokenizer(texts, kind=wanted.kind, vocab_size=wanted.vocab_size, pre_tokenizer=wanted.pre_tokenizer)
+
+    def write(staging: Path) -> None:
+        made.save_pretrained(staging)
+
+    checkpoint.commit(kept, write, bytes_needed=200 * wanted.vocab_size)
+    return load_tokenizer(kept)
+
+
+def _renderer(cfg: TrainingSettings, tokenizer: Tokenizer) -> Renderer:
+    named = getattr(cfg, "chat_template", None)
+    render = Renderer(
+        tokenizer,
+        template=_read_template(Path(named)) if named else None,
+        loss_on=getattr(cfg, "loss_on", "assistant"),
+        max_length=cfg.max_length,
+        on_long_rows=cfg.on_long_rows,
+    )
+    tokenizer.chat_template = render.template  # saved with the model: it is part of what was learnt
+    return render
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"chat_template: {path} cannot be read: {error}", next_step="name a Jinja file in UTF-8"
+        ) from error
+
+
+def _model(cfg: TrainingSettings, start: Start) -> Any:
+    from tomoni.engine import models, scratch
+
+    if start.located is None:
+        if not isinstance(cfg, Pretrain):
+            raise RunError("only pretrain begins without a model", next_step="set model_name_or_path")
+        return scratch.new_model(cfg.shape, start.tokenizer, seed=cfg.seed, attn_implementation=cfg.attn_implementation)
+    model = models.load(start.located, attn_implementation=cfg.attn_implementation)
+    models.check_tokenizer(getattr(model, "get_base_model", lambda: model)(), start.tokenizer)
+    return model
+
+
+def _require_context(model: Any, longest: int) -> None:
+    """Positions that a model has never seen teach it nothing, and beyond a fixed table they are an error in the middle."""
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and longest > context:
+        raise DataError(
+            f"the longest row has {longest:,} tokens, and the model's context is {context:,}",
+            next_step=f"set max_length to {context} or less, and on_long_rows to truncate or drop where needed",
+        )
+
+
+def _save(model: Any, adapter: bool, tokenizer: Tokenizer, folder: Path) -> None:
+    from tomoni.engine import saving
+
+    if adapter:
+        saving.save_adapter(model, tokenizer, folder)
+    else:
+        saving.save_model(model, tokenizer, folder)

@@ -1,0 +1,127 @@
+"""What a person sees while a run works: a bar in a terminal, plain lines elsewhere. A listener; changes nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any, TextIO
+
+from tomoni.run.events import (
+    Ended,
+    Evaluated,
+    Evaluating,
+    Event,
+    Notice,
+    Preparing,
+    Saved,
+    Started,
+    Stepped,
+)
+from tomoni.run.report import duration
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+SECONDS_BETWEEN_LINES = 5.0
+WHAT = {"model": "loading the model", "data": "reading and tokenising the data", "result": "saving the result"}
+
+
+def progress(out: TextIO | None = None) -> Bar | Lines:
+    """The listener for this output: standard error unless given, so that standard output stays for results."""
+    out = out or sys.stderr
+    return Bar(out) if out.isatty() else Lines(out)
+
+
+def describe(event: Event) -> str | None:
+    """The events that are one line of text in either form; None for the others."""
+    match event:
+        case Preparing(what):
+            return WHAT.get(what, what)
+        case Started(step, total, items, trained_weights, resumed_from):
+            begin = f"going on from {resumed_from.name}" if resumed_from else "starting"
+            return f"{begin}: step {step} of {total}, {items:,} items, {trained_weights:,} trained weights"
+        case Evaluated(step, metrics, best):
+            values = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name != "step")
+            return f"step {step}: {values}{' (best so far)' if best else ''}"
+        case Notice(text):
+            return f"note: {text}"
+        case _:
+            return None
+
+
+def step_text(event: Stepped) -> str:
+    return (
+        f"loss {event.loss:.3f}  {event.tokens_per_second:,.0f} tokens/s  "
+        f"{event.memory_bytes / 2**30:.1f} GiB  {duration(event.seconds_left)} left"
+    )
+
+
+class Lines:
+    """A line at most every five seconds, and one for everything that happens once."""
+
+    def close(self) -> None:
+        """Nothing to end; as `Bar.close`."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.out = out
+        self.last = -SECONDS_BETWEEN_LINES
+
+    def __call__(self, event: Event) -> None:
+        text = describe(event)
+        if text is not None:
+            print(text, file=self.out, flush=True)
+        if isinstance(event, Stepped):
+            now = time.monotonic()
+            if now - self.last >= SECONDS_BETWEEN_LINES or event.step == event.total:
+                self.last = now
+                print(f"step {event.step}/{event.total}  {step_text(event)}", file=self.out, flush=True)
+
+
+class Bar:
+    """A bar with loss, tokens a second, memory and time left; notices scroll above it."""
+
+    def __init__(self, out: TextIO) -> None:
+        from rich.console import Console
+
+        self.console = Console(file=out, highlight=False)
+        self.bar: RichProgress | None = None
+        self.task: Any = None
+
+    def __call__(self, event: Event) -> None:
+        text = describe(event)
+        if text is not None:
+            self.console.print(text, markup=False)
+        match event:
+            case Started(step, total):
+                self._start(step, total)
+            case Stepped(step):
+                if self.bar is not None:
+                    self.bar.update(self.task, completed=step, say=step_text(event))
+            case Evaluating(done, items):
+                if self.bar is not None:
+                    self.bar.update(self.task, say=f"evaluating {done:,}/{items:,}")
+            case Saved(folder):
+                if self.bar is not None:
+                    self.bar.update(self.task, say=f"saved {folder.name}")
+            case Ended():
+                self.close()
+            case _:
+                pass
+
+    def close(self) -> None:
+        """Also when a run fails: the cursor must come back."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def _start(self, step: int, total: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self.bar = Progress(
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[say]}", markup=False),
+            console=self.console,
+        )
+        self.task = self.bar.add_task("", total=total, completed=step, say="looking at the model before training")
+        self.bar.start()

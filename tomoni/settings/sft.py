@@ -1,0 +1,19 @@
+"""Supervised fine-tuning on conversations, prompt and completion, or plain text."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tomoni.settings.common import Phase, TrainingSettings
+
+
+class Config(TrainingSettings):
+    method: Literal["sft"] = "sft"
+    model_name_or_path: str
+    # which tokens count: all assistant turns, only the last one, or every token
+    loss_on: Literal["assistant", "last", "all"] = "assistant"
+    chat_template: str | None = None  # a Jinja file instead of the model's own; saved with the model
+
+
+def phases(cfg: Config) -> tuple[Phase, ...]:
+    return (Phase("train", models=("policy",), passes=("forward", "backward", "update")),)
