@@ -123,6 +123,14 @@ def test_evaluating_and_sampling_change_no_byte_of_the_result(place: Path, tmp_p
     assert models[0] == models[1]
 
 
+def test_prompts_that_leave_no_room_for_an_answer_are_not_asked(place: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    long = json.dumps({"prompt": "長" * 150, "completion": "い"}, ensure_ascii=False) + "\n"
+    data.write_text(long + (place / "questions.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
+    result = start(config(place, tmp_path / "run", train_file=str(data), max_steps=1))
+    assert [answer.prompt for answer in result.answers] == ["第0店は何時に開く?", "第1店は何時に開く?"]
+
+
 def test_what_a_model_says_cannot_steer_the_terminal() -> None:
     assert training.harmless("青\x1b[31m赤\n\u3000二行\r\x9b2J") == "青\ufffd[31m赤\n\u3000二行\ufffd\ufffd2J"
 

@@ -88,7 +88,10 @@ def show(result: Result) -> None:
             answers.add_column(heading, overflow="fold")
         for answer in result.answers:
             answers.add_row(
-                *(Text(harmless(part)) for part in (answer.prompt, answer.desired, answer.before, answer.after))
+                *(
+                    Text(shortened(harmless(part)))
+                    for part in (answer.prompt, answer.desired, answer.before, answer.after)
+                )
             )
         console.print(answers)
     found = [(result.model, "the result, in the form other tools read"), (result.folder / "report.md", "this report")]
@@ -105,3 +108,8 @@ def harmless(text: str) -> str:
     return "".join(
         letter if letter.isprintable() or letter in "\n\u3000" else "\N{REPLACEMENT CHARACTER}" for letter in text
     )
+
+
+def shortened(text: str, most: int = 240) -> str:
+    """For the terminal; report.md has all of it."""
+    return text if len(text) <= most else text[: most - 1] + "…"

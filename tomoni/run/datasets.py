@@ -26,6 +26,7 @@ from tomoni.run.methods import Method
 from tomoni.settings.common import TrainingSettings
 
 LOOKED_AT_WITHOUT_VALIDATION = 128  # items of the training data that are measured where nothing is held out
+CANDIDATES = 8  # records for each prompt that is asked: some do not fit, some are refused
 # keys of the config that decide what the records become
 DECIDING = ("form", "columns", "on_bad_rows", "on_long_rows", "max_length", "loss_on", "validation_share")
 
@@ -38,7 +39,7 @@ class Datasets:
     train: Items
     looked_at: Items
     looked_at_is: Literal["validation", "training"]
-    records: tuple[Record, ...]  # a few of those looked at, to ask the model about
+    records: tuple[Record, ...]  # of those looked at: candidates to ask the model about
     key: str
     longest: int
     notices: tuple[str, ...]
@@ -87,7 +88,7 @@ def datasets(
         train=items,
         looked_at=_packed(cfg, validation) if validation is not None else _spread(items),
         looked_at_is="training" if validation is None else "validation",
-        records=_first(reading(cfg, files), chosen, cfg.sample_prompts),
+        records=_first(reading(cfg, files), chosen, CANDIDATES * cfg.sample_prompts),
         key="+".join(parts.keys),
         longest=int(max(train.lengths)),
         notices=tuple(parts.notices),

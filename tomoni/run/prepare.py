@@ -54,7 +54,8 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
     _require_context(model, data.longest)
     trained = choose(model, cfg, seed=cfg.seed)
     engine = Engine(trained.model, trained=trained.parameters, cfg=cfg)
-    asked = samples(data.records, render, start.tokenizer)
+    context = _context(model)
+    asked = samples(data.records, render, start.tokenizer, count=cfg.sample_prompts, context=context)
     return Job(
         cfg=cfg,
         method=method,
@@ -153,9 +154,14 @@ def _model(cfg: TrainingSettings, start: Start) -> Any:
     return model
 
 
+def _context(model: Any) -> int | None:
+    """Tokens that the model can look at, where its config says so."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
 def _require_context(model: Any, longest: int) -> None:
     """Positions that a model has never seen teach it nothing, and beyond a fixed table they are an error in the middle."""
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = _context(model)
     if context is not None and longest > context:
         raise DataError(
             f"the longest row has {longest:,} tokens, and the model's context is {context:,}",

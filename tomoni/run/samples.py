@@ -29,15 +29,20 @@ class Sample:
     shown: Answer
 
 
-def samples(records: Sequence[Record], render: Renderer, tokenizer: Tokenizer) -> list[Sample]:
-    """What can be asked of these records; one that the template refuses is left out."""
-    found = []
+def samples(
+    records: Sequence[Record], render: Renderer, tokenizer: Tokenizer, *, count: int, context: int | None
+) -> list[Sample]:
+    """The first `count` of the records that can be asked: the template takes them, and the answer has room."""
+    found: list[Sample] = []
     for record in records:
+        if len(found) == count:
+            break
         try:
             sample = _sample(record, render, tokenizer)
         except UserError:
             continue
-        found += [sample] if sample is not None else []
+        if sample is not None and (context is None or len(sample.tokens) + MAX_NEW_TOKENS <= context):
+            found.append(sample)
     return found
 
 
@@ -47,10 +52,7 @@ def answers(engine: Engine, tokenizer: Tokenizer, render: Renderer, asked: Seque
     def ask() -> list[str]:
         sampler = engine.sampler(tokenizer, eos_ids=render.stop_tokens or None)
         how = Sampling(max_new_tokens=MAX_NEW_TOKENS, temperature=0.0)
-        try:
-            return [completion.text for completion in sampler.sample([sample.tokens for sample in asked], how)]
-        except UserError as error:  # a prompt beyond the model's context: the training need not end for that
-            return [f"({error.what})" for _ in asked]
+        return [completion.text for completion in sampler.sample([sample.tokens for sample in asked], how)]
 
     return ask
 
