@@ -40,7 +40,9 @@ def generated(model: Any, prompt: list[int], count: int) -> list[int]:
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 @pytest.mark.parametrize("max_batch", [1, 4, 64])
-def test_greedy_answers_are_those_of_generate_however_the_prompts_are_batched(architecture: str, max_batch: int) -> None:
+def test_greedy_answers_are_those_of_generate_however_the_prompts_are_batched(
+    architecture: str, max_batch: int
+) -> None:
     model = tiny.model(architecture)
     answers = sampler(model, max_batch=max_batch).sample(PROMPTS, GREEDY)
     assert [answer.tokens.tolist() for answer in answers] == [generated(model, prompt, 24) for prompt in PROMPTS]
@@ -199,7 +201,7 @@ def says(text: str, **how: Any) -> tuple[list[str], Any]:
 
 
 def test_no_increment_splits_a_character() -> None:
-    text = "日本語と絵文字🙂、ﾊﾝｶｸ、が、👩‍👩‍👧 end"  # noqa: RUF001
+    text = "日本語と絵文字🙂、ﾊﾝｶｸ、が、👩‍👩‍👧 end"
     texts, last = says(text)
     assert "".join(texts) == text
     assert not any("\ufffd" in part for part in texts)
@@ -223,7 +225,9 @@ def test_a_character_cut_off_by_the_length_is_shown_as_broken() -> None:
         ("first, second", ("second", "first, s"), ""),
     ],
 )
-def test_a_stop_string_ends_the_answer_and_no_part_of_it_is_told(text: str, stop: tuple[str, ...], expected: str) -> None:
+def test_a_stop_string_ends_the_answer_and_no_part_of_it_is_told(
+    text: str, stop: tuple[str, ...], expected: str
+) -> None:
     texts, last = says(text + " and more", stop=stop)
     assert "".join(texts) == expected
     assert last.finished == "stop"

@@ -33,7 +33,9 @@ def model(tmp_path: Path) -> str:
     return str(tiny.folder(tmp_path / "model"))
 
 
-def test_numbers_baselines_and_answers_are_reported(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_numbers_baselines_and_answers_are_reported(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     base = str(tiny.folder(tmp_path / "base", seed=1))
     files = ("--file", write(tmp_path / "held.jsonl", HELD), "--train-file", write(tmp_path / "train.jsonl", TRAIN))
     report = evaluated(capsys, model, *files, "--against", base)
@@ -60,7 +62,9 @@ def test_a_table_is_shown_for_people(tmp_path: Path, model: str, capsys: pytest.
     assert "frequent" in shown
 
 
-def test_plain_text_is_measured_without_questions(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_text_is_measured_without_questions(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "held.jsonl"
     path.write_text(json.dumps({"text": "むかしむかし"}) + "\n", encoding="utf-8")
     (ours,) = evaluated(capsys, model, "--file", str(path))["models"]
@@ -68,23 +72,35 @@ def test_plain_text_is_measured_without_questions(tmp_path: Path, model: str, ca
     assert ours["exact_match"] is None
 
 
-def test_a_run_folder_stands_for_its_result_and_its_own_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_folder_stands_for_its_result_and_its_own_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     tiny.folder(run / "model")
     held, train = write(tmp_path / "held.jsonl", HELD), write(tmp_path / "train.jsonl", TRAIN)
-    config = {"method": "sft", "model_name_or_path": "x", "train_file": [train], "validation_file": [held], "output_dir": str(run)}
+    config = {
+        "method": "sft",
+        "model_name_or_path": "x",
+        "train_file": [train],
+        "validation_file": [held],
+        "output_dir": str(run),
+    }
     (run / "config.yaml").write_text(json.dumps(config), encoding="utf-8")
     report = evaluated(capsys, str(run), "--answers", "0")
     assert report["records"] == 4
     assert [line["name"] for line in report["baselines"]] == ["unigram model"]
 
 
-def test_what_is_missing_is_said_and_ends_with_2(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_missing_is_said_and_ends_with_2(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["evaluate", model]) == 2
     assert "--file" in capsys.readouterr().err
     run = tmp_path / "run"
     run.mkdir()
-    (run / "config.yaml").write_text("method: sft\nmodel_name_or_path: x\ntrain_file: a\noutput_dir: b\n", encoding="utf-8")
+    (run / "config.yaml").write_text(
+        "method: sft\nmodel_name_or_path: x\ntrain_file: a\noutput_dir: b\n", encoding="utf-8"
+    )
     held = write(tmp_path / "held.jsonl", HELD)
     assert main(["evaluate", str(run), "--file", held]) == 2
     assert "no result yet" in capsys.readouterr().err

@@ -72,7 +72,7 @@ def test_the_paired_bootstrap_finds_the_difference_that_pairing_shows() -> None:
 @pytest.mark.parametrize(
     ("answer", "desired", "same"),
     [
-        ("午前9時", "午前９時", True),  # noqa: RUF001
+        ("午前9時", "午前９時", True),
         ("ﾊﾟﾝ", "パン", True),
         ("か\u3099", "が", True),
         (" two  words\n", "two words", True),

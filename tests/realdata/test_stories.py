@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from tests.realdata import stories
 from tomoni.engine import hub, models, saving
+from tomoni.engine.sampler import Sampler, Sampling
 from tomoni.engine.trained import choose
 from tomoni.settings.common import TrainedPart
 
@@ -106,3 +107,9 @@ def test_a_part_of_it_trains_and_the_saved_model_is_the_trained_one(
     plain = AutoModelForCausalLM.from_pretrained(tmp_path, local_files_only=True)
     with torch.no_grad():
         torch.testing.assert_close(plain(tokens).logits, trained.model(tokens).logits, rtol=0, atol=1e-3)
+
+
+def test_the_sampler_continues_it_with_the_space_that_belongs_there(model: Any, tokenizer: Any) -> None:
+    prompt = _tokens(tokenizer, "Once upon a time")
+    (answer,) = Sampler(model, tokenizer).sample([prompt], Sampling(max_new_tokens=64, temperature=0.0))
+    assert ("Once upon a time" + answer.text).startswith(BEGINNING)

@@ -21,7 +21,6 @@ from tomoni.run.folder import RunFolder
 from tomoni.run.job import Job
 from tomoni.run.outcome import Answer, Result
 from tomoni.run.runner import drive
-from tomoni.run.stopping import listening
 from tomoni.settings.sft import Config
 
 ITEMS = 14
@@ -103,8 +102,8 @@ def parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def train(cfg: Config, *, on_event: Listener | None = None, make: Any = job) -> Result:
-    with RunFolder.hold(cfg.output_dir) as folder, listening() as stop:
-        return drive(folder, cfg, lambda tell: make(cfg), stop, [on_event] if on_event else [])
+    with RunFolder.hold(cfg.output_dir) as folder:
+        return drive(folder, cfg, lambda tell: make(cfg), [on_event] if on_event is not None else [])
 
 
 def digests(folder: Path, *, steps: int = 18) -> dict[str, str]:

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests import tiny
-from tomoni.cli import pretrain, sft, train
+from tomoni.cli import pretrain, sft, train, training
 from tomoni.engine import checkpoint
 from tomoni.errors import ConfigError, DataError, ModelError, RunError
 from tomoni.records import Source, Text
@@ -115,6 +115,18 @@ def test_a_stopped_run_ends_with_the_bytes_of_one_that_was_not(
     assert (tmp_path / "whole" / "ledger.jsonl").read_bytes() == (tmp_path / "stopped" / "ledger.jsonl").read_bytes()
 
 
+def test_evaluating_and_sampling_change_no_byte_of_the_result(place: Path, tmp_path: Path) -> None:
+    models = []
+    for name, watching in (("unwatched", {"sample_prompts": 0}), ("watched", {"sample_prompts": 3, "eval_steps": 1})):
+        result = start(config(place, tmp_path / name, validation_share=0.2, **watching))
+        models.append((result.folder / "model" / "model.safetensors").read_bytes())
+    assert models[0] == models[1]
+
+
+def test_what_a_model_says_cannot_steer_the_terminal() -> None:
+    assert training.harmless("青\x1b[31m赤\n\u3000二行\r\x9b2J") == "青\ufffd[31m赤\n\u3000二行\ufffd\ufffd2J"
+
+
 def test_pretraining_goes_on_from_a_model(place: Path, tmp_path: Path) -> None:
     cfg = Pretrain(
         model_name_or_path=str(place / "model"), train_file=str(place / "story.txt"), output_dir=str(tmp_path / "run"),
@@ -126,6 +138,26 @@ def test_pretraining_goes_on_from_a_model(place: Path, tmp_path: Path) -> None:
     ledger = [json.loads(line)["items"] for line in (tmp_path / "run" / "ledger.jsonl").read_text().splitlines()]
     seen = [name for items in ledger for name in items]
     assert sorted(seen) == sorted(2 * sorted(set(seen))), "every item exactly once an epoch"
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_pretraining_from_scratch_makes_a_tokenizer_and_a_model(place: Path, tmp_path: Path, kind: str) -> None:
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "max_position_embeddings": 128}
+    cfg = Pretrain(
+        train_file=str(place / "story.txt"), output_dir=str(tmp_path / "run"), max_steps=8, batch_size=4, max_length=64,
+        threads=1, device="cpu", sample_prompts=1, shape=shape, vocabulary={"kind": kind, "vocab_size": 320},
+        save_steps=3, learning_rate=1e-2,
+    )  # fmt: skip
+    assert start(cfg, on_event=stop_at(5)).status == "stopped"
+    result = start(cfg)
+    assert result.before is not None and result.after is not None and result.after.loss < result.before.loss
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(result.model), AutoTokenizer.from_pretrained(result.model)
+    assert model.config.num_hidden_layers == 2 and model.config.vocab_size == len(tokenizer) <= 320
+    text = "むかしむかし、🙂 e\u0301 ﾊﾟ"
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+    whole = start(cfg.model_copy(update={"output_dir": str(tmp_path / "whole")}))
+    assert whole.model is not None and result.model is not None
+    assert (whole.model / "model.safetensors").read_bytes() == (result.model / "model.safetensors").read_bytes()
 
 
 def test_epochs_count_the_steps(place: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from tests.engine.faults import FaultyOs
 from tests.run import jobs
 from tomoni.engine import checkpoint
+from tomoni.engine.engine import Engine
 from tomoni.errors import CheckpointError, DataError, DiskError, Diverged, RunError
 from tomoni.rows import Item, Row
 from tomoni.run.events import Ended, Evaluated, Event, Notice, Saved, Started, Stepped
@@ -347,6 +348,16 @@ def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(
     assert not is_held(folder)
     jobs.train(jobs.config(folder, save_steps=4))
     assert jobs.digests(folder) == plain
+
+
+def test_a_disk_too_small_for_a_checkpoint_is_said_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Engine, "bytes_to_save", lambda engine: 1 << 60)
+    events = Recorder()
+    with pytest.raises(DiskError, match="1,152,921,504,607"):
+        jobs.train(jobs.config(tmp_path / "run"), on_event=events)
+    assert not events.of(Stepped)
 
 
 def poisoned(cfg: Any) -> Any:

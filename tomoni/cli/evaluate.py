@@ -2,66 +2,101 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tomoni.errors import DataError
+import typer
+
+from tomoni.cli.options import invoke
+from tomoni.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from tomoni.data.render import LossOn
     from tomoni.evaluate.appraise import Appraisal, Comparison, Data
 
-ABOUT = """Measures a model on held-out data: loss, perplexity, token accuracy, and how often its greedy answer is the desired
-one, with a 95 % interval. MODEL is a folder, org/name of a hub, bundled:small, or a run's folder, whose own held-out
-data and training data are taken unless others are named."""
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked on the command line."""
+
+    model: str
+    file: tuple[str, ...] = ()
+    train_file: tuple[str, ...] = ()
+    against: str | None = None
+    loss_on: LossOn | None = None
+    max_length: int | None = None
+    form: str | None = None
 
 
 def command(argv: list[str]) -> int:
-    options = _parser().parse_args(argv)
-    data = read_data(options)
+    return invoke(evaluate, argv, verb="evaluate")
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="a folder, org/name of a hub, bundled:small, or a run's folder")
+    ],
+    file: Annotated[list[str] | None, typer.Option(help="data not trained on; may be given several times")] = None,
+    train_file: Annotated[list[str] | None, typer.Option(help="what it was trained on, for the baselines")] = None,
+    against: Annotated[str | None, typer.Option(help="another model on the same data, side by side")] = None,
+    answers: Annotated[int, typer.Option(min=0, help="ask at most the first N")] = 500,
+    samples: Annotated[int, typer.Option(min=0, help="show N answers")] = 5,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="default: a little over the longest desired answer")
+    ] = None,
+    loss_on: Annotated[
+        str | None, typer.Option(help="assistant, last or all; default: as the run, else assistant")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=2, help="tokens of a row, longer ones are cut; default: as the run")
+    ] = None,
+    form: Annotated[str | None, typer.Option(help="the form of the data, where it is not to be detected")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="everything as JSON on stdout")] = False,
+) -> int:
+    """Measure a model on data it was not trained on.
+
+    Loss, perplexity, token accuracy, and how often its greedy answer is the desired one, with a 95 % interval. For a
+    run's folder its own held-out data and training data are taken unless others are named.
+    """
+    data = read_data(
+        Options(model, tuple(file or ()), tuple(train_file or ()), against, _loss_on(loss_on), max_length, form)
+    )
     from tomoni.engine.models import quiet
     from tomoni.evaluate.appraise import appraise, baselines, compare
 
-    names = [options.model, *([options.against] if options.against else [])]
     with quiet():
         looked = [
-            appraise(name, data, answers=options.answers, max_new_tokens=options.max_new_tokens, device=options.device)
-            for name in names
+            appraise(name, data, answers=answers, max_new_tokens=max_new_tokens, device=device)
+            for name in (model, against)
+            if name is not None
         ]
     floors = baselines(looked[0], data)
     pair = compare(looked[1], looked[0]) if len(looked) > 1 else None
-    if options.json:
-        print(json.dumps(as_json(data, looked, floors, pair), ensure_ascii=False, indent=2))
+    if as_json:
+        print(json.dumps(report(data, looked, floors, pair), ensure_ascii=False, indent=2))
     else:
-        show(data, looked, floors, pair, options.samples)
+        show(data, looked, floors, pair, samples)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tomoni evaluate", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", metavar="MODEL", help="the model to measure, or a run's folder")
-    parser.add_argument("--file", nargs="+", help="data not trained on")
-    parser.add_argument("--train-file", nargs="+", help="what the model was trained on, for the baselines")
-    parser.add_argument("--against", metavar="BASE", help="another model on the same data, side by side")
-    parser.add_argument("--answers", type=int, default=500, metavar="N", help="ask at most the first N (default 500; 0: none)")
-    parser.add_argument("--samples", type=int, default=5, metavar="N", help="show N answers (default 5)")
-    parser.add_argument("--max-new-tokens", type=int, help="longest answer (default: a little over the longest desired one)")
-    parser.add_argument("--loss-on", choices=["assistant", "last", "all"], help="default: as the run, else assistant")
-    parser.add_argument("--max-length", type=int, help="tokens of a row, longer ones are cut (default: as the run, else the context)")
-    parser.add_argument("--form", help="the form of the data, where it is not to be detected")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--json", action="store_true", help="everything as JSON on stdout")
-    return parser
+def _loss_on(word: str | None) -> LossOn | None:
+    match word:
+        case None | "assistant" | "last" | "all":
+            return word
+        case _:
+            raise ConfigError(f"--loss-on {word!r} is not known", choices=["assistant", "last", "all"])
 
 
 # -- data ------------------------------------------------------------------------------------------------------------
 
 
-def read_data(options: argparse.Namespace) -> Data:
+def read_data(options: Options) -> Data:
     """The held-out records, and those trained on where they are known."""
     from tomoni.data.read import read
     from tomoni.evaluate.appraise import Data
@@ -69,12 +104,12 @@ def read_data(options: argparse.Namespace) -> Data:
     run = read_run(Path(options.model).expanduser())
     form = options.form or (run.form if run else None)
     columns = run.columns if run and not options.file else {}
-    train_files = options.train_file or (list(run.train_file) if run else [])
+    train_files = options.train_file or (run.train_file if run else ())
     train = []
     notes = []
     if missing := [file for file in train_files if not options.train_file and not Path(file).is_file()]:
         notes.append(f"the run's training data is not here any more ({', '.join(missing)}): no baseline from it")
-        train_files = []
+        train_files = ()
     if train_files:
         train = list(read(train_files, form=form, columns=run.columns if run else {}, on_bad_rows="stop"))
     if options.file:
@@ -88,7 +123,7 @@ def read_data(options: argparse.Namespace) -> Data:
         train = [record for record in train if not held_out(record, run.validation_share)]
     else:
         raise DataError(f"there is no held-out data for {options.model}", next_step="name some with --file")
-    loss_on = options.loss_on or getattr(run, "loss_on", None) or "assistant"
+    loss_on: LossOn = options.loss_on or getattr(run, "loss_on", None) or "assistant"
     max_length = options.max_length or (run.max_length if run else None)
     return Data(tuple(held), tuple(train), loss_on, max_length, tuple(notes))
 
@@ -107,7 +142,9 @@ def read_run(folder: Path) -> Any:
 # -- telling ---------------------------------------------------------------------------------------------------------
 
 
-def as_json(data: Data, looked: Sequence[Appraisal], floors: Sequence[Appraisal], pair: Comparison | None) -> dict[str, Any]:
+def report(
+    data: Data, looked: Sequence[Appraisal], floors: Sequence[Appraisal], pair: Comparison | None
+) -> dict[str, Any]:
     return {
         "records": len(data.held),
         "models": [one.as_json() for one in looked],
@@ -117,10 +154,12 @@ def as_json(data: Data, looked: Sequence[Appraisal], floors: Sequence[Appraisal]
     }
 
 
-def show(data: Data, looked: Sequence[Appraisal], floors: Sequence[Appraisal], pair: Comparison | None, samples: int) -> None:
+def show(
+    data: Data, looked: Sequence[Appraisal], floors: Sequence[Appraisal], pair: Comparison | None, samples: int
+) -> None:
     from rich.console import Console
-    from rich.table import Table
     from rich.markup import escape
+    from rich.table import Table
     from rich.text import Text
 
     console = Console(highlight=False)
@@ -136,7 +175,14 @@ def show(data: Data, looked: Sequence[Appraisal], floors: Sequence[Appraisal], p
     for note in [*data.notes, *(note for one in looked for note in one.notes)]:
         print(f"note: {note}", file=sys.stderr)
     if samples and looked[0].answers is not None:
-        shown = Table("prompt", "desired", *(escape(one.name) for one in looked), title="Answers", title_justify="left", show_lines=True)
+        shown = Table(
+            "prompt",
+            "desired",
+            *(escape(one.name) for one in looked),
+            title="Answers",
+            title_justify="left",
+            show_lines=True,
+        )
         for at, task in enumerate(looked[0].asked[:samples]):
             texts = [one.answers.texts[at] for one in looked if one.answers is not None]
             shown.add_row(*(Text(part) for part in (task.shown, task.desired, *texts)))

@@ -87,7 +87,9 @@ def show(result: Result) -> None:
         for heading in ("prompt", "desired", "before", "after"):
             answers.add_column(heading, overflow="fold")
         for answer in result.answers:
-            answers.add_row(*(Text(part) for part in (answer.prompt, answer.desired, answer.before, answer.after)))
+            answers.add_row(
+                *(Text(harmless(part)) for part in (answer.prompt, answer.desired, answer.before, answer.after))
+            )
         console.print(answers)
     found = [(result.model, "the result, in the form other tools read"), (result.folder / "report.md", "this report")]
     if result.best is not None:
@@ -96,3 +98,10 @@ def show(result: Result) -> None:
     for path, about in found:
         print(f"{path}\n  {about}")
     print(f"\nnext: tomoni chat {result.folder}")
+
+
+def harmless(text: str) -> str:
+    """What a model says must not steer the terminal: control characters become a visible mark."""
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\u3000" else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )

@@ -80,9 +80,9 @@ def verify(folder: Path) -> None:
         )
 
 
-def is_sealed(folder: Path) -> bool:
-    """Whether the folder has a manifest at all; folders made elsewhere have none."""
-    return (folder / MANIFEST).is_file()
+def is_whole(folder: Path) -> bool:
+    """`verify` as a question."""
+    return not _problems(folder)
 
 
 def _seal(staging: Path) -> None:

@@ -43,7 +43,8 @@ class Decoder:
 
     @property
     def device(self) -> torch.device:
-        return next(self._inner.parameters()).device
+        found: torch.device = next(self._inner.parameters()).device
+        return found
 
     def prefill(self, prompts: list[list[int]]) -> tuple[Cohort, Tensor]:
         """The cohort of these prompts and the logits [N, V] after each."""
@@ -54,10 +55,17 @@ class Decoder:
         cache = self._new_cache()
         tokens_NT, mask_NT = tokens_NT.to(self.device), mask_NT.to(self.device)
         positions = {} if self.virtual_tokens else self._position_ids(mask_NT)
-        logits_NTV = self.model(
-            input_ids=tokens_NT, attention_mask=mask_NT, past_key_values=cache, use_cache=True, **positions, **self._last_only
+        logits_NTV: Tensor = self.model(
+            input_ids=tokens_NT,
+            attention_mask=mask_NT,
+            past_key_values=cache,
+            use_cache=True,
+            **positions,
+            **self._last_only,
         ).logits
-        mask_NT = pad(mask_NT, (self.virtual_tokens, 0), value=1)  # of prompt tuning: they stand in the cache from here on
+        mask_NT = pad(
+            mask_NT, (self.virtual_tokens, 0), value=1
+        )  # of prompt tuning: they stand in the cache from here on
         return Cohort(cache, mask_NT), logits_NTV[:, -1]
 
     def decode(self, cohort: Cohort, tokens: list[int]) -> Tensor:
@@ -67,7 +75,7 @@ class Decoder:
         positions = self._position_ids(cohort.mask_NT)
         # an adapter in the layers acts here too; the virtual tokens of prompt tuning must not be given again
         model = self._inner if self.virtual_tokens else self.model
-        logits_NTV = model(
+        logits_NTV: Tensor = model(
             input_ids=tokens_N1,
             attention_mask=cohort.mask_NT,
             past_key_values=cohort.cache,

@@ -77,7 +77,12 @@ def uniform(key: bytes, position: int) -> float:
 
 
 def choose(
-    logits_NV: Tensor, how: Sampling, draws: Sequence[float], *, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+    logits_NV: Tensor,
+    how: Sampling,
+    draws: Sequence[float],
+    *,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
 ) -> Tensor:
     """int64 [N]: the next token of rows that share `how.shape`. `prompts` and `answers` are the tokens so far."""
     logits_NV = _penalised(logits_NV, how, prompts, answers)
@@ -119,7 +124,9 @@ def _nucleus(probabilities_NV: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(probabilities_NV).scatter(-1, where_NV, kept_NV)
 
 
-def _penalised(logits_NV: Tensor, how: Sampling, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Tensor:
+def _penalised(
+    logits_NV: Tensor, how: Sampling, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> Tensor:
     if how.repetition_penalty == 1 and how.presence_penalty == 0:
         return logits_NV
     logits_NV = logits_NV.clone()

@@ -278,7 +278,9 @@ class Sampler:
         if not any(answer.how.logprobs for answer in answers):
             return tokens_N.tolist(), [None] * len(answers)
         values = draw.logprobs(logits_NV, tokens_N).tolist()
-        return tokens_N.tolist(), [value if answer.how.logprobs else None for answer, value in zip(answers, values, strict=True)]
+        return tokens_N.tolist(), [
+            value if answer.how.logprobs else None for answer, value in zip(answers, values, strict=True)
+        ]
 
     def _tell(self, answer: _Answer, token: int, logprob: float | None) -> Increment:
         answer.tokens.append(token)
@@ -319,7 +321,10 @@ def _completion(parts: Sequence[Increment]) -> Completion:
     finish = parts[-1].finished
     assert finish is not None  # the loop ended, so each answer did
     return Completion(
-        np.array(tokens, dtype=np.int32), "".join(part.text for part in parts), np.array(logprobs, dtype=np.float32), finish
+        np.array(tokens, dtype=np.int32),
+        "".join(part.text for part in parts),
+        np.array(logprobs, dtype=np.float32),
+        finish,
     )
 
 

@@ -23,7 +23,9 @@ class TextStream:
     """The text of one answer, token by token. `stopped` turns True when a stop string is complete; its text, and all
     after it, is never given."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, prompt: Sequence[int] = (), stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, prompt: Sequence[int] = (), stop: Sequence[str] = ()
+    ) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
         self._tokens = [int(token) for token in prompt[-CONTEXT:]]

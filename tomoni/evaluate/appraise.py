@@ -112,7 +112,9 @@ class Comparison:
         if self.loss is None:
             parts.append("the models cut text into different tokens, so their losses are not compared")
         else:
-            parts.append(f"loss {self.loss.value:+.4f} ({self.loss.low:+.4f} to {self.loss.high:+.4f}) against {self.base}")
+            parts.append(
+                f"loss {self.loss.value:+.4f} ({self.loss.low:+.4f} to {self.loss.high:+.4f}) against {self.base}"
+            )
         if self.p is not None:
             parts.append(f"p = {self.p:.2g} that both are right equally often (McNemar, exact)")
         return "; ".join(parts)

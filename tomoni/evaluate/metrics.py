@@ -47,7 +47,7 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))
     told_apart = only_first + only_second
     tail = sum(math.comb(told_apart, count) for count in range(min(only_first, only_second) + 1))
-    return min(1.0, 2 * tail / 2**told_apart)  # whole numbers: exact up to one division
+    return min(1.0, float(2 * tail / 2**told_apart))  # whole numbers: exact up to one division
 
 
 def paired_bootstrap(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tomoni.data.render import LossOn, Renderer
 from tomoni.data.tokenize import load_tokenizer
@@ -14,9 +14,6 @@ from tomoni.engine.hub import Located, locate
 from tomoni.engine.models import load
 from tomoni.engine.sampler import Sampler, context_of, ends_of
 from tomoni.errors import RunError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 RESULTS = ("model", "adapter")  # where a run leaves what it trained
 MOST_TOKENS = 8192  # of a row that is measured, where the model's context is longer
@@ -29,9 +26,12 @@ class Subject:
     name: str
     located: Located
     model: Any
-    tokenizer: PreTrainedTokenizerBase
     renderer: Renderer
     stop_tokens: tuple[int, ...]
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.renderer.tokenizer
 
     @property
     def weights(self) -> int:
@@ -47,7 +47,7 @@ class Subject:
         return f"{self.name} ({kind}, {_short(self.weights)} weights{base}{revision})"
 
     def sampler(self, **options: Any) -> Sampler:
-        return Sampler(self.model, self.tokenizer, eos_ids=self.stop_tokens, **options)
+        return Sampler(self.model, self.renderer.tokenizer, eos_ids=self.stop_tokens, **options)
 
 
 def open_subject(
@@ -66,7 +66,7 @@ def open_subject(
     longest = min(size for size in (max_length, context_of(model), MOST_TOKENS) if size is not None)
     renderer = Renderer(tokenizer, loss_on=loss_on, max_length=longest, on_long_rows="truncate")
     ends = dict.fromkeys([*renderer.stop_tokens, *ends_of(model, tokenizer)])
-    return Subject(str(name), located, model, tokenizer, renderer, tuple(ends))
+    return Subject(str(name), located, model, renderer, tuple(ends))
 
 
 def result_of(name: str | Path) -> str | Path:

@@ -44,11 +44,32 @@ class Datasets:
     notices: tuple[str, ...]
 
 
-def cache_folder() -> Path:
-    """Where tokenised data is kept between runs: TOMONI_CACHE, or a folder in the user's own cache."""
+def cache_folder(kind: str) -> Path:
+    """Where what was made of data files is kept between runs: under TOMONI_CACHE, or in the user's own cache."""
     named = os.environ.get("TOMONI_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(named or f"{base}/tomoni").expanduser() / "rows"
+    return Path(named or f"{base}/tomoni").expanduser() / kind
+
+
+def reading(cfg: TrainingSettings, files: Sequence[str]) -> Reading:
+    return read(files, form=cfg.form, columns=cfg.columns, on_bad_rows=cfg.on_bad_rows)
+
+
+def text_key(cfg: TrainingSettings, settings: str) -> str:
+    """Names what is made of the training files' text with these settings."""
+    return _key(cfg, cfg.train_file, tokenizer="", template="", settings={"made with": settings, "form": cfg.form})
+
+
+def _key(
+    cfg: TrainingSettings, files: Sequence[str], *, tokenizer: str, template: str, settings: Mapping[str, Any]
+) -> str:
+    method = str(getattr(cfg, "method", ""))
+    try:
+        return cache_key(files, tokenizer=tokenizer, template=template, settings=settings, method=method)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename} cannot be read: {error.strerror}", next_step="check train_file and validation_file"
+        ) from error
 
 
 def datasets(
@@ -66,7 +87,7 @@ def datasets(
         train=items,
         looked_at=_packed(cfg, validation) if validation is not None else _spread(items),
         looked_at_is="training" if validation is None else "validation",
-        records=_first(parts.reading(files), chosen, cfg.sample_prompts),
+        records=_first(reading(cfg, files), chosen, cfg.sample_prompts),
         key="+".join(parts.keys),
         longest=int(max(train.lengths)),
         notices=tuple(parts.notices),
@@ -102,43 +123,40 @@ class _Parts:
         self.notices: list[str] = []
         self.bad: list[Mapping[str, Any]] = []
 
-    def reading(self, files: Sequence[str]) -> Reading:
-        return read(files, form=self.cfg.form, columns=self.cfg.columns, on_bad_rows=self.cfg.on_bad_rows)
-
     def store(self, part: str, files: Sequence[str], chosen: Callable[[Record], bool]) -> ItemStore:
         """The items of the chosen records; made once, found again by the hash of all that decides them."""
-        reading = self.reading(files)
+        rows = reading(self.cfg, files)
         self.render.left_out.clear()
         self.render.truncated = 0
         made = build(
-            self._kept(part, reading, chosen),
+            self._kept(part, rows, chosen),
             lambda record: self.method.items(record, self.render),
             key=self._key(part, files),
-            folder=cache_folder(),
-            summary=lambda: self._summary(reading),
+            folder=cache_folder("rows"),
+            summary=lambda: self._summary(rows),
             say=self.notices.append,
         )
         self._tell(part, made.summary)
         return made
 
-    def _kept(self, part: str, reading: Reading, chosen: Callable[[Record], bool]) -> Iterator[Record]:
+    def _kept(self, part: str, rows: Reading, chosen: Callable[[Record], bool]) -> Iterator[Record]:
         empty = True
-        for record in reading:
+        for record in rows:
             if chosen(record):
                 empty = False
                 yield record
         if empty:
             raise DataError(
-                f"{part}: none of the {reading.counts['kept']:,} records falls into it",
+                f"{part}: none of the {rows.counts['kept']:,} records falls into it",
                 next_step="choose another validation_share, or name a validation_file",
             )
 
-    def _summary(self, reading: Reading) -> dict[str, Any]:
+    def _summary(self, rows: Reading) -> dict[str, Any]:
         return {
-            "form": reading.form,
+            "form": rows.form,
             "left_out": dict(self.render.left_out),
             "truncated": self.render.truncated,
-            "bad": [row.as_dict() for row in reading.bad],
+            "bad": [row.as_dict() for row in rows.bad],
         }
 
     def _tell(self, part: str, summary: Mapping[str, Any]) -> None:
@@ -155,17 +173,9 @@ class _Parts:
 
     def _key(self, part: str, files: Sequence[str]) -> str:
         settings = {name: getattr(self.cfg, name, None) for name in DECIDING} | {"part": part}
-        try:
-            key = cache_key(
-                files, tokenizer=self.tokenizer, template=self.render.template_sha256, settings=settings,
-                method=str(getattr(self.cfg, "method", "")),
-            )  # fmt: skip
-        except OSError as error:
-            raise DataError(
-                f"{error.filename} cannot be read: {error.strerror}", next_step="check train_file and validation_file"
-            ) from error
-        self.keys.append(key)
-        return key
+        template = self.render.template_sha256
+        self.keys.append(_key(self.cfg, files, tokenizer=self.tokenizer, template=template, settings=settings))
+        return self.keys[-1]
 
 
 def _packed(cfg: TrainingSettings, store: ItemStore) -> Items:

@@ -42,7 +42,7 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
 
     method = method_module(_method_of(cfg))
     tell(Preparing("data"))
-    start = _start(cfg, folder)
+    start = _start(cfg)
     render = _renderer(cfg, start.tokenizer)
     data = datasets.datasets(cfg, method, start.tokenizer, render, folder.root / "quarantine.jsonl")
     given, cfg = cfg, cfg.with_steps(len(data.train))
@@ -82,14 +82,14 @@ def _method_of(cfg: TrainingSettings) -> str:
 # -- model and tokenizer ---------------------------------------------------------------------------------------------
 
 
-def _start(cfg: TrainingSettings, folder: RunFolder) -> Start:
+def _start(cfg: TrainingSettings) -> Start:
     from tomoni.engine.hub import locate
 
     name = getattr(cfg, "model_name_or_path", None)
     if name is None:
         if not isinstance(cfg, Pretrain):
             raise ConfigError("model_name_or_path is missing", next_step="name a model to begin with")
-        tokenizer = _new_tokenizer(cfg, folder)
+        tokenizer = _new_tokenizer(cfg)
         return Start(None, tokenizer, {"tokenizer": fingerprint(tokenizer)})
     located = locate(name)
     files = json.dumps([dict(located.files), dict(located.model.files)], sort_keys=True).encode()
@@ -97,26 +97,25 @@ def _start(cfg: TrainingSettings, folder: RunFolder) -> Start:
     return Start(located, load_tokenizer(located.tokenizer_folder), identity)
 
 
-def _new_tokenizer(cfg: Pretrain, folder: RunFolder) -> Tokenizer:
-    """The named one, or one trained on the text; kept in the run folder, so that a resumed run has the same."""
-    from tomoni.data.read import read
+def _new_tokenizer(cfg: Pretrain) -> Tokenizer:
+    """The named one, or one trained on the text; kept beside the tokenised data, so that a resumed run has the same."""
     from tomoni.data.vocabulary import train_tokenizer
     from tomoni.engine import checkpoint
 
     if cfg.tokenizer is not None:
         return load_tokenizer(cfg.tokenizer)
-    kept = folder.root / "tokenizer"
-    if not kept.exists():
-        records = read(cfg.train_file, form=cfg.form, columns=cfg.columns, on_bad_rows=cfg.on_bad_rows)
-        texts = (record.text for record in records if isinstance(record, Text))
-        wanted = cfg.vocabulary
-        made = train_tokenizer(
-            texts, kind=wanted.kind, vocab_size=wanted.vocab_size, pre_tokenizer=wanted.pre_tokenizer
-        )
-        checkpoint.commit(
-            kept, lambda staging: made.save_pretrained(staging) and None, bytes_needed=wanted.vocab_size * 100
-        )
-    checkpoint.verify(kept)
+    wanted = cfg.vocabulary
+    kept = datasets.cache_folder("tokenizers") / datasets.text_key(cfg, wanted.model_dump_json())
+    if checkpoint.is_whole(kept):
+        return load_tokenizer(kept)
+    reading = datasets.reading(cfg, cfg.train_file)
+    texts = (record.text for record in reading if isinstance(record, Text))
+    made = train_tokenizer(texts, kind=wanted.kind, vocab_size=wanted.vocab_size, pre_tokenizer=wanted.pre_tokenizer)
+
+    def write(staging: Path) -> None:
+        made.save_pretrained(staging)
+
+    checkpoint.commit(kept, write, bytes_needed=200 * wanted.vocab_size)
     return load_tokenizer(kept)
 
 

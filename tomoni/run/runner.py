@@ -60,18 +60,20 @@ def run(cfg: TrainingSettings, *, on_event: Listener | None = None) -> Result:
     listeners: list[Listener] = [on_event] if on_event is not None else []
     if cfg.report_to == "tensorboard":
         listeners.append(TensorBoard(Path(cfg.output_dir).expanduser()))
-    with RunFolder.hold(cfg.output_dir) as folder, listening() as stop:
-        return drive(folder, cfg, make_job, stop, listeners)
+    with RunFolder.hold(cfg.output_dir) as folder:
+        return drive(folder, cfg, make_job, listeners)
 
 
 def drive(
     folder: RunFolder,
     cfg: TrainingSettings,
     make_job: Callable[[Listener], Job],
-    stop: StopRequest,
     listeners: Sequence[Listener],
 ) -> Result:
-    """Make the job, run it, and leave a status that says how it ended."""
+    """Make the job, run it, and leave a status that says how it ended.
+
+    Signals are taken only while the job runs: until then there is nothing to save, and they end the process as usual.
+    """
 
     def tell(event: Event) -> None:
         for listener in listeners:
@@ -85,7 +87,7 @@ def drive(
         folder.accept(cfg, job.inputs)
         for text in job.notices:
             tell(Notice(text))
-        with contextlib.closing(Runner(job, folder, tell, stop)) as runner:
+        with listening() as stop, contextlib.closing(Runner(job, folder, tell, stop)) as runner:
             result = runner.run()
     except BaseException as error:
         if folder.begun:
@@ -127,6 +129,8 @@ class Runner:
         self.ledger.close()
 
     def run(self) -> Result:
+        needed = self.job.engine.bytes_to_save() + self.job.result_bytes
+        checkpoint.require_space(self.folder.root, needed)  # now, and not after the hours until the first checkpoint
         resumed_from = self._resume()
         self.tell(Started(self.carried.step, self.cfg.steps, self.job.items, self.job.trained_weights, resumed_from))
         self.folder.set_status("running", step=self.carried.step, steps=self.cfg.steps)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -31,10 +30,8 @@ class StopRequest:
         self.signal = number
         name = signal.Signals(number).name
         # the handler runs between two instructions of anything, so it must not use a buffered stream that may be locked
-        os.write(
-            sys.__stderr__.fileno() if sys.__stderr__ else 2,
-            f"\n{name}: saving after this step; once more ends at once\n".encode(),
-        )
+        with contextlib.suppress(OSError):
+            os.write(2, f"\n{name}: saving after this step; once more ends at once\n".encode())
 
 
 @contextlib.contextmanager
