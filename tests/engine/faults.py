@@ -37,3 +37,31 @@ class FaultyOs:
         self.count += 1
         if self.count - 1 == self.at:
             self.fault(operation)
+
+
+class RecordingOs:
+    """Writes down, in order, which paths were brought to the disk and which were renamed to what."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, str, str]] = []
+        self.paths: dict[int, str] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def open(self, path: Any, *arguments: Any, **options: Any) -> int:
+        handle = os.open(path, *arguments, **options)
+        self.paths[handle] = str(path)
+        return handle
+
+    def fsync(self, handle: int) -> None:
+        os.fsync(handle)
+        self.log.append(("fsync", self.paths[handle], ""))
+
+    def rename(self, old: Any, new: Any) -> None:
+        os.rename(old, new)
+        self.log.append(("rename", str(old), str(new)))
+
+    def replace(self, old: Any, new: Any) -> None:
+        os.replace(old, new)
+        self.log.append(("rename", str(old), str(new)))

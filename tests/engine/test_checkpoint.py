@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tests.engine.faults import FaultyOs, Killed
+from tests.engine.faults import FaultyOs, Killed, RecordingOs
 from tomoni.engine import checkpoint
 from tomoni.errors import CheckpointError, DiskError
 
@@ -202,6 +202,28 @@ def test_a_disk_error_at_any_operation_leaves_the_old_checkpoint_and_is_named(tm
         assert content_of(checkpoint.newest_whole(root)[0] or root) in (1, 2)
         committed(root, 3)
         assert checkpoint.newest_whole(root)[0] == root / "step-000003"
+
+
+def test_everything_is_on_the_disk_before_the_rename_and_the_rename_right_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power cut may take back is what was not synced: nothing of a checkpoint that has its name."""
+    recorded = RecordingOs()
+    monkeypatch.setattr(checkpoint, "os", recorded)
+    final = committed(tmp_path, 1) / "step-000001"
+    staging = tmp_path / ".staging-step-000001"
+    at = recorded.log.index(("rename", str(staging), str(final)))
+    synced = {path for operation, path, _ in recorded.log[:at] if operation == "fsync"}
+    written = {staging, staging / "sub", *(staging / path.relative_to(final) for path in final.rglob("*"))}
+    assert synced >= {str(path) for path in written} and len(written) == 6
+    assert ("fsync", str(tmp_path), "") in recorded.log[at:]
+
+    recorded.log.clear()
+    checkpoint.atomic_write(tmp_path / "status.json", "状態")
+    aside = str(tmp_path / ".staging-status.json")
+    assert recorded.log == [
+        ("fsync", aside, ""), ("rename", aside, str(tmp_path / "status.json")), ("fsync", str(tmp_path), ""),
+    ]  # fmt: skip
 
 
 def test_too_little_space_is_said_before_anything_is_written(tmp_path: Path) -> None:
