@@ -200,6 +200,16 @@ def test_an_empty_thought_before_the_answer_is_learnt_unless_the_prompt_writes_i
     assert "</think>\n\n⟦d<|im_end|>⟧" in marked(renderer, row_of(renderer, off))
 
 
+def test_a_thought_in_the_last_answer_is_learnt_and_one_that_the_template_drops_is_refused() -> None:
+    renderer = byte_renderer(kinds.REASONING)
+    thought = "<think>\n考え\n</think>\n\n答え"
+    assert f"assistant\n⟦{thought}<|im_end|>⟧" in marked(renderer, row_of(renderer, chat("a", "b", "c", thought)))
+    assert "⟦<think>\n\n</think>\n\nd<|im_end|>⟧" in marked(renderer, row_of(renderer, chat("a", "b", "c", "d")))
+    for refused in (chat("a", thought, "c", "d"), chat("a", "<think>考え</think>答え")):
+        with pytest.raises(DataError, match="changes the text of message 2"):
+            renderer.chat(refused)
+
+
 @pytest.mark.parametrize(
     ("template", "said"),
     [

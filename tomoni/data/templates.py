@@ -147,9 +147,28 @@ class Template:
         text = self.render(talk, generation=generation)
         spans = align(text, skeleton, [message.content for message in talk.messages])
         if isinstance(spans, int):
+            if not generation and (found := self._behind_prompt(talk, skeleton, text)):
+                return found
             message = talk.messages[spans]
             raise _unfaithful(talk, f"it changes the text of message {spans + 1} (of the {message.role})")
         return Layout(text, tuple(spans), tuple(self._answers(talk, skeleton, spans, text, generation)))
+
+    def _behind_prompt(self, talk: Conversation, skeleton: Skeleton, text: str) -> Layout | None:
+        """The layout of a last answer that stands whole behind its prompt, whatever the template did to get there.
+
+        Templates of thinking models take a thought in the answer apart and write it again; where that gives the same
+        text, nothing was changed.
+        """
+        final = len(talk.messages) - 1
+        if final == 0 or talk.messages[final].role != "assistant":
+            return None
+        prompt = self.lay_out(talk.before(final), generation=True)
+        start = len(prompt.text)
+        for answer in _variants(talk.messages[final].content):
+            if text == prompt.text + answer + skeleton.literals[-1]:
+                span = (start, start + len(answer), final)
+                return Layout(text, (*prompt.contents, span), (*prompt.answers, span))
+        return None
 
     def _answers(
         self, talk: Conversation, skeleton: Skeleton, spans: list[tuple[int, int, int]], text: str, generation: bool
@@ -230,7 +249,6 @@ def align(text: str, skeleton: Skeleton, contents: Sequence[str]) -> list[tuple[
     furthest = 0
     while waiting:
         depth, position, path = waiting.pop()
-        furthest = max(furthest, depth)
         if depth == len(order):
             if position == len(text):
                 return _unrolled(path)
@@ -241,6 +259,7 @@ def align(text: str, skeleton: Skeleton, contents: Sequence[str]) -> list[tuple[
             after = end + len(literals[depth + 1])
             if (depth + 1, after) in seen or not text.startswith(variant, position):
                 continue
+            furthest = max(furthest, depth + 1)  # this one is found: what does not fit comes behind it
             if text.startswith(literals[depth + 1], end):
                 seen.add((depth + 1, after))
                 waiting.append((depth + 1, after, ((position, end, index), path)))

@@ -29,6 +29,8 @@ ROLES_OF_TOKENS = {
 QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# runs of one Japanese script: hiragana, katakana with its long mark, kanji
+SCRIPTS = r"[\u3041-\u309f]+|[\u30a0-\u30ff]+|[\u4e00-\u9fff\u3005\u30f6]+"
 BYTES = 256
 
 
@@ -38,10 +40,13 @@ def train_tokenizer(
     kind: Literal["bpe", "unigram"] = "bpe",
     vocab_size: int = 8000,
     pre_tokenizer: Literal["gpt2", "qwen2"] = "qwen2",
+    split_scripts: bool = False,
     special_tokens: Sequence[str] = SPECIAL_TOKENS,
 ) -> PreTrainedTokenizerBase:
     """A tokenizer of at most `vocab_size` tokens, special ones (ids from 0) and the 256 bytes included.
 
+    With `split_scripts` no token is learnt that joins hiragana, katakana and kanji, so that a name keeps its tokens
+    whatever particle follows it. This shapes what is learnt only: the tokenizer itself splits as `pre_tokenizer` says.
     The same documents in the same order give the same tokenizer. `<|endoftext|>` ends documents and the chat template
     is ChatML. Raises ConfigError where the vocabulary cannot hold the bytes and special tokens, or no text comes.
     """
@@ -59,15 +64,16 @@ def train_tokenizer(
     }
     counted = _Counted(documents)
     splitter = _splitter(pre_tokenizer)
+    learning = _at_script_borders(splitter) if split_scripts else splitter
     if kind == "bpe":
         backend = Tokenizer(models.BPE())
-        backend.pre_tokenizer = splitter
+        backend.pre_tokenizer = learning
         backend.train_from_iterator(counted, trainers.BpeTrainer(**options))
     else:
         pieces = vocab_size - len(special_tokens)
-        backend = Tokenizer(train_unigram(counted, splitter=splitter, pieces=pieces, specials=special_tokens))
-        backend.pre_tokenizer = splitter
+        backend = Tokenizer(train_unigram(counted, splitter=learning, pieces=pieces, specials=special_tokens))
         backend.add_special_tokens(list(special_tokens))
+    backend.pre_tokenizer = splitter
     backend.decoder = decoders.ByteLevel()
     if not counted.characters:
         raise ConfigError("there is no text to train a tokenizer on", next_step="check train_file")
@@ -98,6 +104,12 @@ def _splitter(name: str) -> Any:
             ]
         )
     raise ConfigError(f"unknown pre_tokenizer {name!r}", choices=["gpt2", "qwen2"])
+
+
+def _at_script_borders(splitter: Any) -> Any:
+    from tokenizers import Regex, pre_tokenizers
+
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(SCRIPTS), behavior="isolated"), splitter])
 
 
 def _wrapped(backend: Any, special_tokens: Sequence[str]) -> PreTrainedTokenizerBase:

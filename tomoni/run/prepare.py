@@ -111,7 +111,7 @@ def _new_tokenizer(cfg: Pretrain) -> Tokenizer:
         return load_tokenizer(kept)
     reading = datasets.reading(cfg, cfg.train_file)
     texts = (record.text for record in reading if isinstance(record, Text))
-    made = train_tokenizer(texts, kind=wanted.kind, vocab_size=wanted.vocab_size, pre_tokenizer=wanted.pre_tokenizer)
+    made = train_tokenizer(texts, **wanted.model_dump())
 
     def write(staging: Path) -> None:
         made.save_pretrained(staging)

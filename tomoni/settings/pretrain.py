@@ -41,7 +41,8 @@ class Vocabulary(Frozen):
 
     kind: Literal["bpe", "unigram"] = "bpe"
     vocab_size: Annotated[int, Field(ge=300)] = 8000
-    pre_tokenizer: Literal["gpt2", "qwen2"] = "qwen2"  # splits that llama.cpp knows; bpe only
+    pre_tokenizer: Literal["gpt2", "qwen2"] = "qwen2"  # splits that llama.cpp knows
+    split_scripts: bool = False  # no token joins hiragana, katakana and kanji
 
 
 class Config(TrainingSettings):
