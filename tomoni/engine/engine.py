@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -27,6 +26,16 @@ from torch import Tensor, nn
 from tomoni.engine.batch import MicroBatch, collate, counts, micro_batches
 from tomoni.engine.forward import Forward, ScoreHead, decoder_layers
 from tomoni.engine.head import target_logprobs
+from tomoni.engine.setup import (
+    EngineSettings,
+    adamw,
+    draw_key,
+    in_bfloat16,
+    is_out_of_memory,
+    keep_no_activations,
+    new_score_head,
+    pick_device,
+)
 from tomoni.errors import CheckpointError, Diverged, RunError
 from tomoni.losses import Loss, Outputs, Term, Unit
 from tomoni.report import Mean, Stats
@@ -39,35 +48,6 @@ if TYPE_CHECKING:
 
 # tokens of a micro-batch to begin with; out of memory halves it. On a CPU more brings nothing and costs cache.
 TOKENS_PER_MICROBATCH = {"cpu": 4096, "cuda": 16384, "mps": 8192}
-
-
-class EngineSettings(Protocol):
-    """What the engine reads of a method's config (`tomoni.settings.common`)."""
-
-    @property
-    def seed(self) -> int: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def gradient_checkpointing(self) -> bool: ...
-    @property
-    def tokens_per_microbatch(self) -> int | None: ...
-    @property
-    def threads(self) -> int | None: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def adam_beta1(self) -> float: ...
-    @property
-    def adam_beta2(self) -> float: ...
-    @property
-    def adam_epsilon(self) -> float: ...
-    @property
-    def max_grad_norm(self) -> float: ...
-    @property
-    def on_nonfinite(self) -> str: ...
 
 
 class Engine:
@@ -93,20 +73,20 @@ class Engine:
         self.cfg = cfg
         self.device = pick_device(cfg.device)
         self.model = model.to(self.device)
-        self.autocast = _arithmetic(cfg.dtype, self.device)
+        self.autocast = in_bfloat16(cfg.dtype, self.device)
         self.forward = Forward(model)
         self.score_spec = score_head
         self.score: nn.Linear | None = None
         self.trained = dict(trained)
         if score_head is not None:
-            self.score = _new_score_head(self.forward, score_head, cfg.seed, self.device)
+            self.score = new_score_head(self.forward, score_head, cfg.seed, self.device)
             self.trained |= {f"score.{name}": weight for name, weight in self.score.named_parameters()}
         if cfg.gradient_checkpointing:
-            _keep_no_activations(model)
+            keep_no_activations(model)
         self.reference = (
             {name: weight.detach().clone() for name, weight in self.trained.items()} if keep_reference else None
         )
-        self.optimizer = _adamw(self.trained, cfg, self.device)
+        self.optimizer = adamw(self.trained, cfg, self.device)
         self.updates = 0
         self.budget = cfg.tokens_per_microbatch or TOKENS_PER_MICROBATCH.get(self.device.type, 4096)
         self._step_ids: tuple[str, ...] = ()
@@ -165,7 +145,7 @@ class Engine:
             try:
                 return self._forward_backward(items, loss)
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 self._halve(items, error)
 
@@ -352,7 +332,7 @@ class Engine:
     def _keyed_draws(self, index: int) -> Iterator[None]:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(_key(self.cfg.seed, self.updates, index))
+            torch.manual_seed(draw_key(self.cfg.seed, self.updates, index))
             yield
 
     def _halve(self, items: Sequence[Item], error: BaseException) -> None:
@@ -398,53 +378,6 @@ class Engine:
             for key, value in self.optimizer.state.get(weight, {}).items():
                 tensors[f"{key}.{name}"] = value.detach().cpu().contiguous()
         return tensors
-
-
-def pick_device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _arithmetic(dtype: str, device: torch.device) -> bool:
-    """Whether products run in bfloat16: on request, and by default where the accelerator has it."""
-    if dtype == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return dtype == "bfloat16"
-
-
-def _keep_no_activations(model: nn.Module) -> None:
-    enable: Any = getattr(model, "activation_checkpointing_enable", None)  # transformers before 5.2 knows the old name
-    if enable is not None:
-        enable()
-    else:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
-
-
-def _adamw(trained: Mapping[str, nn.Parameter], cfg: EngineSettings, device: torch.device) -> torch.optim.AdamW:
-    """Decay on matrices only: not on biases, not on norms."""
-    decayed = [weight for weight in trained.values() if weight.dim() >= 2]
-    plain = [weight for weight in trained.values() if weight.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": cfg.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=0.0,
-        betas=(cfg.adam_beta1, cfg.adam_beta2),
-        eps=cfg.adam_epsilon,
-        fused=device.type in ("cpu", "cuda"),
-    )
-
-
-def _new_score_head(forward: Forward, spec: ScoreHead, seed: int, device: torch.device) -> nn.Linear:
-    width = forward.inner.config.get_text_config().hidden_size
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_key(seed, 0, -1))
-        head = nn.Linear(width, spec.size)
-        nn.init.normal_(head.weight, std=1 / (width + 1) ** 0.5)
-        nn.init.zeros_(head.bias)
-    return head.to(device)
 
 
 def _pool(hidden_NTD: Tensor, lengths_N: Tensor, how: str) -> Tensor:
@@ -498,15 +431,3 @@ def _spread(batch: MicroBatch, values_P: Tensor | None) -> list[Float32]:
 def _numpy(tensor: Tensor | None) -> Float32:
     assert tensor is not None
     return tensor.detach().float().cpu().numpy()
-
-
-def _key(*parts: int) -> int:
-    """A seed from numbers that name a draw; the same on every machine."""
-    text = ",".join(map(str, parts)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "little")
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)

@@ -41,7 +41,6 @@ def _document(world: World, kind: str, entities: list[Entity], rng: random.Rando
         return tell_several(list(dict.fromkeys(entities)), lang, register, rng)
     if kind == "story":
         return scenes.story(world, lang, register, rng).text
-    assert kind == "safety", kind
     return safety.prose(world, lang, register, rng)
 
 
