@@ -25,6 +25,7 @@ LONGEST_FILE = 500
 NO_TORCH = (
     "errors",
     "config",
+    "yamltext",
     "records",
     "rows",
     "report",

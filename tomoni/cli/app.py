@@ -97,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the reader went away (`tomoni … | head`); the interpreter's last flush must not complain about it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except SystemExit as end:  # what an option parser does after --help
+        return end.code if isinstance(end.code, int) else USER_ERROR if end.code else 0
     except Exception as error:
         if debug:
             raise

@@ -6,7 +6,7 @@ import argparse
 import json
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tomoni import config
 from tomoni.errors import ConfigError
@@ -39,8 +39,13 @@ def command(argv: list[str]) -> int:
     return WARNED if found.warnings and own.strict else 0
 
 
+class _Options(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, next_step="tomoni check --help")
+
+
 def _options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
+    parser = _Options(
         "tomoni check",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
