@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -142,6 +143,8 @@ def test_every_mistake_is_reported_at_once_with_its_line(tmp_path: Path) -> None
     said = mistakes(tmp_path, text, "--onn", "--either", "{a: 1}", "stray")
     lines = [line.replace(str(tmp_path), "") for line in said.splitlines()]
     assert lines[0] == "9 mistakes in the config:"
+    in_the_file = [int(found) for found in re.findall(r"c\.yaml:(\d+): (?!key)", said)]
+    assert in_the_file == sorted(in_the_file)
     expected = [
         "/c.yaml:1: method is 'smaple'; possible: sample, other (did you mean \"sample\"?)",
         '/c.yaml:2: unknown key "cuont" (did you mean "count"?)',

@@ -340,7 +340,8 @@ def _explain(
     wanted: dict[Key, list[ErrorDetails]] = {}
     for details in errors:
         wanted.setdefault(_real(details["loc"], draft.values, details["type"]), []).append(details)
-    for key, about in wanted.items():
+    written = {key: number for number, key in enumerate(draft.places)}
+    for key, about in sorted(wanted.items(), key=lambda entry: written.get(entry[0], len(written))):
         place = draft.place(key)
         where = place.label if place else _where(path)
         kind = about[0]["type"]

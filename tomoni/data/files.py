@@ -56,7 +56,10 @@ def rows_of(path: Path) -> Iterator[RawRow]:
     """All rows of one file, in order; blank lines of JSONL are passed over."""
     kind = kind_of(path)
     if not path.is_file():
-        raise DataError(f"data file {str(path)!r} does not exist", next_step="check the path in train_file")
+        raise DataError(
+            f"data file {str(path)!r} does not exist",
+            next_step="check the spelling; it is read from where the command runs",
+        )
     if kind == ".parquet":
         yield from _parquet(path)
         return

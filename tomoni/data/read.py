@@ -42,6 +42,14 @@ class Reading:
             raise DataError("no data file is named", next_step="set train_file")
         self.asked = form
         self.columns = dict(columns or {})
+        known = sorted({name for asked in ([form] if form else FORMS) for name in (*FORMS[asked].columns, "id")})
+        for name in self.columns:
+            if name not in known:
+                raise DataError(
+                    f"columns: {name!r} is no column of {form or 'any form'}{did_you_mean(name, known)}",
+                    choices=known,
+                    next_step="write the form's column first and the file's second: prompt: question",
+                )
         self.on_bad_rows = on_bad_rows
         self._reset()
 
@@ -122,7 +130,10 @@ def mapped(raw: RawRow, columns: Mapping[str, str]) -> dict[str, Any]:
     row = dict(raw.values)
     for ours, theirs in columns.items():
         if theirs not in raw.values:
-            raise BadValue("missing_column", f"{theirs} (for {ours}); the row has {', '.join(map(str, raw.values))}")
+            there = list(map(str, raw.values))
+            raise BadValue(
+                "missing_column", f"{theirs} (for {ours}){did_you_mean(theirs, there)}; the row has {', '.join(there)}"
+            )
         row.pop(theirs, None)
     for ours, theirs in columns.items():
         row[ours] = raw.values[theirs]

@@ -45,6 +45,9 @@ class Vocabulary(Frozen):
     split_scripts: bool = False  # no token joins hiragana, katakana and kanji
 
 
+FORMS = ("text",)  # of data that it learns from
+
+
 class Config(TrainingSettings):
     method: Literal["pretrain"] = "pretrain"
     objective: Literal["causal"] = "causal"

@@ -6,6 +6,9 @@ from typing import Literal
 
 from tomoni.settings.common import Filled, Phase, TrainingSettings
 
+FORMS = ("text", "messages", "prompt_completion", "alpaca", "sharegpt")  # of data that it learns from
+CHOSEN_ONLY = "to learn the chosen answers alone: form: prompt_completion with columns: {completion: chosen}"
+
 
 class Config(TrainingSettings):
     method: Literal["sft"] = "sft"
