@@ -203,7 +203,7 @@ def _words(words: Sequence[str], draft: Draft) -> dict[str, list[str | None]]:
     while waiting:
         word = waiting.pop(0)
         if not word.startswith("--") or word == "--":
-            draft.mistakes.append(f'"{word}" is not an option; write --key value')
+            draft.mistakes.append(f'"{word}" is not an option; write --key value (for a further value the key again)')
             continue
         name, equals, text = word[2:].partition("=")
         value: str | None = text if equals else None

@@ -189,3 +189,32 @@ def test_check_shows_the_beginning_of_a_long_example(place: Path, capsys: pytest
     out = capsys.readouterr().out
     assert re.search(r"… \([\d,]+ more characters\)", out)
     assert out.count("むかしむかし。") < 600
+
+
+def test_when_no_row_is_good_quarantine_is_not_the_advice(place: Path, refused: Callable[..., str]) -> None:
+    lines("pretty.jsonl", *json.dumps(ROWS[0], indent=2).splitlines())
+    said = refused(data="pretty.jsonl")
+    assert "one JSON value over several lines is a .json file" in said
+    assert "quarantine" not in said
+    lines("half.jsonl", *ROWS, "nope")
+    assert "quarantine" in refused(data="half.jsonl")
+
+
+def test_what_is_no_text_and_a_list_wrapped_in_an_object_are_told_as_such(
+    place: Path, refused: Callable[..., str]
+) -> None:
+    lines("null.jsonl", {"prompt": "a", "completion": None})
+    assert "not_text: completion is null" in refused(data="null.jsonl")
+    lines("wrapped.json", {"data": ROWS})
+    assert "write the objects in 'data' as rows of their own" in refused(data="wrapped.json")
+
+
+def test_training_says_when_it_measures_on_what_it_trains_on_or_repeats_items_in_a_step(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sft("--validation_file", "./d.jsonl", "--batch_size", "8") == 0
+    said = capsys.readouterr().err
+    assert "d.jsonl is both trained on and held out" in said
+    assert "batch_size 8 is more than there is (6 items)" in said
+    assert sft("--batch_size", "6", out="other") == 0
+    assert "note:" not in capsys.readouterr().err

@@ -27,9 +27,9 @@ def show(console: Console, blocks: Sequence[Block]) -> None:
 
     widest = max((len(label) for block in blocks for label, _ in block.answers), default=0)
     for number, block in enumerate(blocks, start=1):
-        lines = [Text(f"{number:>2}  ", style="dim") + Text(one_line(block.asked), style="bold")]
+        lines = [Text.assemble((f"{number:>2}  ", "dim"), (one_line(block.asked), "bold"))]
         for label, answer in block.answers:
-            lines.append(Text(f"    {label:<{widest}}  ", style="dim") + Text(one_line(answer)))
+            lines.append(Text.assemble((f"    {label:<{widest}}  ", "dim"), one_line(answer)))
         for line in lines:
             line.truncate(console.width, overflow="ellipsis")
             console.print(line, soft_wrap=True)

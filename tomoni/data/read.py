@@ -79,13 +79,13 @@ class Reading:
                 self.counts["kept"] += 1
                 yield record
         if self.bad and self.on_bad_rows == "stop":
-            raise bad_rows_error(self.bad)
+            raise bad_rows_error(self.bad, good=self.counts["rows"] - len(self.bad))
         if not self.counts["rows"]:
             raise DataError(
                 f"no rows in {', '.join(map(str, self.paths))}", next_step="check that the file is the right one"
             )
         if not self.counts["kept"]:
-            raise bad_rows_error(self.bad)
+            raise bad_rows_error(self.bad, good=0)
 
     def _note(self, raw: RawRow, fault: BadValue) -> None:
         self.bad.append(BadRow(raw.file, raw.line, raw.offset, fault.reason, fault.detail, raw.excerpt))
@@ -171,6 +171,8 @@ def _mapping_hint(row: Mapping[str, Any]) -> str:
     for columns, hint in _KNOWN:
         if columns <= set(row):
             return hint
+    if len(row) == 1 and isinstance(inner := next(iter(row.values())), list) and inner and isinstance(inner[0], dict):
+        return f"write the objects in {next(iter(row))!r} as rows of their own: a list of them, or one a line"
     return (
         "name the form and map its columns, e.g. form: prompt_completion with columns: {prompt: ..., completion: ...}"
     )

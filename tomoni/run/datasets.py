@@ -84,6 +84,8 @@ def datasets(
     files, chosen = cfg.validation_file or cfg.train_file, lambda record: held_out(record, share) if share else True
     validation = parts.store("validation", files, chosen) if cfg.validation_file or share else None
     items = _packed(cfg, train)
+    for file in set(map(_real, cfg.validation_file)) & set(map(_real, cfg.train_file)):
+        parts.notices.append(f"{file} is both trained on and held out: the measure will flatter")
     return Datasets(
         train=items,
         looked_at=_packed(cfg, validation) if validation is not None else _spread(items),
@@ -99,6 +101,10 @@ def stream(train: Items, cfg: TrainingSettings, given: TrainingSettings) -> Stre
     """`given` is the config as the user wrote it: where it counts epochs, the last batch ends with the last epoch."""
     epochs = cfg.num_train_epochs if given.max_steps < 0 else None
     return Stream(train, batch_size=cfg.batch_size, seed=cfg.seed, steps=cfg.steps, epochs=epochs)
+
+
+def _real(file: str) -> str:
+    return str(Path(file).expanduser().resolve())
 
 
 def held_out(record: Record, share: float) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tomoni.data.render import Renderer
 from tomoni.data.tokenize import fingerprint, load_tokenizer
-from tomoni.errors import ConfigError, DataError, RunError
+from tomoni.errors import ConfigError, DataError, RunError, counted
 from tomoni.records import Text
 from tomoni.run import datasets
 from tomoni.run.events import Listener, Preparing
@@ -75,8 +75,14 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
         prompts=[sample.shown for sample in asked],
         answer=answers(engine, start.tokenizer, render, asked) if asked else None,
         device_type=engine.device.type,
-        notices=(*render.notes, *data.notices),
+        notices=(*render.notes, *data.notices, *_too_few(cfg, len(data.train))),
     )
+
+
+def _too_few(cfg: TrainingSettings, items: int) -> tuple[str, ...]:
+    if cfg.batch_size <= items:
+        return ()
+    return (f"batch_size {cfg.batch_size} is more than there is ({counted(items, 'item')}): a step repeats some",)
 
 
 def _method_of(cfg: TrainingSettings) -> str:

@@ -90,7 +90,7 @@ def duration(seconds: float) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.4g}" if abs(value) >= 1000 else f"{value:.3f}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}" if abs(value) >= 1e9 else f"{value:.3f}"
 
 
 def _quoted(text: str) -> list[str]:
