@@ -218,3 +218,27 @@ def test_training_says_when_it_measures_on_what_it_trains_on_or_repeats_items_in
     assert "batch_size 8 is more than there is (6 items)" in said
     assert sft("--batch_size", "6", out="other") == 0
     assert "note:" not in capsys.readouterr().err
+
+
+def test_damaged_files_of_a_run_are_named(place: Path, refused: Callable[..., str]) -> None:
+    def stopped() -> int:
+        """A run with a checkpoint that is not its last."""
+        assert sft("--save_steps", "1", steps=2) == 0
+        status = json.loads(Path("run/status.json").read_text(encoding="utf-8"))
+        Path("run/status.json").write_text(json.dumps(status | {"state": "stopped"}), encoding="utf-8")
+        return sft("--save_steps", "1", steps=2)
+
+    assert stopped() == 0
+    Path("run/status.json").write_text("{", encoding="utf-8")  # says nothing that the run needs
+    whole = Path("run/inputs.json").read_bytes()
+    Path("run/inputs.json").write_text("{", encoding="utf-8")
+    assert "run/inputs.json is damaged" in refused("--save_steps", "1", steps=2)
+    Path("run/inputs.json").write_bytes(whole)
+    assert sft("--save_steps", "1", steps=2) == 0
+
+
+def test_evaluate_says_why_a_runs_own_data_is_not_there(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sft("--validation_share", "0.5") == 0
+    Path("d.jsonl").unlink()
+    assert main(["evaluate", "run"]) == 2
+    assert "no held-out data for run (the run's training data is not here any more (d.jsonl)" in capsys.readouterr().err

@@ -127,7 +127,8 @@ def read_data(options: Options) -> Data:
         held = [record for record in train if held_out(record, run.validation_share)]
         train = [record for record in train if not held_out(record, run.validation_share)]
     else:
-        raise DataError(f"there is no held-out data for {options.model}", next_step="name some with --file")
+        why = "".join(f" ({note})" for note in notes)
+        raise DataError(f"there is no held-out data for {options.model}{why}", next_step="name some with --file")
     loss_on: LossOn = options.loss_on or getattr(run, "loss_on", None) or "assistant"
     max_length = options.max_length or (run.max_length if run else None)
     return Data(tuple(held), tuple(train), loss_on, max_length, tuple(notes))

@@ -19,7 +19,7 @@ from tomoni.data.badrows import REASONS, SHOWN, BadRow
 from tomoni.data.read import Reading
 from tomoni.data.render import Renderer
 from tomoni.errors import DataError
-from tomoni.records import Chat, Comparison, Record, Text
+from tomoni.records import Chat, Comparison, Record, Text, kind_of
 from tomoni.rows import Row
 
 NO_LIMIT = 1 << 40  # tokens: rows are measured whole
@@ -206,7 +206,10 @@ def _rows(record: Record, renderer: Renderer) -> Iterator[Row]:
         case Comparison():
             yield from renderer.comparison(record) or ()
         case _:
-            raise DataError(f"{record.source}: `check` does not know {type(record).__name__} records")
+            raise DataError(
+                f"{record.source}: `check` does not know {kind_of(record)}",
+                next_step="give each prompt its answer: form prompt_completion",
+            )
 
 
 def decoded(row: Row, renderer: Renderer) -> Iterator[tuple[str, bool]]:

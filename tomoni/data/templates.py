@@ -90,7 +90,10 @@ class Template:
         """The template's text, in transformers' immutable sandbox; raises DataError with the template's own words."""
         clash = [key for key in talk.template_kwargs if key in RESERVED]
         if clash:
-            raise DataError(f"{talk.name}: chat_template_kwargs cannot set {', '.join(clash)}")
+            raise DataError(
+                f"{talk.name}: chat_template_kwargs cannot set {', '.join(clash)}",
+                next_step="remove it from the record: tomoni sets it itself",
+            )
         dicts = [
             {
                 "role": message.role,

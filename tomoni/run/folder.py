@@ -182,15 +182,23 @@ class RunFolder:
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         path = self.root / name
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise RunError(
+                f"{path} is damaged: {error}",
+                next_step="restore it from a copy, or choose another output_dir to begin anew",
+            ) from error
 
 
 def read_status(root: Path) -> dict[str, Any] | None:
-    """status.json, for anyone who looks; None where there is none. A run that says "running" and whose folder nobody
+    """status.json, for anyone who looks; None where there is none that can be read. A run that says "running" and whose folder nobody
     holds was killed: its state is then given as "killed"."""
     try:
         status = dict(json.loads((root / "status.json").read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError, TypeError):
         return None
     if status.get("state") == "running" and not is_held(root):
         status["state"] = "killed"
