@@ -242,3 +242,15 @@ def test_evaluate_says_why_a_runs_own_data_is_not_there(place: Path, capsys: pyt
     Path("d.jsonl").unlink()
     assert main(["evaluate", "run"]) == 2
     assert "no held-out data for run (the run's training data is not here any more (d.jsonl)" in capsys.readouterr().err
+
+
+def test_ctrl_c_before_the_first_step_says_how_to_go_on_and_leaves_nothing(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tomoni.run.datasets.build", interrupt)
+    assert sft() == 130
+    assert "the same command begins again" in capsys.readouterr().err
+    assert not Path("run").exists()

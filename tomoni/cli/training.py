@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from tomoni.settings.common import TrainingSettings
 if TYPE_CHECKING:
     from tomoni.run.outcome import Result
 
+INTERRUPTED = 128 + signal.SIGINT
 OVERRIDES = "Any key can stand in the YAML file or on the command line, where it wins: --learning_rate 1e-4"
 
 
@@ -54,6 +56,9 @@ def train(cfg: TrainingSettings) -> int:
     listener = progress()
     try:
         result = start(cfg, on_event=listener)
+    except KeyboardInterrupt:  # once steps are made a signal is a request, and no longer an exception
+        print("\ninterrupted before a step was made; the same command begins again", file=sys.stderr)
+        return INTERRUPTED
     finally:
         listener.close()
     if result.status == "stopped":
