@@ -9,10 +9,10 @@ from typing import Any
 
 from tomoni.data.render import LossOn, Renderer
 from tomoni.data.tokenize import load_tokenizer
-from tomoni.engine.setup import pick_device
 from tomoni.engine.hub import Located, locate
 from tomoni.engine.models import load
 from tomoni.engine.sampler import Sampler, context_of, ends_of
+from tomoni.engine.setup import pick_device
 from tomoni.errors import RunError
 
 RESULTS = ("model", "adapter")  # where a run leaves what it trained
