@@ -111,7 +111,7 @@ class Hardware(Frozen):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the arithmetic; master weights stay float32
     gradient_checkpointing: bool = False
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
-    tokens_per_microbatch: Count | None = None  # None: what suits the device; never changes the result
+    tokens_per_microbatch: Count | None = None  # None: what suits the device; memory only, not the mathematics
     threads: Count | None = None  # None: all cores
 
 
