@@ -243,8 +243,28 @@ def test_what_cannot_begin_says_why_and_leaves_no_folder(
 
 def test_rows_longer_than_the_models_context_are_refused(tmp_path: Path, place: Path) -> None:
     tiny.folder(tmp_path / "short", max_position_embeddings=32)
-    with pytest.raises(DataError, match="context is 32"):
+    with pytest.raises(DataError, match="room for 32"):
         start(config(place, tmp_path / "run", model_name_or_path=str(tmp_path / "short")))
+
+
+def test_held_out_rows_longer_than_the_models_context_are_refused_too(tmp_path: Path, place: Path) -> None:
+    tiny.folder(tmp_path / "short", max_position_embeddings=100)
+    long = tmp_path / "long.jsonl"
+    long.write_text(
+        json.dumps({"prompt": "長い" * 30, "completion": "はい"}, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    settings = {"model_name_or_path": str(tmp_path / "short"), "max_steps": 1}
+    start(config(place, tmp_path / "fits", **settings))
+    with pytest.raises(DataError, match="room for 100"):
+        start(config(place, tmp_path / "run", validation_file=str(long), **settings))
+
+
+def test_virtual_tokens_take_their_places_in_the_context(tmp_path: Path, place: Path) -> None:
+    tiny.folder(tmp_path / "short", max_position_embeddings=100)
+    settings = {"model_name_or_path": str(tmp_path / "short"), "max_steps": 1, "train": "prompt_tuning"}
+    start(config(place, tmp_path / "fits", **settings, num_virtual_tokens=2))
+    with pytest.raises(DataError, match="room for 40"):
+        start(config(place, tmp_path / "run", **settings, num_virtual_tokens=60))
 
 
 def test_the_verb_sft_trains_and_shows_before_and_after(

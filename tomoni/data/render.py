@@ -344,9 +344,3 @@ def _strings(value: Any) -> Iterator[str]:
 
 def _name(source: Source, id: str) -> str:
     return f"{source} (record {id})"
-
-
-def with_template(renderer: Renderer) -> PreTrainedTokenizerBase:
-    """The renderer's tokenizer with the template it uses, for saving beside the model."""
-    renderer.tokenizer.chat_template = renderer.template
-    return renderer.tokenizer

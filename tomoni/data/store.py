@@ -51,10 +51,6 @@ class ItemStore:
     def __len__(self) -> int:
         return len(self._items) - 1
 
-    @property
-    def row_count(self) -> int:
-        return len(self._rows)
-
     def id(self, index: int) -> str:
         if not 0 <= index < len(self):
             raise IndexError(index)

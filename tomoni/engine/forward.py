@@ -32,10 +32,10 @@ class Forward:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.inner = _without_adapter(model)
+        self.inner = without_adapter(model)
         config: Any = self.inner.config
         self.vocabulary: int = config.get_text_config().vocab_size
-        self.virtual_tokens = _virtual_tokens(model)
+        self.virtual_tokens = virtual_tokens(model)
         self.causal = _is_causal(self.inner)
         self.masked = not self.causal
         self.split = False
@@ -99,11 +99,11 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one.float(), other.float(), rtol=1e-3, atol=1e-4 * float(other.abs().max().clamp(min=1)))
 
 
-def _without_adapter(model: nn.Module) -> Any:
+def without_adapter(model: nn.Module) -> Any:
     return model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
 
 
-def _virtual_tokens(model: nn.Module) -> int:
+def virtual_tokens(model: nn.Module) -> int:
     configs: Any = getattr(model, "peft_config", None) or {}
     return max((getattr(config, "num_virtual_tokens", 0) or 0 for config in configs.values()), default=0)
 

@@ -34,7 +34,7 @@ DECIDING = ("form", "columns", "on_bad_rows", "on_long_rows", "max_length", "los
 @dataclass(frozen=True)
 class Datasets:
     """`looked_at` is measured before, during and after. `key` names the content of both exactly, `longest` is the
-    number of tokens of the longest row to train on."""
+    number of tokens of the longest row of either."""
 
     train: Items
     looked_at: Items
@@ -90,7 +90,7 @@ def datasets(
         looked_at_is="training" if validation is None else "validation",
         records=_first(reading(cfg, files), chosen, CANDIDATES * cfg.sample_prompts),
         key="+".join(parts.keys),
-        longest=int(max(train.lengths)),
+        longest=max(int(store.lengths.max()) for store in (train, validation) if store is not None),
         notices=tuple(parts.notices),
     )
 
