@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -142,4 +143,12 @@ class TrainingSettings(DataSettings, TrainedPart, Optimization, Hardware, Runnin
         """The same config with `max_steps` set, for `items` items in the training data."""
         if self.max_steps >= 0:
             return self
-        return self.model_copy(update={"max_steps": math.ceil(items * self.num_train_epochs / self.batch_size)})
+        return self.model_copy(
+            update={"max_steps": math.ceil(items_seen(items, self.num_train_epochs) / self.batch_size)}
+        )
+
+
+def items_seen(items: int, epochs: float) -> int:
+    """Items of so many epochs, a last part rounded up; with the decimal number that was written, whose binary
+    neighbour can be a little larger."""
+    return math.ceil(items * Fraction(str(epochs)))
