@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
 # the tuning, the same for the tuned model and for the one from scratch
 TUNING: dict[str, Any] = {
-    "num_train_epochs": 5,
-    "batch_size": 16,
-    "learning_rate": 5e-4,
+    "num_train_epochs": 3,
+    "batch_size": 4,
+    "learning_rate": 3e-4,
     "lr_scheduler_type": "linear",
     "warmup_ratio": 0.05,
     "max_length": 512,
@@ -50,6 +50,7 @@ TUNING: dict[str, Any] = {
 SHOTS = 5
 MAX_NEW_TOKENS = 40
 Record = dict[str, Any]
+TUNED = "small, tuned"
 MARK = ".tomoni-demo"  # says that the folder is the demo's own and may be made anew
 
 
@@ -113,7 +114,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--folder", default="demo", help="where data, runs and results go; made anew each time (default: demo)"
     )
-    parser.add_argument("--tuning-questions", type=int, default=500, help="questions to tune on (default: 500)")
+    parser.add_argument("--tuning-questions", type=int, default=800, help="questions to tune on (default: 800)")
     parser.add_argument("--held-out", type=int, default=600, help="questions to measure on (default: 600)")
     parser.add_argument("--seed", type=int, default=0, help="of the questions and the tuning (default: 0)")
     parser.add_argument(
@@ -184,7 +185,7 @@ def _measure(folder: Path, questions: Questions, options: argparse.Namespace, co
         arm = Arm(name, right, len(records), *tuning, seconds=asked.seconds, tokens=asked.tokens)
         low, high = arm.interval
         console.print(
-            f"  {name:<44} [bold]{right / len(records):6.1%}[/bold]  ({low:.1%} to {high:.1%})  {tuning[0] + asked.seconds:5.1f} s"
+            f"  {name:<38} [bold]{right / len(records):6.1%}[/bold]  ({low:.1%} to {high:.1%})  {tuning[0] + asked.seconds:5.1f} s"
         )
         return arm
 
@@ -195,7 +196,13 @@ def _measure(folder: Path, questions: Questions, options: argparse.Namespace, co
         untuned_model = open_subject(f"bundled:{size}")
         for shots in (0, SHOTS):
             asked = ask_plainly(untuned_model, _with_shots(questions, shots), max_new_tokens=MAX_NEW_TOKENS)
-            arms.append(add(f"{size}, untuned, {shots} examples in the prompt", questions.held_out, asked))
+            arms.append(
+                add(
+                    f"{size}, untuned" + (f", {shots} examples in the prompt" if shots else ""),
+                    questions.held_out,
+                    asked,
+                )
+            )
             untuned = untuned or asked.answers
 
     console.print("\n[bold]Tuning[/bold] the small model, and one of its size from random weights:")
@@ -213,12 +220,10 @@ def _measure(folder: Path, questions: Questions, options: argparse.Namespace, co
         return ask_chats(model, [record["messages"][:-1] for record in records], max_new_tokens=MAX_NEW_TOKENS)
 
     scratch = open_subject(folder / "scratch")
-    arms.append(
-        add("small size, from scratch, tuned", questions.held_out, ask(scratch, questions.held_out), scratch_run)
-    )
+    arms.append(add("small from scratch, tuned", questions.held_out, ask(scratch, questions.held_out), scratch_run))
     tuned = open_subject(folder / "run")
     answers = ask(tuned, questions.held_out)
-    arms.append(add("small, tuned", questions.held_out, answers, tuned_run))
+    arms.append(add(TUNED, questions.held_out, answers, tuned_run))
     more = [
         add("  phrasings never used in tuning", questions.unseen_phrasing, ask(tuned, questions.unseen_phrasing)),
         add("  follow-up turns", questions.follow_ups, ask(tuned, questions.follow_ups)),
@@ -236,7 +241,7 @@ def _guesser(questions: Questions, console: Console) -> Arm:
     right = sum(is_right(most.get((r["fact"], r["lang"]), ""), r, world) for r in questions.held_out)
     arm = Arm("always the most frequent answer", right, len(questions.held_out))
     low, high = arm.interval
-    console.print(f"  {arm.name:<44} [bold]{right / arm.asked:6.1%}[/bold]  ({low:.1%} to {high:.1%})")
+    console.print(f"  {arm.name:<38} [bold]{right / arm.asked:6.1%}[/bold]  ({low:.1%} to {high:.1%})")
     return arm
 
 
@@ -294,38 +299,46 @@ def _tune(output: Path, model: str, folder: Path, options: argparse.Namespace, c
 def _show_table(console: Console, arms: Sequence[Arm], price: float) -> None:
     from rich.table import Table
 
-    table = Table(title="\nQuestions about entities never asked about in tuning", title_justify="left")
-    for heading in ("", "right", "95% interval", "tuning", "tokens", "answering", "cost"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    table = Table(title="\nQuestions about entities never asked about in tuning", title_justify="left", box=None)
+    table.add_column("", no_wrap=True)
+    for heading in ("right", "95% interval", "seconds", "tokens", "cost"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for arm in arms:
         low, high = arm.interval
         table.add_row(
             arm.name,
             f"{arm.right / arm.asked:.1%}",
             f"{low:.1%} to {high:.1%}",
-            f"{arm.tuning_seconds:.1f} s" if arm.tuning_seconds else "",
+            f"{arm.tuning_seconds + arm.seconds:.1f}" if arm.tokens else "",
             f"{arm.tuning_tokens + arm.tokens:,}" if arm.tokens else "",
-            f"{arm.seconds:.1f} s" if arm.seconds else "",
             f"${arm.cost(price):.4f}" if arm.tokens else "",
-            style="bold green" if arm.name == "small, tuned" else "",
+            style="bold green" if arm.name == TUNED else "",
         )
     console.print(table)
     console.print(
-        f"  Cost: measured seconds at ${price:.2f} an hour (--price-per-hour). Pretraining the bundled models is not in it.\n"
+        f"  Seconds and tokens of tuning and answering together; cost at ${price:.2f} an hour (--price-per-hour).\n"
+        "  What it took to pretrain the bundled models is not in it.\n",
+        soft_wrap=True,
     )
 
 
 def _show_answers(console: Console, records: Sequence[Record], before: Sequence[str], after: Sequence[str]) -> None:
-    from rich.table import Table
+    """The first two questions in each language, whatever became of them."""
+    console.print("[bold]The same questions, before and after[/bold] (the first two in each language)\n")
+    for lang in ("en", "ja"):
+        numbers = [number for number, record in enumerate(records) if record["lang"] == lang][:2]
+        for number in numbers:
+            record = records[number]
+            console.print(
+                f"  [bold]{record['messages'][-2]['content']}[/bold]   (in the town's book: {record['answer']})"
+            )
+            console.print(f"    untuned: {_short(before[number])}", markup=False)
+            console.print(f"    tuned:   {_short(after[number])}\n", markup=False, style="green")
 
-    table = Table(
-        title="The first four questions, before and after (untuned without examples, and tuned)", title_justify="left"
-    )
-    for heading in ("question", "before", "after", "in the town's book"):
-        table.add_column(heading, overflow="fold")
-    for record, old, new in list(zip(records, before, after, strict=True))[:4]:
-        table.add_row(record["messages"][-2]["content"], old.strip()[:60], new, record["answer"])
-    console.print(table)
+
+def _short(text: str, most: int = 64) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _write_opening(folder: Path) -> None:

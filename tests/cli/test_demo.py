@@ -1,0 +1,77 @@
+"""The demo on the bundled models: small here, whole among the slow tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tomoni.cli import demo
+from tomoni.errors import RunError, UserError
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOMONI_CACHE", str(tmp_path / "cache"))
+
+
+def run(folder: Path, *options: str) -> dict[str, Any]:
+    assert demo.command(["--folder", str(folder), *options]) == 0
+    found: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_a_small_demo_measures_every_arm_and_leaves_a_model_to_talk_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run(tmp_path / "demo", "--tuning-questions", "24", "--held-out", "12")
+    arms = {arm["name"]: arm for arm in result["held_out"]}
+    assert list(arms) == [
+        "always the most frequent answer",
+        "small, untuned",
+        "small, untuned, 5 examples in the prompt",
+        "large, untuned",
+        "large, untuned, 5 examples in the prompt",
+        "small from scratch, tuned",
+        "small, tuned",
+    ]
+    assert all(arm["asked"] == 12 for arm in arms.values())
+    assert arms["small, tuned"]["tuning_tokens"] == arms["small from scratch, tuned"]["tuning_tokens"] > 0
+    opening = json.loads((tmp_path / "demo" / "run" / "model" / "tomoni.json").read_text(encoding="utf-8"))
+    assert len(opening["questions"]) >= 6
+    printed = capsys.readouterr().out
+    assert "tomoni chat" in printed
+    assert max(len(line) for line in printed.splitlines()) <= 120
+
+    # made anew without asking, since it is the demo's own folder
+    asked_again = run(tmp_path / "demo", "--tuning-questions", "24", "--held-out", "12")
+    same = ("name", "right", "asked", "tokens")
+    assert [[arm[key] for key in same] for arm in asked_again["held_out"]] == [
+        [arm[key] for key in same] for arm in result["held_out"]
+    ]
+
+
+def test_a_folder_that_is_not_the_demos_own_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(RunError, match="not made by the demo"):
+        demo.command(["--folder", str(tmp_path)])
+    assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "years of work"
+
+
+def test_no_questions_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="below 1"):
+        demo.command(["--folder", str(tmp_path / "demo"), "--held-out", "0"])
+
+
+@pytest.mark.slow
+def test_the_tuned_model_answers_what_it_was_never_asked_and_the_one_from_scratch_does_not(tmp_path: Path) -> None:
+    result = run(tmp_path / "demo")
+    arms = {arm["name"]: arm for arm in result["held_out"]}
+    tuned, scratch = arms["small, tuned"], arms["small from scratch, tuned"]
+    assert tuned["asked"] >= 500
+    assert tuned["low"] >= 0.80
+    assert result["tuned_elsewhere"][0]["share"] >= 0.70  # phrasings never used in tuning
+    assert abs(scratch["share"] - arms["always the most frequent answer"]["share"]) <= 0.05
+    assert tuned["low"] > max(arm["high"] for name, arm in arms.items() if name != "small, tuned")
