@@ -38,6 +38,7 @@ class Start:
 def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
     """Everything that can be wrong with a config's files is found here, before anything is trained."""
     from tomoni.engine.engine import Engine
+    from tomoni.engine.sampler import longest_row
     from tomoni.engine.trained import choose
 
     method = method_module(_method_of(cfg))
@@ -51,7 +52,7 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
 
     tell(Preparing("model"))
     trained = choose(_model(cfg, start), cfg, seed=cfg.seed)
-    context = _context(trained.model)
+    context = longest_row(trained.model)
     _require_context(context, data.longest)
     engine = Engine(trained.model, trained=trained.parameters, cfg=cfg)
     asked = samples(data.records, render, start.tokenizer, count=cfg.sample_prompts, context=context)
@@ -151,15 +152,6 @@ def _model(cfg: TrainingSettings, start: Start) -> Any:
     model = models.load(start.located, attn_implementation=cfg.attn_implementation)
     models.check_tokenizer(getattr(model, "get_base_model", lambda: model)(), start.tokenizer)
     return model
-
-
-def _context(model: Any) -> int | None:
-    """Tokens of a row that the model can look at, where its config says so; virtual ones need their own places."""
-    from tomoni.engine.forward import virtual_tokens
-    from tomoni.engine.sampler import context_of
-
-    size = context_of(model)
-    return None if size is None else size - virtual_tokens(model)
 
 
 def _require_context(context: int | None, longest: int) -> None:

@@ -13,6 +13,7 @@ from tomoni.config import Frozen
 from tomoni.settings.schedule import Schedule, factor
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -86,8 +87,8 @@ class Optimization(Frozen):
     min_lr_ratio: Share = 0.0
     decay_ratio: Share = 0.2  # warmup_stable_decay: the share of steps that come down
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    adam_beta1: Share = 0.9
-    adam_beta2: Share = 0.999
+    adam_beta1: Beta = 0.9
+    adam_beta2: Beta = 0.999
     adam_epsilon: Positive = 1e-8
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0  # 0: no clipping
     on_nonfinite: Literal["stop", "skip"] = "stop"
