@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
+from transformers.utils import chat_template_utils
 
 from tests.data.model_templates import FAMILIES, tokenizer
 from tests.data.test_render import HERE, chat, marked, row_of
@@ -86,6 +89,29 @@ def test_an_answer_is_ended_by_what_the_template_puts_behind_it_and_by_the_end_o
 ) -> None:
     renderer = Renderer(tokenizer(family))
     assert renderer.tokenizer.convert_ids_to_tokens(list(renderer.stop_tokens)) == stops
+
+
+def test_a_template_that_writes_the_date_is_noted_and_outlives_midnight(monkeypatch: pytest.MonkeyPatch) -> None:
+    dated = FAMILIES["llama3"].template.replace(
+        "{{ system + ", "{{ 'Today: ' + strftime_now('%d') + '\\n\\n' }}{{ system + "
+    )
+    renderer = Renderer(tokenizer("llama3"), template=dated)
+    assert any("date" in note for note in renderer.notes)
+    record = chat("a", "b")
+
+    class Clock(datetime):
+        today_is = 30
+
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:
+            return datetime(2026, 12, cls.today_is)
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+    before = marked(renderer, row_of(renderer, record))
+    Clock.today_is = 31
+    behind = marked(renderer, row_of(renderer, record))
+    assert "Today: 30" in before
+    assert behind == before.replace("Today: 30", "Today: 31")
 
 
 @pytest.mark.parametrize(

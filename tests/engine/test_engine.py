@@ -504,3 +504,11 @@ def test_scores_are_float32_also_where_the_arithmetic_is_bfloat16() -> None:
     )
     rounded = torch.from_numpy(scores).bfloat16().float().numpy()
     assert (scores != rounded).any()
+
+
+def test_answers_are_drawn_in_the_arithmetic_of_the_other_verbs_unless_said() -> None:
+    tokenizer = tiny.tokenizer()
+    assert engine(tiny.model()).sampler(tokenizer).dtype is None
+    built = engine(tiny.model(), dtype="bfloat16")
+    assert built.sampler(tokenizer).dtype is torch.bfloat16
+    assert built.sampler(tokenizer, dtype=None).dtype is None

@@ -83,6 +83,7 @@ class Template:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str) -> None:
         self.tokenizer = tokenizer
         self.text = text
+        self.tells_date = "strftime_now" in text
         self._skeletons: dict[Any, Skeleton] = {}
 
     def render(self, talk: Conversation, *, generation: bool, marked: bool = False) -> str:
@@ -117,6 +118,7 @@ class Template:
     def skeleton(self, talk: Conversation, *, generation: bool) -> Skeleton:
         """Where the template puts each content; kept for conversations of the same shape."""
         plain = not (talk.tools or talk.template_kwargs or any(message.extra for message in talk.messages))
+        plain = plain and not self.tells_date  # a skeleton from before midnight fits no text from behind it
         key = (generation, tuple((message.role, bool(message.content)) for message in talk.messages))
         if plain and key in self._skeletons:
             return self._skeletons[key]
