@@ -210,6 +210,20 @@ def test_bad_rows_go_into_quarantine_and_are_said_again_on_the_next_run(place: P
         assert json.loads((tmp_path / run / "quarantine.jsonl").read_text(encoding="utf-8"))["line"] == 41
 
 
+def test_a_bad_row_of_a_file_that_is_trained_on_and_held_out_is_quarantined_once(place: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    good = (place / "questions.jsonl").read_text(encoding="utf-8")
+    data.write_text(good + '{"prompt": "壊れた", \n{"prompt": "二つ目", \n', encoding="utf-8")
+    cfg = config(
+        place, tmp_path / "run", train_file=str(data), on_bad_rows="quarantine", max_steps=1, validation_share=0.3
+    )
+    notices: list[str] = []
+    start(cfg, on_event=lambda event: notices.append(event.text) if isinstance(event, Notice) else None)
+    bad = (tmp_path / "run" / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["line"] for line in bad] == [41, 42]
+    assert sum("bad rows left out" in text for text in notices) == 1
+
+
 def test_changed_data_under_a_run_is_refused(place: Path, tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
     good = (place / "questions.jsonl").read_text(encoding="utf-8")

@@ -166,11 +166,12 @@ class _Parts:
             self.notices.append(f"{part}: {count:,} rows left out: {reason}")
         if summary["truncated"]:
             self.notices.append(f"{part}: {summary['truncated']:,} rows cut to max_length {self.cfg.max_length}")
-        if summary["bad"]:
-            self.bad += summary["bad"]
+        known = {(row["file"], row["line"], row["offset"]) for row in self.bad}  # both parts may be of one file
+        if new := [row for row in summary["bad"] if (row["file"], row["line"], row["offset"]) not in known]:
+            self.bad += new
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.bad)
             atomic_write(self.quarantine, lines)
-            self.notices.append(f"{part}: {len(summary['bad']):,} bad rows left out, see {self.quarantine}")
+            self.notices.append(f"{part}: {len(new):,} bad rows left out, see {self.quarantine}")
 
     def _key(self, part: str, files: Sequence[str]) -> str:
         settings = {name: getattr(self.cfg, name, None) for name in DECIDING} | {"part": part}
