@@ -434,6 +434,27 @@ def test_a_held_out_loss_that_is_not_a_number_is_never_the_best(tmp_path: Path) 
     assert json.loads((tmp_path / "run" / "best.json").read_text())["step"] in (12, 18)
 
 
+def test_a_report_is_json_that_every_program_reads_whatever_the_loss(tmp_path: Path) -> None:
+    def last_look_fails(cfg: Any) -> Any:
+        made = jobs.job(cfg)
+        plain_evaluate = made.engine.evaluate
+
+        def evaluate(items: Any, loss: Any) -> Any:
+            stats = plain_evaluate(items, loss)
+            return stats | {"loss": Mean(math.nan, 1.0)} if made.engine.updates else stats
+
+        made.engine.evaluate = evaluate  # type: ignore[method-assign]
+        return made
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    jobs.train(jobs.config(tmp_path / "run", max_steps=2), make=last_look_fails)
+    body = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    assert body["before"]["loss"] > 0
+    assert body["after"]["loss"] is None
+
+
 def test_tokens_are_counted_with_prompts_and_answers_of_the_items_trained_on(tmp_path: Path) -> None:
     cfg = jobs.config(tmp_path / "run")
     stream = jobs.job(cfg).data
