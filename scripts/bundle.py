@@ -1,6 +1,6 @@
 """Take a finished pretraining run's model into the package as `bundled:SIZE`, in float16, with a model card.
 
-    python scripts/bundle.py build/bundled-small small
+python scripts/bundle.py build/bundled-small small
 """
 
 from __future__ import annotations

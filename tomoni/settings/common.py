@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -14,6 +15,7 @@ from tomoni.errors import did_you_mean
 from tomoni.settings.schedule import Schedule, factor
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -103,8 +105,8 @@ class Optimization(Frozen):
     min_lr_ratio: Share = 0.0
     decay_ratio: Share = 0.2  # warmup_stable_decay: the share of steps that come down
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    adam_beta1: Share = 0.9
-    adam_beta2: Share = 0.999
+    adam_beta1: Beta = 0.9
+    adam_beta2: Beta = 0.999
     adam_epsilon: Positive = 1e-8
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0  # 0: no clipping
     on_nonfinite: Literal["stop", "skip"] = "stop"
@@ -129,7 +131,7 @@ class Hardware(Frozen):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the arithmetic; master weights stay float32
     gradient_checkpointing: bool = False
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
-    tokens_per_microbatch: Count | None = None  # None: what suits the device; never changes the result
+    tokens_per_microbatch: Count | None = None  # None: what suits the device; memory only, not the mathematics
     threads: Count | None = None  # None: all cores
 
     @field_validator("device")
@@ -167,4 +169,12 @@ class TrainingSettings(DataSettings, TrainedPart, Optimization, Hardware, Runnin
         """The same config with `max_steps` set, for `items` items in the training data."""
         if self.max_steps >= 0:
             return self
-        return self.model_copy(update={"max_steps": math.ceil(items * self.num_train_epochs / self.batch_size)})
+        return self.model_copy(
+            update={"max_steps": math.ceil(items_seen(items, self.num_train_epochs) / self.batch_size)}
+        )
+
+
+def items_seen(items: int, epochs: float) -> int:
+    """Items of so many epochs, a last part rounded up; with the decimal number that was written, whose binary
+    neighbour can be a little larger."""
+    return math.ceil(items * Fraction(str(epochs)))
