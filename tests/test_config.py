@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -63,7 +64,8 @@ def written(tmp_path: Path, text: str) -> Path:
 def mistakes(tmp_path: Path, text: str, *words: str, of: type[Frozen] = Sample) -> str:
     with pytest.raises(ConfigError) as raised:
         load(of, written(tmp_path, text), words)
-    return str(raised.value)
+    assert raised.value.next_step  # every mistake says what to do
+    return raised.value.what
 
 
 @pytest.mark.parametrize(
@@ -141,6 +143,8 @@ def test_every_mistake_is_reported_at_once_with_its_line(tmp_path: Path) -> None
     said = mistakes(tmp_path, text, "--onn", "--either", "{a: 1}", "stray")
     lines = [line.replace(str(tmp_path), "") for line in said.splitlines()]
     assert lines[0] == "9 mistakes in the config:"
+    in_the_file = [int(found) for found in re.findall(r"c\.yaml:(\d+): (?!key)", said)]
+    assert in_the_file == sorted(in_the_file)
     expected = [
         "/c.yaml:1: method is 'smaple'; possible: sample, other (did you mean \"sample\"?)",
         '/c.yaml:2: unknown key "cuont" (did you mean "count"?)',
@@ -282,3 +286,65 @@ def test_a_misspelt_key_is_always_reported(key: str, where: int, seed: int, tmp_
     said = mistakes(tmp_path, f"rate: 1\n{wrong}: 1\n")
     assert f'c.yaml:2: unknown key "{wrong}"' in said
     assert f'--{wrong}: unknown key "{wrong}"' in mistakes(tmp_path, "", f"--{wrong}", "1")
+
+
+TRAINING = {"model_name_or_path": "m", "train_file": "t", "output_dir": "o"}
+
+
+def refused(*words: str, of: type[Frozen] = sft.Config, **changes: object) -> str:
+    with pytest.raises(ConfigError) as raised:
+        load(of, None, words, {**TRAINING, **changes})
+    return raised.value.text()
+
+
+def test_an_option_without_its_value_and_one_given_twice_are_told_as_such() -> None:
+    assert "--train_file needs a value" in refused("--train_file")
+    assert "--batch_size needs a value" in refused("--batch_size")
+    assert "--max_steps is given 2 times (2, 8); it takes one value" in refused("--max_steps", "2", "--max_steps", "8")
+    assert refused("--columns", "prompt=question").startswith("--columns: columns is 'prompt=question'; expected keys")
+
+
+@pytest.mark.parametrize("key", ["model_name_or_path", "train_file", "output_dir", "chat_template"])
+def test_an_empty_name_is_not_the_folder_one_stands_in(key: str) -> None:
+    assert "must not be empty" in refused(f"--{key}", "")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--train", "lorra", 'train is \'lorra\'; possible: all, top:K, head, embeddings, names:REGEX, lora, dora, rslora, ia3, prompt_tuning (did you mean "lora"?)'),
+        ("--train", "names:[", "no regular expression: unterminated character set"),
+        ("--train", "names:", "names: needs a pattern"),
+        ("--device", "gpu", "device is 'gpu'; possible: auto, cpu, cuda, cuda:N, mps"),
+        ("--device", "cuda0", 'did you mean "cuda"?'),
+    ],
+)  # fmt: skip
+def test_a_value_outside_the_possible_ones_names_them_once(option: str, value: str, said: str) -> None:
+    text = refused(option, value)
+    assert said in text
+    assert "tomoni sft --help" in text
+
+
+def test_the_method_is_looked_for_under_names_near_to_it(tmp_path: Path) -> None:
+    for text, said in (("metod: sft\n", 'is "metod" meant?'), ("method: sftt\n", 'write "method: sft" at the top')):
+        with pytest.raises(ConfigError) as raised:
+            load_by({"pretrain": pretrain.Config, "sft": sft.Config}, written(tmp_path, text))
+        assert said in raised.value.text()
+
+
+def test_a_data_file_in_the_place_of_a_config_is_recognised(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"prompt": "a"}\n{"prompt": "b"}\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match="--train_file"):
+        load(sft.Config, path)
+
+
+def test_a_key_far_from_all_others_does_not_list_fifty() -> None:
+    text = refused("--zork", "1")
+    assert 'unknown key "zork"' in text
+    assert len(text) < 200
+
+
+def test_an_adapter_from_scratch_is_refused() -> None:
+    with pytest.raises(ConfigError, match="lora stands on a trained model"):
+        load(pretrain.Config, None, ["--train", "lora"], {"train_file": "t", "output_dir": "o"})

@@ -25,6 +25,7 @@ LONGEST_FILE = 500
 NO_TORCH = (
     "errors",
     "config",
+    "yamltext",
     "records",
     "rows",
     "report",
@@ -116,6 +117,19 @@ def test_the_search_for_unsafe_code_finds_it(code: str) -> None:
 def test_safe_code_passes_the_search() -> None:
     safe = "import json\nyaml.safe_load(t)\nnp.load('x', allow_pickle=False)\nmodel.eval()\nsafetensors.torch.load_file('x')"
     assert not list(unsafe(ast.parse(safe)))
+
+
+def test_every_error_for_people_says_what_to_do_or_what_is_possible() -> None:
+    tree_of_errors = {"UserError", "ConfigError", "DataError", "ModelError", "CheckpointError", "RunError", "DiskError"}
+    silent = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources()
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call)
+        and dotted(node.func) in tree_of_errors | {"Diverged"}
+        and not any(keyword.arg in ("next_step", "choices") for keyword in node.keywords)
+    ]
+    assert not silent
 
 
 def test_functions_fit_a_screen() -> None:

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any, TypeVar, get_args
@@ -19,6 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from tomoni import yamltext
 from tomoni.errors import ConfigError, did_you_mean
 
 LARGEST_FILE = 1_000_000  # bytes; a config is a page or two
@@ -101,16 +103,19 @@ def load_by(
     place = draft.place((key,))
     where = place.label if place else _where(path)
     what = f'{where}: key "{key}" is missing' if chosen is None else f"{where}: {key} is {chosen!r}"
+    near = get_close_matches(str(chosen), classes, n=1)
     if chosen is not None:
         what += did_you_mean(str(chosen), tuple(classes))
-    raise ConfigError(what, choices=tuple(classes), next_step=f'write "{key}: {next(iter(classes))}" at the top')
+    else:
+        what += "".join(f'; is "{name}" meant?' for name in get_close_matches(key, draft.values, n=1))
+    raise ConfigError(what, choices=tuple(classes), next_step=f'write "{key}: {(near or [*classes])[0]}" at the top')
 
 
 def dump(config: BaseModel) -> str:
     """YAML text of the whole config, defaults written out; loading it gives an equal config."""
     plain = _plain(config.model_dump(mode="python"))
     text: str = yaml.dump(
-        plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=math.inf
+        plain, Dumper=yamltext.Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=math.inf
     )
     return text
 
@@ -156,7 +161,7 @@ def _read_file(path: Path, draft: Draft) -> None:
         line = error.object[: error.start].count(b"\n") + 1
         raise ConfigError(f"{path}:{line}: the file is not UTF-8", next_step="save it as UTF-8") from error
     try:
-        node = _compose(text)
+        node = yamltext.compose(text)
         if node is not None and not isinstance(node, yaml.MappingNode):
             raise ConfigError(f"{path}: expected `key: value` lines", next_step="start from `tomoni init FOLDER`")
         if node is not None:
@@ -166,11 +171,21 @@ def _read_file(path: Path, draft: Draft) -> None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        raise ConfigError(f"{path}:{line}: not YAML: {error.problem or error.context}") from error
+        raise ConfigError(
+            f"{path}:{line}: not YAML: {error.problem or error.context}", next_step=_not_a_config(path)
+        ) from error
     except yaml.reader.ReaderError as error:
-        raise ConfigError(f"{path}: not YAML: character {error.character!r} at {error.position}") from error
+        raise ConfigError(
+            f"{path}: not YAML: character {error.character!r} at {error.position}", next_step=_not_a_config(path)
+        ) from error
     except RecursionError as error:
-        raise ConfigError(f"{path}: nested too deeply") from error
+        raise ConfigError(f"{path}: nested too deeply", next_step=_not_a_config(path)) from error
+
+
+def _not_a_config(path: Path) -> str:
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return "name a config (YAML) here; data files are named with --train_file"
+    return "mend that line: one `key: value` a line, indented with spaces, text with a colon or # in quotes"
 
 
 def _merge(above: Draft, draft: Draft) -> None:
@@ -188,7 +203,7 @@ def _words(words: Sequence[str], draft: Draft) -> dict[str, list[str | None]]:
     while waiting:
         word = waiting.pop(0)
         if not word.startswith("--") or word == "--":
-            draft.mistakes.append(f'"{word}" is not an option; write --key value')
+            draft.mistakes.append(f'"{word}" is not an option; write --key value (for a further value the key again)')
             continue
         name, equals, text = word[2:].partition("=")
         value: str | None = text if equals else None
@@ -210,7 +225,7 @@ def _put_option(name: str, texts: list[str | None], draft: Draft) -> None:
 def _scalar_or_flow(text: str) -> Any:
     """A command-line text as YAML would read it; what is not YAML is text."""
     try:
-        node = _compose(text)
+        node = yamltext.compose(text)
         scratch = Draft()
         value = "" if node is None else _value(node, (), Path(), scratch)
     except (yaml.YAMLError, RecursionError):
@@ -219,53 +234,6 @@ def _scalar_or_flow(text: str) -> Any:
 
 
 # YAML
-
-
-class _NoAliases(yaml.SafeLoader):
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise yaml.composer.ComposerError(None, None, "anchors and aliases are not read here", event.start_mark)
-        return super().compose_node(parent, index)
-
-
-class _Dumper(yaml.SafeDumper):
-    def represent_str(self, data: str) -> yaml.ScalarNode:
-        style = None
-        if not data.isprintable():
-            style = '"'  # escapes instead of folded lines
-        elif _YAML_1_1.resolve(yaml.ScalarNode, data, (True, False)) != "tag:yaml.org,2002:str":  # type: ignore[no-untyped-call]
-            style = "'"  # "no", "1:30": text here, something else to other readers
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
-
-
-_YAML_1_1 = yaml.resolver.Resolver()
-_RESOLVERS = (
-    ("null", r"~|null|Null|NULL|", "~nN"),
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?[0-9][0-9_]*|0x[0-9a-fA-F]+|0o[0-7]+", "-+0123456789"),
-    (
-        "float",
-        r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?"
-        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
-        "-+0123456789.",
-    ),
-)
-for _class in (_NoAliases, _Dumper):
-    _class.yaml_implicit_resolvers = {}
-    for _tag, _pattern, _first in _RESOLVERS:
-        _starts: list[str | None] = [*_first, ""] if _tag == "null" else list(_first)
-        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _starts)
-_Dumper.add_representer(str, _Dumper.represent_str)
-
-
-def _compose(text: str) -> yaml.Node | None:
-    loader = _NoAliases(text)
-    try:
-        node: yaml.Node | None = loader.get_single_node()
-        return node
-    finally:
-        loader.dispose()
 
 
 def _mapping(node: yaml.MappingNode, above: Key, path: Path, draft: Draft) -> dict[str, Any]:
@@ -297,31 +265,13 @@ def _value(node: yaml.Node, key: Key, path: Path, draft: Draft) -> Any:
             draft.places[(*key, index)] = Place(f"{path}:{part.start_mark.line + 1}", text)
             values.append(_value(part, (*key, index), path, draft))
         return values
-    if isinstance(node, yaml.ScalarNode) and kind in _SCALARS:
+    if isinstance(node, yaml.ScalarNode) and kind in yamltext.SCALARS:
         try:
-            return _SCALARS[kind](node.value)
+            return yamltext.SCALARS[kind](node.value)
         except ValueError:
             pass
     draft.mistakes.append(f"{path}:{node.start_mark.line + 1}: {_dotted(key)}: the tag {node.tag} is not read here")
     return None
-
-
-def _int(text: str) -> int:
-    digits = text.replace("_", "")
-    return int(digits, 16 if digits.startswith("0x") else 8 if digits.startswith("0o") else 10)
-
-
-def _float(text: str) -> float:
-    return float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
-
-
-_SCALARS: dict[str, Any] = {
-    "null": lambda text: None,
-    "bool": lambda text: text.lower() == "true",
-    "int": _int,
-    "float": _float,
-    "str": str,
-}
 
 
 def _plain(value: Any) -> Any:
@@ -342,18 +292,21 @@ def _validate(model_class: type[Config], draft: Draft, path: Path | str | None) 
         config = _construct(model_class, draft)
     except ValidationError as error:
         mistakes = draft.mistakes + list(_explain(error.errors(include_url=False), model_class, draft, path))
-        raise _all(mistakes) from error
+        raise _all(mistakes, model_class) from error
     for key, value in _leaves(draft.values):
         taken: Any = config
         for part in key:
             taken = getattr(taken, str(part), None) if isinstance(taken, BaseModel) else None
         if isinstance(value, bool) and type(taken) in (int, float):
             place = draft.place(key)
+            bare = value and place is not None and place.label == f"--{_dotted(key)}" and place.text is None
             draft.mistakes.append(
-                f"{place.label if place else _where(path)}: {_dotted(key)} is {value}; expected a number"
+                f"{place.label} needs a value"
+                if bare and place
+                else f"{place.label if place else _where(path)}: {_dotted(key)} is {value}; expected a number"
             )
     if draft.mistakes:
-        raise _all(draft.mistakes)
+        raise _all(draft.mistakes, model_class)
     return config
 
 
@@ -387,7 +340,8 @@ def _explain(
     wanted: dict[Key, list[ErrorDetails]] = {}
     for details in errors:
         wanted.setdefault(_real(details["loc"], draft.values, details["type"]), []).append(details)
-    for key, about in wanted.items():
+    written = {key: number for number, key in enumerate(draft.places)}
+    for key, about in sorted(wanted.items(), key=lambda entry: written.get(entry[0], len(written))):
         place = draft.place(key)
         where = place.label if place else _where(path)
         kind = about[0]["type"]
@@ -395,12 +349,25 @@ def _explain(
             yield f"{where}: {_unknown(key, model_class)}"
         elif kind == "missing":
             yield f'{_where(path)}: key "{_dotted(key)}" is missing'
+        elif (misused := _misused(place, about[0]["input"])) is not None:
+            yield misused
         elif not key:
             yield f"{where}: {' or '.join(_message(details) for details in about)}"
         else:
             value = "hidden" if SECRET.search(str(key[-1])) else repr(about[0]["input"])
             reasons = dict.fromkeys(_message(details) for details in about)
             yield f"{where}: {_dotted(key)} is {value}; {' or '.join(reasons)}"
+
+
+def _misused(place: Place | None, value: Any) -> str | None:
+    """What is wrong with an option that came without its value, or several times where one value is wanted."""
+    if place is None or not place.label.startswith("--") or place.text is not None:
+        return None
+    if value is True:
+        return f"{place.label} needs a value"
+    if isinstance(value, list):
+        return f"{place.label} is given {len(value)} times ({', '.join(map(str, value))}); it takes one value"
+    return None
 
 
 def _real(loc: Key, values: Any, kind: str) -> Key:
@@ -425,8 +392,14 @@ def _message(details: ErrorDetails) -> str:
         return f"possible: {', '.join(choices)}{did_you_mean(str(details['input']), choices)}"
     if details["type"] == "value_error":
         return str(context["error"])
-    if details["type"] == "string_type":
-        return "expected text"
+    plain = {
+        "string_type": "expected text",
+        "string_too_short": "it must not be empty",
+        "tuple_type": "expected one value or a list of them",
+        "dict_type": "expected keys with values (on the command line --KEY.NAME VALUE)",
+    }
+    if details["type"] in plain:
+        return plain[details["type"]]
     message = details["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     return f"expected {message}" if message != details["msg"] else message
 
@@ -440,7 +413,8 @@ def _unknown(key: Key, model_class: type[BaseModel]) -> str:
     parts = [choice for choice in known if name in choice or choice in name]
     if not hint and parts:
         hint = f" (did you mean {', '.join(parts[:5])}?)"
-    return f'unknown key "{_dotted(key)}"{hint or "; possible: " + ", ".join(known)}'
+    possible = f"; possible: {', '.join(known)}" if len(known) <= 12 else ""
+    return f'unknown key "{_dotted(key)}"{hint or possible}'
 
 
 def _fields_at(model_class: type[BaseModel], key: Key) -> tuple[str, ...]:
@@ -460,12 +434,13 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return next((found for inner in get_args(annotation) if (found := _model_in(inner))), None)
 
 
-def _all(mistakes: Sequence[str]) -> ConfigError:
-    if len(mistakes) == 1:
-        return ConfigError(mistakes[0])
-    return ConfigError(
-        "\n".join([f"{len(mistakes)} mistakes in the config:", *(f"  {mistake}" for mistake in mistakes)])
-    )
+def _all(mistakes: Sequence[str], model_class: type[BaseModel]) -> ConfigError:
+    method = model_class.model_fields.get("method")
+    keys = f"; `tomoni {method.default} --help` lists all keys" if method is not None else ""
+    what = mistakes[0]
+    if len(mistakes) > 1:
+        what = "\n".join([f"{len(mistakes)} mistakes in the config:", *(f"  {mistake}" for mistake in mistakes)])
+    return ConfigError(what, next_step=f"mend {'it' if len(mistakes) == 1 else 'them'} and run again{keys}")
 
 
 def _where(path: Path | str | None) -> str:

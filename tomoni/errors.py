@@ -72,6 +72,11 @@ class Diverged(UserError):
         super().__init__(what, next_step=next_step)
 
 
+def counted(number: int, noun: str) -> str:
+    """`"1 row"`, `"1,200 rows"`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """`' (did you mean "epochs"?)'`, or nothing when no known word is near."""
     near = get_close_matches(word, known, n=1, cutoff=0.6)

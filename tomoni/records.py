@@ -194,6 +194,19 @@ class Judgement:
 Record = Text | Chat | Prompt | Comparison | Rated | Labelled | TextPair | Tagged | Question
 
 
+_KINDS: dict[type, str] = {
+    Text: "plain text",
+    Chat: "conversations",
+    Prompt: "prompts without answers",
+    Comparison: "preferences (chosen and rejected)",
+}
+
+
+def kind_of(record: Record) -> str:
+    """What people call records like this one."""
+    return _KINDS.get(type(record), type(record).__name__)
+
+
 def as_dicts(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Messages in the form that chat templates read."""
     return [{"role": message.role, "content": message.content, **message.extra} for message in messages]

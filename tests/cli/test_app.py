@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,15 @@ def test_an_unknown_verb_is_answered_with_the_nearest(capsys: pytest.CaptureFixt
             1,
             "tomoni: unexpected ZeroDivisionError: by zero\n  next: run again with --debug",
         ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "私のファイル"),
+            2,
+            "tomoni: 私のファイル: Permission denied\n  next: ",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "tomoni: the disk: No space left on device\n  next: "),
+        (FileNotFoundError(errno.ENOENT, "No such file", "x"), 1, "tomoni: unexpected FileNotFoundError"),
+        (ModuleNotFoundError("No module named 'rich'", name="rich"), 2, "tomoni: the package rich is missing in "),
+        (ModuleNotFoundError("No module", name="tomoni.nothing"), 1, "tomoni: unexpected ModuleNotFoundError"),
     ],
 )
 def test_each_ending_has_its_code_and_its_message(

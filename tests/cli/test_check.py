@@ -115,3 +115,11 @@ def test_check_does_not_load_torch(folder: Path) -> None:
         "sys.exit(code or 'torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+def test_help_and_a_wrong_option_of_checks_own_end_as_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--help"]) == 0
+    assert main(["check", "--examples", "x"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("tomoni: argument --examples: invalid int value: 'x'")
+    assert "usage:" not in error

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests import tiny
-from tomoni.cli import pretrain, sft, train, training
+from tomoni.cli import answers, pretrain, sft, train
 from tomoni.engine import checkpoint
 from tomoni.errors import ConfigError, DataError, ModelError, RunError
 from tomoni.records import Source, Text
@@ -132,7 +132,7 @@ def test_prompts_that_leave_no_room_for_an_answer_are_not_asked(place: Path, tmp
 
 
 def test_what_a_model_says_cannot_steer_the_terminal() -> None:
-    assert training.harmless("青\x1b[31m赤\n\u3000二行\r\x9b2J") == "青\ufffd[31m赤\n\u3000二行\ufffd\ufffd2J"
+    assert answers.harmless("青\x1b[31m赤\n\u3000二行\r\x9b2J") == "青\ufffd[31m赤\n\u3000二行\ufffd\ufffd2J"
 
 
 def test_pretraining_goes_on_from_a_model(place: Path, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_bad_rows_go_into_quarantine_and_are_said_again_on_the_next_run(place: P
             config(place, tmp_path / run, train_file=str(data), on_bad_rows="quarantine", max_steps=1),
             on_event=lambda event, notices=notices: notices.append(event.text) if isinstance(event, Notice) else None,
         )
-        assert any("1 bad rows left out" in text for text in notices)
+        assert any("1 bad row left out" in text for text in notices)
         assert json.loads((tmp_path / run / "quarantine.jsonl").read_text(encoding="utf-8"))["line"] == 41
 
 

@@ -6,6 +6,7 @@ by the verb that uses them. A verb is a module `tomoni/cli/<verb>.py` with `comm
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from tomoni.errors import UserError, did_you_mean
 USER_ERROR = 2
 UNEXPECTED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+# what the operating system says of a person's files and disks
+FROM_OUTSIDE = {errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,23 +88,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(words)
         sys.stdout.flush()
         return code
-    except UserError as error:
-        if debug:
-            raise
-        return _say(f"tomoni: {error.text()}", USER_ERROR)
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        return _say("\ninterrupted", INTERRUPTED)
     except BrokenPipeError:
         # the reader went away (`tomoni … | head`); the interpreter's last flush must not complain about it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:
+    except SystemExit as end:  # what an option parser does after --help
+        return end.code if isinstance(end.code, int) else USER_ERROR if end.code else 0
+    except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
-        message = f"tomoni: unexpected {type(error).__name__}: {error}\n  next: run again with --debug and report what it shows"
-        return _say(message, UNEXPECTED)
+        message, code = _worded(error)
+        print(message, file=sys.stderr)
+        return code
+
+
+def _worded(error: BaseException) -> tuple[str, int]:
+    """What is said of an error, and the exit code."""
+    match error:
+        case UserError():
+            return f"tomoni: {error.text()}", USER_ERROR
+        case KeyboardInterrupt():
+            return "\ninterrupted", INTERRUPTED
+        case ModuleNotFoundError(name=str(name)) if name.partition(".")[0] != "tomoni":
+            said = f"the package {name} is missing in {sys.executable}"
+            step = "run the Python that tomoni was installed in, or install it there: pip install tomoni"
+        case OSError() if error.errno in FROM_OUTSIDE:
+            said = f"{error.filename or 'the disk'}: {error.strerror}"
+            step = "check permissions and free space, then run the same command again"
+        case _:
+            said = f"unexpected {type(error).__name__}: {error}"
+            return f"tomoni: {said}\n  next: run again with --debug and report what it shows", UNEXPECTED
+    return f"tomoni: {said}\n  next: {step}", USER_ERROR
 
 
 def _run(words: list[str]) -> int:
@@ -117,11 +134,6 @@ def _run(words: list[str]) -> int:
         what = f'unknown {kind} "{words[0]}"{did_you_mean(words[0], names)}'
         raise UserError(what, choices=names, next_step="tomoni --help")
     code: int = import_module(f"tomoni.cli.{words[0]}").command(words[1:])
-    return code
-
-
-def _say(message: str, code: int) -> int:
-    print(message, file=sys.stderr)
     return code
 
 

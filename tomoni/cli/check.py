@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tomoni import config
-from tomoni.errors import ConfigError
+from tomoni.errors import ConfigError, DataError, UserError
 from tomoni.settings import pretrain, sft
 from tomoni.settings.common import TrainingSettings
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tomoni.data.check import Example, Findings, Part
 
 BAD, WARNED = 2, 1
+EXAMPLE = 1_000  # characters of an example that are shown, and the beginning of every stretch behind them
 SAMPLE = 5_000_000  # characters on which a vocabulary is tried out where the config trains one
 DESCRIPTION = """Reads the data that a config names, renders it as training would, and shows what is learnt.
 Any key of the config can be set: tomoni check CONFIG --max_length 512
@@ -28,8 +29,13 @@ or without a config: tomoni check --train_file data.jsonl --model_name_or_path F
 def command(argv: list[str]) -> int:
     """0: nothing stands in the way; 1: warnings, with --strict; 2: errors."""
     own, rest = _options(argv)
-    cfg = _config(own.config, rest)
-    found = _check(cfg, own.examples)
+    try:
+        cfg = _config(own.config, rest)
+        found = _check(cfg, own.examples)
+    except UserError as error:
+        if own.json:  # whoever reads the output finds the reason there, too
+            print(json.dumps({"errors": [error.text()], "warnings": [], "notes": []}, ensure_ascii=False, indent=2))
+        raise
     if own.json:
         print(json.dumps(found.as_dict(), ensure_ascii=False, indent=2))
     else:
@@ -39,8 +45,13 @@ def command(argv: list[str]) -> int:
     return WARNED if found.warnings and own.strict else 0
 
 
+class _Options(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, next_step="tomoni check --help")
+
+
 def _options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
+    parser = _Options(
         "tomoni check",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -77,7 +88,7 @@ def _check(cfg: Any, examples: int) -> Findings:
     from tomoni.data.render import Renderer
 
     how: dict[str, Any] = {"form": cfg.form, "columns": cfg.columns, "on_bad_rows": "quarantine"}
-    tokenizer, notes = _tokenizer(cfg)
+    tokenizer, notes, context = _tokenizer(cfg)
     renderer = Renderer(
         tokenizer, template=_template(cfg), loss_on=getattr(cfg, "loss_on", "assistant"), max_length=NO_LIMIT
     )
@@ -89,6 +100,8 @@ def _check(cfg: Any, examples: int) -> Findings:
         on_bad_rows=cfg.on_bad_rows,
         on_long_rows=cfg.on_long_rows,
         examples=examples,
+        context=context,
+        forms=sft.FORMS if isinstance(cfg, sft.Config) else pretrain.FORMS,
     )
     found.notes.extend(notes)
     return found
@@ -103,16 +116,18 @@ def _template(cfg: Any) -> str | None:
     return Path(path).read_text(encoding="utf-8")
 
 
-def _tokenizer(cfg: Any) -> tuple[Any, list[str]]:
+def _tokenizer(cfg: Any) -> tuple[Any, list[str], int | None]:
+    """The tokenizer, what should be said about it, and the model's context where there is a model to ask."""
     from tomoni.data.tokenize import load_tokenizer
 
     name = cfg.model_name_or_path
     if name is None and cfg.tokenizer:
-        return load_tokenizer(cfg.tokenizer), []
+        return load_tokenizer(cfg.tokenizer), [], cfg.shape.max_position_embeddings
     if name is not None:
         from tomoni.engine.hub import locate
 
-        return load_tokenizer(locate(name).tokenizer_folder), []
+        located = locate(name)
+        return load_tokenizer(located.tokenizer_folder), [], _context(located.model.folder)
     from tomoni.data.read import read
     from tomoni.data.vocabulary import train_tokenizer
     from tomoni.records import Text
@@ -120,10 +135,32 @@ def _tokenizer(cfg: Any) -> tuple[Any, list[str]]:
     records = read(cfg.train_file, form=cfg.form, columns=cfg.columns, on_bad_rows="quarantine")
     texts = (record.text[:SAMPLE] for record in records if isinstance(record, Text))
     wanted = cfg.vocabulary
+    if (first := next(texts, None)) is None:
+        raise DataError(
+            f"pretrain learns from plain text, and {', '.join(cfg.train_file)} has none",
+            choices=pretrain.FORMS,
+            next_step="name text files, or records with a text column; prompts with answers are for `tomoni sft`",
+        )
     made = train_tokenizer(
-        islice(texts, 20_000), kind=wanted.kind, vocab_size=wanted.vocab_size, pre_tokenizer=wanted.pre_tokenizer
+        chain([first], islice(texts, 20_000)),
+        kind=wanted.kind,
+        vocab_size=wanted.vocab_size,
+        pre_tokenizer=wanted.pre_tokenizer,
     )
-    return made, ["token counts are of a vocabulary tried out on the first documents; the run trains its own on all"]
+    note = "token counts are of a vocabulary tried out on the first documents; the run trains its own on all"
+    return made, [note], cfg.shape.max_position_embeddings
+
+
+def _context(folder: Path) -> int | None:
+    """Tokens that a model can look at, as its config.json says; None where it does not."""
+    try:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # training says what is wrong with it
+    for place in (settings, settings.get("text_config")) if isinstance(settings, dict) else ():
+        if isinstance(place, dict) and isinstance(place.get("max_position_embeddings"), int):
+            return int(place["max_position_embeddings"])
+    return None
 
 
 # what is shown
@@ -179,7 +216,10 @@ def _show_example(console: Console, example: Example, color: bool) -> None:
 
     console.print(f"\n{example.source} (record {example.id}); what is learnt is marked", style="dim", markup=False)
     shown = Text()
-    for text, learnt in example.parts:
+    left = EXAMPLE
+    for whole, learnt in example.parts:
+        text = whole if len(whole) <= left else f"{whole[:left]} … ({len(whole) - left:,} more characters)"
+        left = max(left - len(whole), 20)
         if not color:
             shown.append(f"⟦{text}⟧" if learnt else text)
         else:

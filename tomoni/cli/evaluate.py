@@ -8,10 +8,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tomoni.cli import answers
 from tomoni.cli.options import invoke
 from tomoni.errors import ConfigError, DataError
 
@@ -44,7 +45,7 @@ def evaluate(
     file: Annotated[list[str] | None, typer.Option(help="data not trained on; may be given several times")] = None,
     train_file: Annotated[list[str] | None, typer.Option(help="what it was trained on, for the baselines")] = None,
     against: Annotated[str | None, typer.Option(help="another model on the same data, side by side")] = None,
-    answers: Annotated[int, typer.Option(min=0, help="ask at most the first N")] = 500,
+    ask: Annotated[int, typer.Option("--answers", min=0, help="ask at most the first N")] = 500,
     samples: Annotated[int, typer.Option(min=0, help="show N answers")] = 5,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="default: a little over the longest desired answer")
@@ -69,10 +70,13 @@ def evaluate(
     )
     from tomoni.engine.models import quiet
     from tomoni.evaluate.appraise import appraise, baselines, compare
+    from tomoni.evaluate.subject import find
 
     with quiet():
+        if against is not None:
+            find(against)  # a name that is nothing is said before the first model has been measured
         looked = [
-            appraise(name, data, answers=answers, max_new_tokens=max_new_tokens, device=device)
+            appraise(name, data, answers=ask, max_new_tokens=max_new_tokens, device=device)
             for name in (model, against)
             if name is not None
         ]
@@ -105,24 +109,26 @@ def read_data(options: Options) -> Data:
     form = options.form or (run.form if run else None)
     columns = run.columns if run and not options.file else {}
     train_files = options.train_file or (run.train_file if run else ())
+    bad_rows: Literal["stop", "quarantine"] = run.on_bad_rows if run else "stop"
     train = []
     notes = []
     if missing := [file for file in train_files if not options.train_file and not Path(file).is_file()]:
         notes.append(f"the run's training data is not here any more ({', '.join(missing)}): no baseline from it")
         train_files = ()
     if train_files:
-        train = list(read(train_files, form=form, columns=run.columns if run else {}, on_bad_rows="stop"))
+        train = list(read(train_files, form=form, columns=run.columns if run else {}, on_bad_rows=bad_rows))
     if options.file:
         held = list(read(options.file, form=form, columns=columns, on_bad_rows="stop"))
     elif run and run.validation_file:
-        held = list(read(run.validation_file, form=form, columns=columns, on_bad_rows="stop"))
+        held = list(read(run.validation_file, form=form, columns=columns, on_bad_rows=bad_rows))
     elif run and run.validation_share and train:
         from tomoni.run.datasets import held_out
 
         held = [record for record in train if held_out(record, run.validation_share)]
         train = [record for record in train if not held_out(record, run.validation_share)]
     else:
-        raise DataError(f"there is no held-out data for {options.model}", next_step="name some with --file")
+        why = "".join(f" ({note})" for note in notes)
+        raise DataError(f"there is no held-out data for {options.model}{why}", next_step="name some with --file")
     loss_on: LossOn = options.loss_on or getattr(run, "loss_on", None) or "assistant"
     max_length = options.max_length or (run.max_length if run else None)
     return Data(tuple(held), tuple(train), loss_on, max_length, tuple(notes))
@@ -160,12 +166,11 @@ def show(
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
-    from rich.text import Text
 
     console = Console(highlight=False)
     console.print(f"{len(data.held):,} held-out records, {looked[0].tokens:,.0f} tokens measured", markup=False)
     columns = [*looked, *floors]
-    table = Table("", *(escape(one.name) for one in columns), box=None, pad_edge=False)
+    table = Table("", *(escape(answers.short_name(one.name)) for one in columns), box=None, pad_edge=False)
     for name, cells in _cells(columns):
         if any(cells):
             table.add_row(name, *cells)
@@ -175,18 +180,14 @@ def show(
     for note in [*data.notes, *(note for one in looked for note in one.notes)]:
         print(f"note: {note}", file=sys.stderr)
     if samples and looked[0].answers is not None:
-        shown = Table(
-            "prompt",
-            "desired",
-            *(escape(one.name) for one in looked),
-            title="Answers",
-            title_justify="left",
-            show_lines=True,
-        )
-        for at, task in enumerate(looked[0].asked[:samples]):
-            texts = [one.answers.texts[at] for one in looked if one.answers is not None]
-            shown.add_row(*(Text(part) for part in (task.shown, task.desired, *texts)))
-        console.print(shown)
+        console.print("\nAnswers, cut to a line (--json has all of them):", markup=False)
+        answers.show(console, [_block(looked, at) for at in range(min(samples, len(looked[0].asked)))])
+
+
+def _block(looked: Sequence[Appraisal], at: int) -> answers.Block:
+    task = looked[0].asked[at]
+    told = [(answers.short_name(one.name), one.answers.texts[at]) for one in looked if one.answers is not None]
+    return answers.Block(task.shown, [("desired", task.desired), *told])
 
 
 def _cells(columns: Sequence[Appraisal]) -> list[tuple[str, list[str]]]:

@@ -30,9 +30,9 @@ train: all
 # lora_alpha: 32
 
 # how
-num_train_epochs: 3
+num_train_epochs: 20              # passes over the data: many for a handful of rows, 2 to 5 for thousands
 batch_size: 4                     # rows per step; memory does not depend on it
-learning_rate: 1e-4               # 1e-4 to 5e-4 for small models and LoRA; 1e-5 for large models with all weights
+learning_rate: 5e-4               # 1e-4 to 5e-4 for small models and LoRA; 1e-5 for large models with all weights
 lr_scheduler_type: cosine
 warmup_ratio: 0.1
 weight_decay: 0.0

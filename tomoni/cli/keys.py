@@ -10,7 +10,7 @@ import shutil
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
@@ -26,7 +26,7 @@ GROUPS: dict[type[BaseModel], str] = {
 }
 KINDS = {
     "Positive": "number above 0", "Share": "0 to 1", "Files": "FILE …", "Names": "NAME …", "Schedule": " | ".join(SCHEDULES),
-    "str": "TEXT", "int": "integer", "float": "number", "bool": "true or false",
+    "str": "TEXT", "Filled": "TEXT", "Form": " | ".join(get_args(common.Form)), "int": "integer", "float": "number", "bool": "true or false",
 }  # fmt: skip
 
 
@@ -93,8 +93,8 @@ def _kind(annotation: ast.expr) -> str:
         case ast.BinOp(left=left, right=ast.Constant(None)):
             return _kind(left)
         case ast.Name(name):
-            return KINDS.get(name, f"KEY.{name.lower()}")
-    return "KEY=VALUE" if ast.unparse(annotation).startswith("dict") else ast.unparse(annotation)
+            return KINDS.get(name, "--KEY.NAME VALUE")
+    return "--KEY.NAME VALUE" if ast.unparse(annotation).startswith("dict") else ast.unparse(annotation)
 
 
 def _comment(lines: list[str], node: ast.AnnAssign) -> str:

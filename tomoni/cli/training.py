@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tomoni import config
+from tomoni.cli import answers
 from tomoni.cli.keys import help_text
 from tomoni.errors import ConfigError
 from tomoni.settings.common import TrainingSettings
@@ -15,6 +17,7 @@ from tomoni.settings.common import TrainingSettings
 if TYPE_CHECKING:
     from tomoni.run.outcome import Result
 
+INTERRUPTED = 128 + signal.SIGINT
 OVERRIDES = "Any key can stand in the YAML file or on the command line, where it wins: --learning_rate 1e-4"
 
 
@@ -53,6 +56,9 @@ def train(cfg: TrainingSettings) -> int:
     listener = progress()
     try:
         result = start(cfg, on_event=listener)
+    except KeyboardInterrupt:  # once steps are made a signal is a request, and no longer an exception
+        print("\ninterrupted before a step was made; the same command begins again", file=sys.stderr)
+        return INTERRUPTED
     finally:
         listener.close()
     if result.status == "stopped":
@@ -68,13 +74,12 @@ def show(result: Result) -> None:
     """Before and after, cost, answers side by side, and what to do next."""
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     from tomoni.run import report
 
     console = Console(highlight=False)
     if result.before is not None:
-        console.print(f"\nMeasured on {result.before.items:,} {report.WHERE[result.before.on]}:", markup=False)
+        console.print(f"\nMeasured on {report.where(result.before)}:", markup=False)
     table = Table("", "before", "after", box=None, pad_edge=False)
     for name, before, after in report.rows(result):
         table.add_row(name, before, after)
@@ -83,17 +88,17 @@ def show(result: Result) -> None:
         table.add_row(name, "", value)
     console.print(table)
     if result.answers:
-        answers = Table(title="Answers", title_justify="left", show_lines=True)
-        for heading in ("prompt", "desired", "before", "after"):
-            answers.add_column(heading, overflow="fold")
-        for answer in result.answers:
-            answers.add_row(
-                *(
-                    Text(shortened(harmless(part)))
-                    for part in (answer.prompt, answer.desired, answer.before, answer.after)
+        console.print("\nAnswers, cut to a line (report.md has all of them):", markup=False)
+        answers.show(
+            console,
+            [
+                answers.Block(
+                    answer.asked or answer.prompt,
+                    (("desired", answer.desired), ("before", answer.before), ("after", answer.after)),
                 )
-            )
-        console.print(answers)
+                for answer in result.answers
+            ],
+        )
     found = [(result.model, "the result, in the form other tools read"), (result.folder / "report.md", "this report")]
     if result.best is not None:
         found.insert(1, (result.best, "the checkpoint with the lowest held-out loss"))
@@ -101,15 +106,3 @@ def show(result: Result) -> None:
     for path, about in found:
         print(f"{path}\n  {about}")
     print(f"\nnext: tomoni chat {result.folder}")
-
-
-def harmless(text: str) -> str:
-    """What a model says must not steer the terminal: control characters become a visible mark."""
-    return "".join(
-        letter if letter.isprintable() or letter in "\n\u3000" else "\N{REPLACEMENT CHARACTER}" for letter in text
-    )
-
-
-def shortened(text: str, most: int = 240) -> str:
-    """For the terminal; report.md has all of it."""
-    return text if len(text) <= most else text[: most - 1] + "…"

@@ -76,8 +76,8 @@ def excerpt(raw: bytes | str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:EXCERPT])
 
 
-def bad_rows_error(bad: Sequence[BadRow]) -> DataError:
-    """One error that lists the first rows and counts all by reason."""
+def bad_rows_error(bad: Sequence[BadRow], *, good: int) -> DataError:
+    """One error that lists the first rows and counts all by reason; `good` rows are left besides."""
     counts = Counter(row.reason for row in bad)
     lines = [f"{len(bad)} bad row{'s' if len(bad) > 1 else ''}; no row was changed or left out"]
     lines += [f"  {row}" for row in bad[:SHOWN]]
@@ -86,5 +86,8 @@ def bad_rows_error(bad: Sequence[BadRow]) -> DataError:
     lines += [f"  {count} × {reason}: {REASONS[reason]}" for reason, count in counts.most_common()]
     return DataError(
         "\n".join(lines),
-        next_step="mend these rows, or leave them out with on_bad_rows: quarantine (they are written to quarantine.jsonl)",
+        next_step="mend these rows, or leave them out with on_bad_rows: quarantine (they are written to quarantine.jsonl)"
+        if good
+        else "no row is good: check that form, columns and the file's ending fit what is in it"
+        + ("; one JSON value over several lines is a .json file" if set(counts) == {"broken_json"} else ""),
     )

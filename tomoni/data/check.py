@@ -19,7 +19,7 @@ from tomoni.data.badrows import REASONS, SHOWN, BadRow
 from tomoni.data.read import Reading
 from tomoni.data.render import Renderer
 from tomoni.errors import DataError
-from tomoni.records import Chat, Comparison, Record, Text
+from tomoni.records import Chat, Comparison, Record, Text, kind_of
 from tomoni.rows import Row
 
 NO_LIMIT = 1 << 40  # tokens: rows are measured whole
@@ -131,8 +131,13 @@ def check(
     on_bad_rows: Literal["stop", "quarantine"] = "stop",
     on_long_rows: Literal["stop", "truncate", "drop"] = "stop",
     examples: int = 3,
+    context: int | None = None,
+    forms: Sequence[str] = (),
 ) -> Findings:
-    """Read and render everything once. The readings should quarantine and the renderer have no limit (`NO_LIMIT`)."""
+    """Read and render everything once. The readings should quarantine and the renderer have no limit (`NO_LIMIT`).
+
+    `context` is how many tokens the model can look at, `forms` are those that the method learns from, where known.
+    """
     first = _part("train", train, renderer, max_length, examples)
     second = _part("validation", validation, renderer, max_length, 0) if validation else None
     found = Findings(first, second, max_length, notes=list(renderer.notes))
@@ -140,6 +145,7 @@ def check(
         found.overlap = len(first.marks & second.marks)
     for part in (first, second) if second else (first,):
         _judge(found, part, on_bad_rows, on_long_rows)
+        _judge_fit(found, part, on_long_rows, context, forms)
     if found.overlap and second:
         found.warnings.append(
             f"{found.overlap} of {len(second.marks)} validation rows are also trained on: the measure will flatter"
@@ -200,7 +206,10 @@ def _rows(record: Record, renderer: Renderer) -> Iterator[Row]:
         case Comparison():
             yield from renderer.comparison(record) or ()
         case _:
-            raise DataError(f"{record.source}: `check` does not know {type(record).__name__} records")
+            raise DataError(
+                f"{record.source}: `check` does not know {kind_of(record)}",
+                next_step="give each prompt its answer: form prompt_completion",
+            )
 
 
 def decoded(row: Row, renderer: Renderer) -> Iterator[tuple[str, bool]]:
@@ -230,6 +239,25 @@ def _judge(found: Findings, part: Part, on_bad_rows: str, on_long_rows: str) -> 
         found.errors.append(f"{part.name}: nothing is learnt: no row has a learnt token")
         return
     _warn(found, part)
+
+
+def _judge_fit(found: Findings, part: Part, on_long_rows: str, context: int | None, forms: Sequence[str]) -> None:
+    """Whether the model and the method can take the rows at all."""
+    unfit = [form for form in (part.form or "").split(", ") if form and forms and form not in forms]
+    if unfit:
+        found.errors.append(
+            f"{part.name}: this method does not learn from the form {', '.join(unfit)}; possible: {', '.join(forms)}"
+        )
+    if context is None or not part.lengths:
+        return
+    longest = max(part.lengths)
+    if part.texts or on_long_rows != "stop":
+        longest = min(longest, found.max_length)
+    if context < longest <= found.max_length:
+        found.errors.append(
+            f"{part.name}: the longest row has {longest} tokens, and the model's context is {context}: "
+            f"set max_length to {context} or less, and on_long_rows to truncate or drop where needed"
+        )
 
 
 def _warn(found: Findings, part: Part) -> None:

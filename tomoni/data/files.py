@@ -56,7 +56,10 @@ def rows_of(path: Path) -> Iterator[RawRow]:
     """All rows of one file, in order; blank lines of JSONL are passed over."""
     kind = kind_of(path)
     if not path.is_file():
-        raise DataError(f"data file {str(path)!r} does not exist", next_step="check the path in train_file")
+        raise DataError(
+            f"data file {str(path)!r} does not exist",
+            next_step="check the spelling; it is read from where the command runs",
+        )
     if kind == ".parquet":
         yield from _parquet(path)
         return
@@ -86,7 +89,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
             f"{path}: the gzip file is damaged or cut short ({error})", next_step="copy or download the file again"
         ) from None
     except PermissionError:
-        raise DataError(f"{path}: no permission to read it") from None
+        raise DataError(f"{path}: no permission to read it", next_step="check the file's permissions") from None
 
 
 def _refuse_utf16(path: Path, start: bytes) -> None:
@@ -218,7 +221,10 @@ def _json_values(path: Path, handle: IO[bytes], offset: int) -> Iterator[RawRow]
         following = reader.skip("," if number and array else "")
         if following == "" or (array and following == "]"):
             if array and following == "":
-                raise DataError(f"{path}: the array is not closed: the file seems to be cut short after row {number}")
+                raise DataError(
+                    f"{path}: the array is not closed: the file seems to be cut short after row {number}",
+                    next_step="copy or download the file again",
+                )
             return
         number += 1
         yield reader.element(number)
@@ -351,7 +357,10 @@ def _csv(path: Path, lines: Iterator[tuple[int, int, bytes]], delimiter: str) ->
 def _header(path: Path, fields: list[str]) -> list[str]:
     twice = {name for name in fields if fields.count(name) > 1}
     if twice:
-        raise DataError(f"{path}: the header names a column twice: {', '.join(sorted(twice))}")
+        raise DataError(
+            f"{path}: the header names a column twice: {', '.join(sorted(twice))}",
+            next_step="rename one of them in the file's first line",
+        )
     if len(fields) == 1 and ";" in fields[0]:
         raise DataError(f"{path}: the columns are separated by semicolons", next_step="save the file with commas")
     return fields
@@ -383,7 +392,10 @@ def _parquet(path: Path) -> Iterator[RawRow]:
                 raw = str({key: str(value)[:80] for key, value in values.items()})
                 yield RawRow(str(path), number, None, raw, values)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: the Parquet file cannot be read: {str(error)[:200]}") from None
+        raise DataError(
+            f"{path}: the Parquet file cannot be read: {str(error)[:200]}",
+            next_step="copy or download it again; is it Parquet at all?",
+        ) from None
 
 
 def _documents(path: Path, lines: Iterator[tuple[int, int, bytes]]) -> Iterator[RawRow]:

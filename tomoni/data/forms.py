@@ -68,6 +68,7 @@ def _kind(value: Any) -> str:
     names = {
         type(None): "null",
         bool: "a boolean",
+        str: "text",
         int: "a number",
         float: "a number",
         list: "a list",
@@ -187,6 +188,8 @@ def _side(value: Any, column: str, role: Role) -> tuple[Message, ...]:
     """A prompt or an answer: one string, a message, or a message list."""
     if isinstance(value, str):
         return (Message(role, text_of(value, column)),)
+    if not isinstance(value, dict | list):
+        raise BadValue("not_text", f"{column} is {_kind(value)}")
     return messages_of([value] if isinstance(value, dict) else value, column)
 
 

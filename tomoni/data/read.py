@@ -42,6 +42,14 @@ class Reading:
             raise DataError("no data file is named", next_step="set train_file")
         self.asked = form
         self.columns = dict(columns or {})
+        known = sorted({name for asked in ([form] if form else FORMS) for name in (*FORMS[asked].columns, "id")})
+        for name in self.columns:
+            if name not in known:
+                raise DataError(
+                    f"columns: {name!r} is no column of {form or 'any form'}{did_you_mean(name, known)}",
+                    choices=known,
+                    next_step="write the form's column first and the file's second: prompt: question",
+                )
         self.on_bad_rows = on_bad_rows
         self._reset()
 
@@ -71,13 +79,13 @@ class Reading:
                 self.counts["kept"] += 1
                 yield record
         if self.bad and self.on_bad_rows == "stop":
-            raise bad_rows_error(self.bad)
+            raise bad_rows_error(self.bad, good=self.counts["rows"] - len(self.bad))
         if not self.counts["rows"]:
             raise DataError(
                 f"no rows in {', '.join(map(str, self.paths))}", next_step="check that the file is the right one"
             )
         if not self.counts["kept"]:
-            raise bad_rows_error(self.bad)
+            raise bad_rows_error(self.bad, good=0)
 
     def _note(self, raw: RawRow, fault: BadValue) -> None:
         self.bad.append(BadRow(raw.file, raw.line, raw.offset, fault.reason, fault.detail, raw.excerpt))
@@ -122,7 +130,10 @@ def mapped(raw: RawRow, columns: Mapping[str, str]) -> dict[str, Any]:
     row = dict(raw.values)
     for ours, theirs in columns.items():
         if theirs not in raw.values:
-            raise BadValue("missing_column", f"{theirs} (for {ours}); the row has {', '.join(map(str, raw.values))}")
+            there = list(map(str, raw.values))
+            raise BadValue(
+                "missing_column", f"{theirs} (for {ours}){did_you_mean(theirs, there)}; the row has {', '.join(there)}"
+            )
         row.pop(theirs, None)
     for ours, theirs in columns.items():
         row[ours] = raw.values[theirs]
@@ -160,6 +171,8 @@ def _mapping_hint(row: Mapping[str, Any]) -> str:
     for columns, hint in _KNOWN:
         if columns <= set(row):
             return hint
+    if len(row) == 1 and isinstance(inner := next(iter(row.values())), list) and inner and isinstance(inner[0], dict):
+        return f"write the objects in {next(iter(row))!r} as rows of their own: a list of them, or one a line"
     return (
         "name the form and map its columns, e.g. form: prompt_completion with columns: {prompt: ..., completion: ...}"
     )

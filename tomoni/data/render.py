@@ -198,7 +198,10 @@ class Renderer:
             tokens += ids
             weights += [float(piece.learnt)] * len(ids)
         if not tokens:
-            raise DataError(f"{talk.name}: the chat template writes nothing for it")
+            raise DataError(
+                f"{talk.name}: the chat template writes nothing for it",
+                next_step="set chat_template to a Jinja file that writes every message",
+            )
         return tokens, weights
 
     def _unended(self, layout: Layout, talk: Conversation) -> bool:

@@ -112,11 +112,12 @@ def build(
     folder: Path,
     summary: Callable[[], Mapping[str, Any]] = dict,
     say: Callable[[str], None] = lambda text: None,
+    nothing: Callable[[], str] = str,
 ) -> ItemStore:
     """The store of this key under `folder`: the one that is there, if it is whole, else built from the records.
 
     `summary` is called after the last record; what it gives (counts, bad rows) is kept with the store, so that a
-    reused store can still tell it. Rows over max_length are named together, in one DataError.
+    reused store can still tell it. `nothing` says why nothing is left, where nothing is. Rows over max_length are named together, in one DataError.
     """
     final = Path(folder) / key
     if final.exists():
@@ -128,12 +129,12 @@ def build(
     work = final.with_name(f".building-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         work.mkdir(parents=True)
-        _write(records, to_items, key=key, work=work, summary=summary)
+        _write(records, to_items, key=key, work=work, summary=summary, nothing=nothing)
         _settle(work, final)
     except OSError as error:
         raise DiskError(
             f"the token cache cannot be written in {str(folder)!r}: {error.strerror or error}",
-            next_step="make room or choose another output_dir",
+            next_step="make room, or set TOMONI_CACHE to a folder that can be written",
         ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -147,6 +148,7 @@ def _write(
     key: str,
     work: Path,
     summary: Callable[[], Mapping[str, Any]],
+    nothing: Callable[[], str],
 ) -> None:
     long: list[TooLong] = []
     with Writer(work) as writer:
@@ -163,7 +165,8 @@ def _write(
             raise too_long_error(long)
         if not writer.items:
             raise DataError(
-                "nothing is left to learn: no record became a row", next_step="see `tomoni check` for the reasons"
+                nothing() or "nothing is left to learn: no record became a row",
+                next_step="`tomoni check` shows what the rows become; a larger max_length may keep them",
             )
         counts = {"items": writer.items, "rows": writer.rows, "tokens": writer.tokens}
     manifest = {"format": FORMAT, "key": key, **counts, "summary": dict(summary()), "files": writer.files}

@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tomoni.errors import DataError
+from jinja2 import TemplateSyntaxError
+
+from tomoni.errors import ConfigError, DataError
 from tomoni.records import Message
 
 if TYPE_CHECKING:
@@ -90,7 +92,10 @@ class Template:
         """The template's text, in transformers' immutable sandbox; raises DataError with the template's own words."""
         clash = [key for key in talk.template_kwargs if key in RESERVED]
         if clash:
-            raise DataError(f"{talk.name}: chat_template_kwargs cannot set {', '.join(clash)}")
+            raise DataError(
+                f"{talk.name}: chat_template_kwargs cannot set {', '.join(clash)}",
+                next_step="remove it from the record: tomoni sets it itself",
+            )
         dicts = [
             {
                 "role": message.role,
@@ -108,6 +113,11 @@ class Template:
                 tokenize=False,
                 **talk.template_kwargs,
             )
+        except TemplateSyntaxError as error:
+            raise ConfigError(
+                f"the chat template is not Jinja: line {error.lineno}: {error.message}",
+                next_step="mend it in the model's folder, or set chat_template to a Jinja file",
+            ) from error
         except Exception as error:  # a template can raise anything, and the sandbox its own errors
             raise DataError(
                 f"{talk.name}: the chat template refuses it: {str(error)[:300]}",

@@ -55,7 +55,10 @@ def train_tokenizer(
 
     least = BYTES + len(special_tokens)
     if vocab_size < least:
-        raise ConfigError(f"vocab_size {vocab_size} is too small: bytes and special tokens alone are {least}")
+        raise ConfigError(
+            f"vocab_size {vocab_size} is too small: bytes and special tokens alone are {least}",
+            next_step="set vocabulary.vocab_size to some thousands",
+        )
     options: dict[str, Any] = {
         "vocab_size": vocab_size,
         "special_tokens": list(special_tokens),

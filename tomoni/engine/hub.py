@@ -152,7 +152,10 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"{path.parent} has no {path.name}", next_step="name a folder in Hugging Face form") from None
+        raise ModelError(
+            f"{path.parent} has no {path.name}",
+            next_step="name a folder in Hugging Face form: config.json, model.safetensors and a tokenizer",
+        ) from None
     except (OSError, ValueError, RecursionError) as problem:
         raise ModelError(
             f"{path} cannot be read as JSON: {problem}", next_step="fetch or save the model again"

@@ -86,8 +86,14 @@ def load(located: Located, *, attn_implementation: Attention = "sdpa") -> PreTra
     return cast(PreTrainedModel, load_adapter(model, located))
 
 
-def _load_whole(located: Located, attn_implementation: Attention) -> PreTrainedModel:
-    folder = located.folder
+def examine(located: Located) -> None:
+    """Look at all of a model folder that can be judged without reading its weights, before long work begins on its
+    behalf. Raises ModelError as `load` would."""
+    _examined(located.model.folder)
+
+
+def _examined(folder: Path) -> tuple[Any, list[Path]]:
+    """The config and the files of the weights."""
     if not folder.is_dir():
         raise ModelError(
             f"no model folder {folder}", next_step="check the path; it is read from where the command runs"
@@ -95,7 +101,12 @@ def _load_whole(located: Located, attn_implementation: Attention) -> PreTrainedM
     settings = read_json(folder / "config.json")
     _refuse(settings, folder)
     files = _weight_files(folder)
-    config = _config(settings, folder)
+    return _config(settings, folder), files
+
+
+def _load_whole(located: Located, attn_implementation: Attention) -> PreTrainedModel:
+    folder = located.folder
+    config, files = _examined(folder)
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     # a few architectures (Gemma 2, BLOOM, GPT-J) have plain attention only
     config._attn_implementation = attn_implementation if model_class._supports_sdpa else "eager"

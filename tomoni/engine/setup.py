@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tomoni.engine.forward import Forward, ScoreHead
+from tomoni.errors import ConfigError
 
 
 class EngineSettings(Protocol):
@@ -42,11 +43,24 @@ class EngineSettings(Protocol):
 
 
 def pick_device(name: str) -> torch.device:
+    """Raises ConfigError for a device that this machine or this build of PyTorch does not have."""
     if name != "auto":
-        return torch.device(name)
+        return _named_device(name)
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _named_device(name: str) -> torch.device:
+    here = ["auto", "cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    here += ["mps"] * torch.backends.mps.is_available()
+    if name not in here and not (name == "cuda" and torch.cuda.is_available()):
+        raise ConfigError(
+            f"device {name!r} is not here: PyTorch {torch.__version__} does not see it",
+            choices=here,
+            next_step="auto takes the fastest there is; `tomoni doctor` shows what PyTorch sees",
+        )
+    return torch.device(name)
 
 
 def in_bfloat16(dtype: str, device: torch.device) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from tomoni.data.render import LossOn, Renderer
 from tomoni.data.tokenize import load_tokenizer
 from tomoni.engine.hub import Located, locate
-from tomoni.engine.models import load
+from tomoni.engine.models import examine, load
 from tomoni.engine.sampler import Sampler, ends_of, longest_row
 from tomoni.engine.setup import pick_device
 from tomoni.errors import RunError
@@ -59,14 +59,22 @@ def open_subject(
     `renderer.truncated` counts them. Raises RunError for a run without a result, ModelError for anything wrong with
     the model.
     """
-    located = locate(result_of(name))
+    located = find(name)
+    on = pick_device(device)
     tokenizer = load_tokenizer(located.tokenizer_folder)
     model = load(located)
-    model.to(pick_device(device))  # type: ignore[arg-type]
+    model.to(on)  # type: ignore[arg-type]
     longest = min(size for size in (max_length, longest_row(model), MOST_TOKENS) if size is not None)
     renderer = Renderer(tokenizer, loss_on=loss_on, max_length=longest, on_long_rows="truncate")
     ends = dict.fromkeys([*renderer.stop_tokens, *ends_of(model, tokenizer)])
     return Subject(str(name), located, model, renderer, tuple(ends))
+
+
+def find(name: str | Path) -> Located:
+    """Where the model is, with all that is wrong with it and can be told without loading it said at once."""
+    located = locate(result_of(name))
+    examine(located)
+    return located
 
 
 def result_of(name: str | Path) -> str | Path:

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tomoni import losses
-from tomoni.records import Record, Text
+from tomoni.errors import DataError
+from tomoni.records import Record, Text, kind_of
 from tomoni.report import Report, State
 from tomoni.rows import Item
-from tomoni.settings.pretrain import Config
+from tomoni.settings.pretrain import FORMS, Config
 
 if TYPE_CHECKING:
     from tomoni.data.render import Renderer
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
 def items(record: Record, render: Renderer) -> list[Item]:
     """One item per piece of at most `max_length` tokens; packing into larger items comes after."""
     if not isinstance(record, Text):
-        raise TypeError(f"pretrain learns from plain text, not from {type(record).__name__}")
+        raise DataError(
+            f"{record.source}: pretrain learns from plain text, not from {kind_of(record)}",
+            choices=FORMS,
+            next_step="name text files or records with a text column; prompts with answers are for `tomoni sft`",
+        )
     return [Item(f"{record.id}/{part}", (row,)) for part, row in enumerate(render.text(record))]
 
 

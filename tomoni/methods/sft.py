@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tomoni import losses
-from tomoni.records import Chat, Record, Text
+from tomoni.errors import DataError
+from tomoni.records import Chat, Record, Text, kind_of
 from tomoni.report import Report, State
 from tomoni.rows import Item
-from tomoni.settings.sft import Config
+from tomoni.settings.sft import CHOSEN_ONLY, FORMS, Config
 
 if TYPE_CHECKING:
     from tomoni.data.render import Renderer
@@ -30,7 +31,11 @@ def items(record: Record, render: Renderer) -> list[Item]:
         case Text():
             return [Item(f"{record.id}/{part}", (row,)) for part, row in enumerate(render.text(record))]
         case _:
-            raise TypeError(f"sft learns from conversations and texts, not from {type(record).__name__}")
+            raise DataError(
+                f"{record.source}: sft learns from conversations and texts, not from {kind_of(record)}",
+                choices=FORMS,
+                next_step=CHOSEN_ONLY,
+            )
 
 
 def loss(cfg: Config) -> losses.Loss:

@@ -19,7 +19,7 @@ from tomoni.data.store import ItemStore, build, cache_key
 from tomoni.data.stream import Items, Stream
 from tomoni.data.tokenize import fingerprint
 from tomoni.engine.checkpoint import atomic_write
-from tomoni.errors import DataError
+from tomoni.errors import DataError, counted
 from tomoni.records import Record
 from tomoni.run.job import Tokenizer
 from tomoni.run.methods import Method
@@ -84,6 +84,8 @@ def datasets(
     files, chosen = cfg.validation_file or cfg.train_file, lambda record: held_out(record, share) if share else True
     validation = parts.store("validation", files, chosen) if cfg.validation_file or share else None
     items = _packed(cfg, train)
+    for file in set(map(_real, cfg.validation_file)) & set(map(_real, cfg.train_file)):
+        parts.notices.append(f"{file} is both trained on and held out: the measure will flatter")
     return Datasets(
         train=items,
         looked_at=_packed(cfg, validation) if validation is not None else _spread(items),
@@ -99,6 +101,10 @@ def stream(train: Items, cfg: TrainingSettings, given: TrainingSettings) -> Stre
     """`given` is the config as the user wrote it: where it counts epochs, the last batch ends with the last epoch."""
     epochs = cfg.num_train_epochs if given.max_steps < 0 else None
     return Stream(train, batch_size=cfg.batch_size, seed=cfg.seed, steps=cfg.steps, epochs=epochs)
+
+
+def _real(file: str) -> str:
+    return str(Path(file).expanduser().resolve())
 
 
 def held_out(record: Record, share: float) -> bool:
@@ -136,6 +142,7 @@ class _Parts:
             folder=cache_folder("rows"),
             summary=lambda: self._summary(rows),
             say=self.notices.append,
+            nothing=lambda: self._nothing(part),
         )
         self._tell(part, made.summary)
         return made
@@ -148,9 +155,13 @@ class _Parts:
                 yield record
         if empty:
             raise DataError(
-                f"{part}: none of the {rows.counts['kept']:,} records falls into it",
+                f"{part}: none of the {counted(rows.counts['kept'], 'record')} falls into it",
                 next_step="choose another validation_share, or name a validation_file",
             )
+
+    def _nothing(self, part: str) -> str:
+        reasons = ", ".join(f"{counted(count, 'row')} {reason}" for reason, count in self.render.left_out.items())
+        return f"{part}: every row is left out: {reasons}" if reasons else ""
 
     def _summary(self, rows: Reading) -> dict[str, Any]:
         return {
@@ -163,15 +174,17 @@ class _Parts:
     def _tell(self, part: str, summary: Mapping[str, Any]) -> None:
         """From the store's own summary, so that a store that was found again says the same."""
         for reason, count in summary["left_out"].items():
-            self.notices.append(f"{part}: {count:,} rows left out: {reason}")
+            self.notices.append(f"{part}: {counted(count, 'row')} left out: {reason}")
         if summary["truncated"]:
-            self.notices.append(f"{part}: {summary['truncated']:,} rows cut to max_length {self.cfg.max_length}")
+            self.notices.append(
+                f"{part}: {counted(summary['truncated'], 'row')} cut to max_length {self.cfg.max_length}"
+            )
         known = {(row["file"], row["line"], row["offset"]) for row in self.bad}  # both parts may be of one file
         if new := [row for row in summary["bad"] if (row["file"], row["line"], row["offset"]) not in known]:
             self.bad += new
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.bad)
             atomic_write(self.quarantine, lines)
-            self.notices.append(f"{part}: {len(new):,} bad rows left out, see {self.quarantine}")
+            self.notices.append(f"{part}: {counted(len(new), 'bad row')} left out, see {self.quarantine}")
 
     def _key(self, part: str, files: Sequence[str]) -> str:
         settings = {name: getattr(self.cfg, name, None) for name in DECIDING} | {"part": part}

@@ -20,7 +20,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,7 +73,9 @@ class RunFolder:
         """Make the folder where it is missing and lock it; RunError where another process trains in it, or where it
         holds files that are no run's."""
         root = Path(path).expanduser()
-        with checkpoint.naming_disk(root, 0):
+        if root.exists() and not root.is_dir():
+            raise DiskError(f"output_dir {root} is a file", next_step="choose a new or empty folder as output_dir")
+        with checkpoint.naming_disk(root, 0), _naming_parent(root):
             root.mkdir(parents=True, exist_ok=True)
             _refuse_foreign(root)
             handle = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -120,14 +122,16 @@ class RunFolder:
         notices; RunError where a key that matters has changed or the run is finished."""
         if not self.begun:
             return []
-        if (read_status(self.root) or {}).get("state") == "finished":
-            raise RunError(
-                f"the run in {self.root} is finished",
-                next_step=f"look at {self.root / 'report.md'}, or choose another output_dir",
-            )
-        if not checkpoint.step_folders(self.checkpoints):
+        finished = (read_status(self.root) or {}).get("state") == "finished"
+        if not finished and not checkpoint.step_folders(self.checkpoints):
             return []
         changed = changed_keys(_read_yaml(self.root / "config.yaml"), cfg.model_dump(mode="json"))
+        if finished:
+            others = "; ".join(text for key, text in changed.items() if key not in FREE)
+            raise RunError(
+                f"the run in {self.root} is finished" + (f", and was of another config: {others}" if others else ""),
+                next_step=f"look at {self.root / 'report.md'}; to train anew, choose another output_dir",
+            )
         refused = [text for key, text in changed.items() if key not in FREE + ROUNDING]
         if refused:
             raise RunError(
@@ -178,15 +182,23 @@ class RunFolder:
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         path = self.root / name
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise RunError(
+                f"{path} is damaged: {error}",
+                next_step="restore it from a copy, or choose another output_dir to begin anew",
+            ) from error
 
 
 def read_status(root: Path) -> dict[str, Any] | None:
-    """status.json, for anyone who looks; None where there is none. A run that says "running" and whose folder nobody
+    """status.json, for anyone who looks; None where there is none that can be read. A run that says "running" and whose folder nobody
     holds was killed: its state is then given as "killed"."""
     try:
         status = dict(json.loads((root / "status.json").read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError, TypeError):
         return None
     if status.get("state") == "running" and not is_held(root):
         status["state"] = "killed"
@@ -216,6 +228,18 @@ def holder_of(root: Path) -> Holder | None:
             return Holder(body["pid"], body["host"], body["start"])
         time.sleep(0.01)
     return None
+
+
+@contextlib.contextmanager
+def _naming_parent(root: Path) -> Iterator[None]:
+    """Some file systems (/proc) say "no such file" where nothing may be made."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DiskError(
+            f"{root} cannot be made in {root.parent}: {error.strerror}",
+            next_step="choose an output_dir that you may write to",
+        ) from error
 
 
 def _take(handle: int) -> None:

@@ -43,12 +43,14 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One prompt as people read it, the desired answer where the data has one, and what the model says."""
+    """One prompt as people read it, the desired answer where the data has one, and what the model says. `asked` is the
+    prompt's last turn, where it has several."""
 
     prompt: str
     desired: str
     before: str = ""
     after: str = ""
+    asked: str = ""
 
 
 @dataclass(frozen=True, slots=True)

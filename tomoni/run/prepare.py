@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tomoni.data.render import Renderer
 from tomoni.data.tokenize import fingerprint, load_tokenizer
-from tomoni.errors import ConfigError, DataError, RunError
+from tomoni.errors import ConfigError, DataError, RunError, counted
 from tomoni.records import Text
 from tomoni.run import datasets
 from tomoni.run.events import Listener, Preparing
@@ -39,8 +40,10 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
     """Everything that can be wrong with a config's files is found here, before anything is trained."""
     from tomoni.engine.engine import Engine
     from tomoni.engine.sampler import longest_row
+    from tomoni.engine.setup import pick_device
     from tomoni.engine.trained import choose
 
+    pick_device(cfg.device)
     method = method_module(_method_of(cfg))
     tell(Preparing("data"))
     start = _start(cfg)
@@ -72,8 +75,14 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
         prompts=[sample.shown for sample in asked],
         answer=answers(engine, start.tokenizer, render, asked) if asked else None,
         device_type=engine.device.type,
-        notices=(*render.notes, *data.notices),
+        notices=(*render.notes, *data.notices, *_too_few(cfg, len(data.train))),
     )
+
+
+def _too_few(cfg: TrainingSettings, items: int) -> tuple[str, ...]:
+    if cfg.batch_size <= items:
+        return ()
+    return (f"batch_size {cfg.batch_size} is more than there is ({counted(items, 'item')}): a step repeats some",)
 
 
 def _method_of(cfg: TrainingSettings) -> str:
@@ -84,6 +93,7 @@ def _method_of(cfg: TrainingSettings) -> str:
 
 
 def _start(cfg: TrainingSettings) -> Start:
+    from tomoni.engine import models
     from tomoni.engine.hub import locate
 
     name = getattr(cfg, "model_name_or_path", None)
@@ -93,6 +103,7 @@ def _start(cfg: TrainingSettings) -> Start:
         tokenizer = _new_tokenizer(cfg)
         return Start(None, tokenizer, {"tokenizer": fingerprint(tokenizer)})
     located = locate(name)
+    models.examine(located)
     files = json.dumps([dict(located.files), dict(located.model.files)], sort_keys=True).encode()
     identity = {"revision": located.revision, "sha256": hashlib.sha256(files).hexdigest()}
     return Start(located, load_tokenizer(located.tokenizer_folder), identity)
@@ -111,7 +122,12 @@ def _new_tokenizer(cfg: Pretrain) -> Tokenizer:
         return load_tokenizer(kept)
     reading = datasets.reading(cfg, cfg.train_file)
     texts = (record.text for record in reading if isinstance(record, Text))
-    made = train_tokenizer(texts, **wanted.model_dump())
+    if (first := next(texts, None)) is None:
+        raise DataError(
+            f"pretrain learns from plain text, and {', '.join(cfg.train_file)} has none (form: {reading.form})",
+            next_step="name text files, or records with a text column; prompts with answers are for `tomoni sft`",
+        )
+    made = train_tokenizer(itertools.chain([first], texts), **wanted.model_dump())
 
     def write(staging: Path) -> None:
         made.save_pretrained(staging)

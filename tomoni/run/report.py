@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from tomoni.errors import counted
 from tomoni.run.outcome import Answer, Measured, Result
 from tomoni.settings.common import TrainingSettings
 
-WHERE = {
-    "validation": "held-out items",
-    "training": "items of the training data (no validation_file and no validation_share: this shows fit, not learning)",
-}
+
+def where(measured: Measured) -> str:
+    """What was looked at, in words."""
+    if measured.on == "validation":
+        return counted(measured.items, "held-out item")
+    items = counted(measured.items, "item")
+    return f"{items} of the training data (no validation_file and no validation_share: this shows fit, not learning)"
 
 
 def rows(result: Result) -> list[tuple[str, str, str]]:
@@ -61,7 +65,7 @@ def as_markdown(result: Result, cfg: TrainingSettings) -> str:
         "",
     ]
     if result.before is not None:
-        lines += [f"Measured on {result.before.items:,} {WHERE[result.before.on]}.", ""]
+        lines += [f"Measured on {where(result.before)}.", ""]
     lines += ["| | before | after |", "|---|---:|---:|"]
     lines += [f"| {name} | {before} | {after} |" for name, before, after in rows(result)]
     lines += ["", "| cost | |", "|---|---:|", *(f"| {name} | {value} |" for name, value in costs(result)), ""]
@@ -86,7 +90,7 @@ def duration(seconds: float) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.4g}" if abs(value) >= 1000 else f"{value:.3f}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}" if abs(value) >= 1e9 else f"{value:.3f}"
 
 
 def _quoted(text: str) -> list[str]:

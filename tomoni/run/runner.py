@@ -84,6 +84,8 @@ def drive(
     folder.set_status("running")
     try:
         job = make_job(tell)
+        needed = job.engine.bytes_to_save() + job.result_bytes
+        checkpoint.require_space(folder.root, needed)  # now, and not after the hours until the first checkpoint
         folder.accept(cfg, job.inputs)
         for text in job.notices:
             tell(Notice(text))
@@ -129,8 +131,6 @@ class Runner:
         self.ledger.close()
 
     def run(self) -> Result:
-        needed = self.job.engine.bytes_to_save() + self.job.result_bytes
-        checkpoint.require_space(self.folder.root, needed)  # now, and not after the hours until the first checkpoint
         resumed_from = self._resume()
         self.tell(Started(self.carried.step, self.cfg.steps, self.job.items, self.job.trained_weights, resumed_from))
         self.folder.set_status("running", step=self.carried.step, steps=self.cfg.steps)
@@ -350,7 +350,7 @@ class Runner:
         kept = self.folder.read_json("before.json") or {"answers": []}
         now = self._answers_at_end()
         answers = tuple(
-            Answer(prompt.prompt, prompt.desired, old, new)
+            Answer(prompt.prompt, prompt.desired, old, new, prompt.asked)
             for prompt, old, new in zip(self.job.prompts, kept["answers"], now, strict=False)
         )
         self.tell(Preparing("result"))

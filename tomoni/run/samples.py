@@ -64,7 +64,8 @@ def _sample(record: Record, render: Renderer, tokenizer: Tokenizer) -> Sample | 
             if last == 0:
                 return None
             tokens = render.prompt(messages[:last], record.tools, record.template_kwargs)
-            return Sample(tokens, Answer(_readable(messages[:last]), messages[last].content))
+            shown = Answer(_readable(messages[:last]), messages[last].content, asked=messages[last - 1].content)
+            return Sample(tokens, shown)
         case Text():
             tokens = render.text(record)[0].tokens
             begin = tokens[: min(BEGINNING, max(1, len(tokens) // 2))]

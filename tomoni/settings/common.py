@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, Literal
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from tomoni.config import Frozen
+from tomoni.errors import did_you_mean
 from tomoni.settings.schedule import Schedule, factor
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -18,14 +20,25 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+def _is_pattern(text: str) -> bool:
+    """Raises ValueError for what is no regular expression; False for nothing."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}; for example names:mlp\\.down_proj") from error
+    return bool(text)
+
+
 def _as_tuple(value: Any) -> Any:
     """One file or a list of them."""
     return (value,) if isinstance(value, str) else value
 
 
-Files = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+Filled = Annotated[str, Field(min_length=1)]
+Files = Annotated[tuple[Filled, ...], BeforeValidator(_as_tuple)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 
+DEVICES = re.compile(r"auto|cpu|cuda(:[0-9]+)?|mps")
 Form = Literal["text", "messages", "prompt_completion", "alpaca", "sharegpt", "preference"]
 ADAPTERS = ("lora", "dora", "rslora", "ia3", "prompt_tuning")
 
@@ -45,11 +58,11 @@ class Phase:
 
 
 class DataSettings(Frozen):
-    train_file: Files
+    train_file: Annotated[Files, Field(min_length=1)]
     validation_file: Files = ()
     validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # held out of train_file by hash of the record's id
     form: Form | None = None  # None: detected, and said
-    columns: dict[str, str] = Field(default_factory=dict)  # {"prompt": "question"}: the form's column <- the file's
+    columns: dict[str, str] = Field(default_factory=dict)  # the form's column: the file's, such as prompt: question
     on_bad_rows: Literal["stop", "quarantine"] = "stop"
     on_long_rows: Literal["stop", "truncate", "drop"] = "stop"
     max_length: Annotated[int, Field(ge=2)] = 1024  # tokens of a row
@@ -69,11 +82,16 @@ class TrainedPart(Frozen):
     @classmethod
     def _known(cls, value: str) -> str:
         name, _, argument = value.partition(":")
-        if value in ("all", "head", "embeddings", *ADAPTERS) or (name == "names" and argument):
+        if value in ("all", "head", "embeddings", *ADAPTERS) or (name == "names" and _is_pattern(argument)):
             return value
         if name == "top" and argument.isdigit() and int(argument) > 0:
             return value
-        raise ValueError(f"{value!r}; possible: all, top:K, head, embeddings, names:REGEX, {', '.join(ADAPTERS)}")
+        if name == "names" and not argument:
+            raise ValueError("names: needs a pattern, for example names:mlp\\.down_proj")
+        choices = ("all", "head", "embeddings", *ADAPTERS)
+        raise ValueError(
+            f"possible: all, top:K, head, embeddings, names:REGEX, {', '.join(ADAPTERS)}{did_you_mean(value, choices)}"
+        )
 
 
 class Optimization(Frozen):
@@ -116,9 +134,16 @@ class Hardware(Frozen):
     tokens_per_microbatch: Count | None = None  # None: what suits the device; memory only, not the mathematics
     threads: Count | None = None  # None: all cores
 
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if not DEVICES.fullmatch(value):
+            raise ValueError(f"possible: auto, cpu, cuda, cuda:N, mps{did_you_mean(value, ('auto', 'cpu', 'cuda'))}")
+        return value
+
 
 class Running(Frozen):
-    output_dir: str
+    output_dir: Filled
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     logging_steps: Annotated[int, Field(ge=1)] = 1
     eval_steps: Annotated[int, Field(ge=0)] = 0  # 0: at the start and the end only

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from tomoni.config import Frozen
-from tomoni.settings.common import Beta, Phase, TrainingSettings
+from tomoni.settings.common import Beta, Filled, Phase, TrainingSettings
 
 
 class Shape(Frozen):
@@ -45,11 +45,14 @@ class Vocabulary(Frozen):
     split_scripts: bool = False  # no token joins hiragana, katakana and kanji
 
 
+FORMS = ("text",)  # of data that it learns from
+
+
 class Config(TrainingSettings):
     method: Literal["pretrain"] = "pretrain"
     objective: Literal["causal"] = "causal"
-    model_name_or_path: str | None = None  # None: from scratch, with `shape` and `vocabulary`
-    tokenizer: str | None = None  # from scratch: a folder whose tokenizer is used instead of a new one
+    model_name_or_path: Filled | None = None  # None: from scratch, with `shape` and `vocabulary`
+    tokenizer: Filled | None = None  # from scratch: a folder whose tokenizer is used instead of a new one
     shape: Shape = Shape()
     vocabulary: Vocabulary = Vocabulary()
     # documents are packed into items of about this many tokens; rows never cross a document's border
@@ -64,6 +67,8 @@ class Config(TrainingSettings):
     def _one_start(self) -> Config:
         if self.model_name_or_path and self.tokenizer:
             raise ValueError("tokenizer: a continued pretraining keeps the model's own tokenizer; remove this key")
+        if not self.model_name_or_path and self.train != "all":
+            raise ValueError(f"train: {self.train} stands on a trained model; name one, or train: all from scratch")
         return self
 
 
