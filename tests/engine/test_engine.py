@@ -385,6 +385,19 @@ def test_an_infinite_loss_whose_gradient_is_finite_changes_no_weight(policy: str
     assert_identical(before, weights(model))
 
 
+def test_an_optimizer_that_does_not_fit_is_an_error_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = engine(tiny.model())
+    built.forward_backward(random_items(2), losses.nll)
+
+    def no_room() -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(built.optimizer, "step", no_room)
+    with pytest.raises(RunError, match="optimizer's moments") as caught:
+        built.optim_step(1e-2)
+    assert "lora" in str(caught.value)
+
+
 @pytest.mark.parametrize("planted", [np.nan, np.inf])
 def test_a_loss_that_is_not_finite_changes_no_weight_and_names_its_records(planted: float) -> None:
     items = random_items(6)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from tomoni.engine.batch import MicroBatch, collate, counts, micro_batches
 from tomoni.engine.forward import Forward, ScoreHead, decoder_layers
 from tomoni.engine.head import target_logprobs
-from tomoni.engine.memory import fitting
+from tomoni.engine.memory import fitting, naming_memory
 from tomoni.engine.setup import (
     EngineSettings,
     adamw,
@@ -167,7 +167,8 @@ class Engine:
                 nn.utils.clip_grads_with_norm_(weights, self.cfg.max_grad_norm, norm, foreach=True)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
-            self.optimizer.step()
+            with naming_memory(f"the optimizer's moments of {len(weights):,} tensors"):
+                self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.updates += 1
         stats = Stats(learning_rate=Mean(lr), skipped=Mean(0.0 if finite else 1.0))

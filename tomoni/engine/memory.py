@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -33,6 +34,19 @@ def fitting(
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def naming_memory(what: str) -> Iterator[None]:
+    """RunError instead of an allocator's own words, for what cannot be cut smaller."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RunError(
+            f"out of memory for {what}: {error}", next_step="train: lora, or fewer weights (top:K)"
+        ) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -67,7 +67,7 @@ class Trained:
 def choose(model: Any, part: TrainedPart, *, seed: int = 0) -> Trained:
     """Set requires_grad for `part` and return what is trained. New weights of an adapter depend on `seed` only.
 
-    Raises ModelError where the model has no such part, ConfigError for a wrong pattern.
+    Raises ModelError where the model has no such part.
     """
     if isinstance(model, PeftModel):
         return _further(model, part)
@@ -150,12 +150,7 @@ def _head(model: PreTrainedModel) -> set[str]:
 
 
 def _matching(names: list[str], pattern: str) -> set[str]:
-    try:
-        regex = re.compile(pattern)
-    except re.error as problem:
-        raise ConfigError(
-            f"train: names:{pattern} is not a regular expression: {problem}", next_step="example: names:mlp\\.down_proj"
-        ) from None
+    regex = re.compile(pattern)  # the settings have refused what is no regular expression
     chosen = {name for name in names if regex.search(name)}
     if not chosen:
         patterns = list(dict.fromkeys(re.sub(r"\.\d+\.", ".0.", name) for name in names))
