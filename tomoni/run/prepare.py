@@ -54,7 +54,8 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
 
     tell(Preparing("model"))
     model = _model(cfg, start)
-    _require_context(model, data.longest)
+    virtual = cfg.num_virtual_tokens if cfg.train == "prompt_tuning" else 0
+    _require_context(model, data.longest, virtual)
     trained = choose(model, cfg, seed=cfg.seed)
     engine = Engine(trained.model, trained=trained.parameters, cfg=cfg)
     context = _context(model)
@@ -175,12 +176,19 @@ def _context(model: Any) -> int | None:
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
-def _require_context(model: Any, longest: int) -> None:
+def _require_context(model: Any, longest: int, virtual: int) -> None:
     """Positions that a model has never seen teach it nothing, and beyond a fixed table they are an error in the middle."""
     context = _context(model)
-    if context is not None and longest > context:
+    if context is not None and virtual >= context:
+        raise ConfigError(
+            f"num_virtual_tokens {virtual:,} leaves no room: the model's context is {context:,}",
+            next_step="set it to some dozens",
+        )
+    if context is not None and longest + virtual > context:
+        context -= virtual
+        besides = f" besides num_virtual_tokens {virtual:,}" if virtual else ""
         raise DataError(
-            f"the longest row has {longest:,} tokens, and the model's context is {context:,}",
+            f"the longest row has {longest:,} tokens, and the model's context is {context:,}{besides}",
             next_step=f"set max_length to {context} or less, and on_long_rows to truncate or drop where needed",
         )
 

@@ -14,17 +14,9 @@ from tomoni.errors import did_you_mean
 from tomoni.settings.schedule import Schedule, factor
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-def _is_pattern(text: str) -> bool:
-    """Raises ValueError for what is no regular expression; False for nothing."""
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ValueError(f"no regular expression: {error}; for example names:mlp\\.down_proj") from error
-    return bool(text)
 
 
 def _as_tuple(value: Any) -> Any:
@@ -80,7 +72,7 @@ class TrainedPart(Frozen):
     @classmethod
     def _known(cls, value: str) -> str:
         name, _, argument = value.partition(":")
-        if value in ("all", "head", "embeddings", *ADAPTERS) or (name == "names" and _is_pattern(argument)):
+        if value in ("all", "head", "embeddings", *ADAPTERS) or (name == "names" and argument):
             return value
         if name == "top" and argument.isdigit() and int(argument) > 0:
             return value
@@ -103,8 +95,8 @@ class Optimization(Frozen):
     min_lr_ratio: Share = 0.0
     decay_ratio: Share = 0.2  # warmup_stable_decay: the share of steps that come down
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    adam_beta1: Share = 0.9
-    adam_beta2: Share = 0.999
+    adam_beta1: Beta = 0.9
+    adam_beta2: Beta = 0.999
     adam_epsilon: Positive = 1e-8
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0  # 0: no clipping
     on_nonfinite: Literal["stop", "skip"] = "stop"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from tomoni.config import Frozen
-from tomoni.settings.common import Filled, Phase, TrainingSettings
+from tomoni.settings.common import Beta, Filled, Phase, TrainingSettings
 
 
 class Shape(Frozen):
@@ -61,7 +61,7 @@ class Config(TrainingSettings):
     num_train_epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    adam_beta2: Annotated[float, Field(ge=0, le=1)] = 0.95
+    adam_beta2: Beta = 0.95
 
     @model_validator(mode="after")
     def _one_start(self) -> Config:
