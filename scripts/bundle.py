@@ -1,6 +1,6 @@
 """Take a finished pretraining run's model into the package as `bundled:SIZE`, in float16, with a model card.
 
-    python scripts/bundle.py build/bundled-small small
+python scripts/bundle.py build/bundled-small small
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ library_name: transformers
 
 A Llama-shaped decoder of {weights:,} weights that has read {tokens:,} tokens of running text about one invented town, in
 Japanese and English, and nothing else. It knows the town's shops, people, stations, events and weather from that text,
-and was never asked a question. It is the base of `tomoni demo` and of tests, not a model for any real use: what it says
+and has never seen a chat: questions occur in it only as prose reports them. It is the base of `tomoni demo` and of tests, not a model for any real use: what it says
 about the real world is made up.
 
 | | |

@@ -6,9 +6,13 @@ added in any grouping with the same result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tomoni.rows import Item
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,10 @@ class Stats(dict[str, Mean]):
     def means(self) -> dict[str, float]:
         return {name: mean.value for name, mean in self.items()}
 
+    def finite(self) -> Stats:
+        """Without those that are not numbers, of a step that was skipped: they would swallow all they are added to."""
+        return Stats({name: mean for name, mean in self.items() if math.isfinite(mean.value)})
+
 
 @dataclass(frozen=True, slots=True)
 class State:
@@ -50,7 +58,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One finished optimizer update: `step` counts from 0.
+    """One finished optimizer update: `step` counts from 0, `item_ids` and `tokens` are of the items it trained on.
 
     `resumable` says whether a checkpoint may be taken after it (for reinforcement learning only after a rollout's
     last update). `values` is what `State.values` must hold for the next step.
@@ -59,5 +67,20 @@ class Report:
     step: int
     stats: Stats
     item_ids: tuple[str, ...] = ()
+    tokens: int = 0
     resumable: bool = True
     values: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def after(
+        cls,
+        step: int,
+        items: Sequence[Item],
+        stats: Stats,
+        *,
+        resumable: bool = True,
+        values: Mapping[str, Any] | None = None,
+    ) -> Report:
+        """Of an update on these items."""
+        ids = tuple(item.id for item in items)
+        return cls(step, stats, ids, sum(item.tokens for item in items), resumable, values or {})

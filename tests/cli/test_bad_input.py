@@ -258,5 +258,5 @@ def test_ctrl_c_before_the_first_step_says_how_to_go_on_and_leaves_nothing(
 
 def test_virtual_tokens_count_against_the_context(place: Path, refused: Callable[..., str]) -> None:
     tuned = ("--train", "prompt_tuning", "--num_virtual_tokens")
-    assert "num_virtual_tokens 512 leaves no room" in refused(*tuned, "512")
-    assert "context is 12 besides num_virtual_tokens 500" in refused(*tuned, "500")
+    assert "num_virtual_tokens leaves no room" in refused(*tuned, "512")
+    assert "the model has room for 12" in refused(*tuned, "500")

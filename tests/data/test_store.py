@@ -22,6 +22,7 @@ from tomoni.data.stream import Permutation, Stream
 from tomoni.errors import DataError, DiskError
 from tomoni.records import Record, Source, Text
 from tomoni.rows import Item, Row
+from tomoni.settings.sft import Config
 
 
 def records(count: int = 5) -> Iterator[Record]:
@@ -222,6 +223,18 @@ def test_every_item_comes_once_an_epoch_and_the_last_batch_may_be_short(
     for epoch in range(epochs):
         assert set(seen[epoch * size : (epoch + 1) * size]) == {str(place) for place in range(size)}
     assert stream.epoch(steps - 1) == epochs
+
+
+@pytest.mark.parametrize(
+    ("size", "epochs", "batch_size", "seen"), [(10, 1.1, 4, 11), (55, 2.2, 7, 121), (7, 0.5, 2, 4)]
+)
+def test_parts_of_epochs_are_counted_in_decimals(size: int, epochs: float, batch_size: int, seen: int) -> None:
+    cfg = Config(train_file="t", model_name_or_path="m", output_dir="o", num_train_epochs=epochs, batch_size=batch_size)
+    steps = cfg.with_steps(size).steps
+    stream = Stream(Numbers(size), batch_size=batch_size, seed=0, steps=steps, epochs=epochs)
+    batches = [stream.positions(step) for step in range(steps)]
+    assert sum(map(len, batches)) == seen
+    assert all(batches)
 
 
 def test_a_batch_depends_on_nothing_but_its_step() -> None:

@@ -19,7 +19,7 @@ from tomoni import losses
 from tomoni.engine import engine as engine_module
 from tomoni.engine import head
 from tomoni.engine.engine import Engine
-from tomoni.engine.forward import ScoreHead
+from tomoni.engine.forward import ScoreHead, decoder_layers
 from tomoni.errors import CheckpointError, Diverged, RunError
 from tomoni.rows import Item, Row, with_reference
 
@@ -111,8 +111,7 @@ def test_token_accuracy_is_the_share_of_trained_tokens_that_are_the_most_probabl
     assert engine(model).evaluate(items, losses.nll)["mean_token_accuracy"].value == pytest.approx(right / total)
 
 
-@pytest.mark.parametrize("architecture", ["gemma2", "granite", "cohere"])
-def test_architectures_that_scale_their_logits_take_the_plain_pass_or_agree_with_it(architecture: str) -> None:
+def scaled_logits(architecture: str) -> nn.Module:
     scaling = {
         "gemma2": {"final_logit_softcapping": 0.5},
         "granite": {"logits_scaling": 8.0},
@@ -120,7 +119,12 @@ def test_architectures_that_scale_their_logits_take_the_plain_pass_or_agree_with
     }
     config = AutoConfig.for_model(architecture, **{**tiny.SHARED, "head_dim": 8, **scaling[architecture]})
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).eval()
+    return AutoModelForCausalLM.from_config(config).eval()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "granite", "cohere"])
+def test_architectures_that_scale_their_logits_take_the_plain_pass_or_agree_with_it(architecture: str) -> None:
+    model = scaled_logits(architecture)
     items = random_items(3)
     built = engine(model)
     assert not built.forward.split
@@ -233,6 +237,45 @@ def test_dropout_is_on_in_training_and_off_in_looking() -> None:
     assert built.forward_backward(items, losses.nll)["loss"].value != first
 
 
+def test_an_item_given_twice_is_answered_twice() -> None:
+    one, other = random_items(2)
+    built = engine(tiny.model())
+    first, again, alone = built.logprobs([one, one, other])
+    assert np.array_equal(first[0], again[0])
+    np.testing.assert_allclose(alone[0], built.logprobs([other])[0][0], atol=1e-5)
+
+
+def test_experts_are_not_taken_for_layers() -> None:
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.experts = nn.ModuleList(nn.Linear(2, 2) for _ in range(8))
+
+    model = nn.Module()
+    model.layers = nn.ModuleList(Layer() for _ in range(2))
+    assert decoder_layers(model) is model.layers
+
+
+def test_a_changed_micro_batch_size_is_taken_at_resume_and_an_unchanged_one_goes_on_as_found(tmp_path: Path) -> None:
+    first = engine(tiny.model(), tokens_per_microbatch=64)
+    first.budget = 48  # found after running out of memory
+    first.save(tmp_path)
+    for asked, taken in ((64, 48), (None, 48), (32, 32), (128, 128)):
+        again = engine(tiny.model(), tokens_per_microbatch=asked)
+        again.load(tmp_path)
+        assert again.budget == taken
+
+
+def test_a_checkpoint_from_before_the_first_update_takes_the_moments_away_again(tmp_path: Path) -> None:
+    fresh, used = engine(tiny.model()), engine(tiny.model())
+    used.save(tmp_path)
+    run(used, 0, 2)
+    used.load(tmp_path)
+    run(used, 0, 2)
+    run(fresh, 0, 2)
+    assert_identical(weights(fresh.model), weights(used.model))
+
+
 def test_layers_without_trained_weights_run_without_dropout() -> None:
     items = random_items(4)
     model = tiny.model(attention_dropout=0.5)
@@ -302,6 +345,44 @@ def test_a_single_item_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Engine, "_outputs", never)
     with pytest.raises(RunError, match="item-0"):
         engine(tiny.model()).forward_backward(random_items(1), losses.nll)
+
+
+def test_looking_halves_its_own_micro_batch_when_memory_runs_out_and_never_the_trainings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    items = random_items(8, shortest=20)
+    expected = engine(tiny.model()).evaluate(items, losses.nll)["loss"].value
+    built = engine(tiny.model(), tokens_per_microbatch=4096)
+    plain_outputs = Engine._outputs
+
+    def limited(self: Engine, batch: engine_module.MicroBatch) -> losses.Outputs:
+        if len(batch.items) > 2:
+            raise RuntimeError("MPS backend out of memory")
+        return plain_outputs(self, batch)
+
+    monkeypatch.setattr(Engine, "_outputs", limited)
+    assert built.evaluate(items, losses.nll)["loss"].value == pytest.approx(expected, rel=1e-6)
+    assert len(built.logprobs(items)) == 8
+    assert built.looking_budget < 4096
+    assert built.budget == 4096
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_an_infinite_loss_whose_gradient_is_finite_changes_no_weight(policy: str) -> None:
+    def infinite(outputs: losses.Outputs, rows: losses.Rows) -> dict[str, losses.Term]:
+        return losses.nll(outputs, rows) | {"constant": losses.Term(torch.tensor(float("inf")), "item")}
+
+    items = random_items(3)
+    model = tiny.model()
+    before = weights(model)
+    built = engine(model, on_nonfinite=policy)
+    built.forward_backward(items, infinite)
+    if policy == "stop":
+        with pytest.raises(Diverged, match="item-0"):
+            built.optim_step(1e-2)
+    else:
+        assert built.optim_step(1e-2)["skipped"].value == 1
+    assert_identical(before, weights(model))
 
 
 @pytest.mark.parametrize("planted", [np.nan, np.inf])
@@ -402,3 +483,32 @@ def test_coefficients_scale_terms_and_metrics_have_no_gradient() -> None:
     assert stats["seen"].value == pytest.approx(stats["loss"].sum * 100 / 3)
     for name, gradient in gradients(one).items():
         torch.testing.assert_close(gradients(three)[name], 3 * gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "cohere", "granite"])
+def test_a_score_head_beside_scaled_logits_leaves_the_log_probabilities_as_they_are(architecture: str) -> None:
+    model = scaled_logits(architecture)
+    items = random_items(4)
+    plain = engine(model).logprobs(items)
+    for per in ("row", "token"):
+        scored = engine(model, score_head=ScoreHead(2, per=per))
+        for (expected,), (found,) in zip(plain, scored.logprobs(items), strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert scored.scores(items)[0][0].shape == ((2,) if per == "row" else (len(items[0].rows[0]), 2))
+
+
+def test_scores_are_float32_also_where_the_arithmetic_is_bfloat16() -> None:
+    items = random_items(6)
+    scores = np.concatenate(
+        [score for (score,) in engine(tiny.model(), score_head=ScoreHead(1), dtype="bfloat16").scores(items)]
+    )
+    rounded = torch.from_numpy(scores).bfloat16().float().numpy()
+    assert (scores != rounded).any()
+
+
+def test_answers_are_drawn_in_the_arithmetic_of_the_other_verbs_unless_said() -> None:
+    tokenizer = tiny.tokenizer()
+    assert engine(tiny.model()).sampler(tokenizer).dtype is None
+    built = engine(tiny.model(), dtype="bfloat16")
+    assert built.sampler(tokenizer).dtype is torch.bfloat16
+    assert built.sampler(tokenizer, dtype=None).dtype is None

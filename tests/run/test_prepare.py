@@ -210,6 +210,20 @@ def test_bad_rows_go_into_quarantine_and_are_said_again_on_the_next_run(place: P
         assert json.loads((tmp_path / run / "quarantine.jsonl").read_text(encoding="utf-8"))["line"] == 41
 
 
+def test_a_bad_row_of_a_file_that_is_trained_on_and_held_out_is_quarantined_once(place: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    good = (place / "questions.jsonl").read_text(encoding="utf-8")
+    data.write_text(good + '{"prompt": "壊れた", \n{"prompt": "二つ目", \n', encoding="utf-8")
+    cfg = config(
+        place, tmp_path / "run", train_file=str(data), on_bad_rows="quarantine", max_steps=1, validation_share=0.3
+    )
+    notices: list[str] = []
+    start(cfg, on_event=lambda event: notices.append(event.text) if isinstance(event, Notice) else None)
+    bad = (tmp_path / "run" / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["line"] for line in bad] == [41, 42]
+    assert sum("bad rows left out" in text for text in notices) == 1
+
+
 def test_changed_data_under_a_run_is_refused(place: Path, tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
     good = (place / "questions.jsonl").read_text(encoding="utf-8")
@@ -243,8 +257,28 @@ def test_what_cannot_begin_says_why_and_leaves_no_folder(
 
 def test_rows_longer_than_the_models_context_are_refused(tmp_path: Path, place: Path) -> None:
     tiny.folder(tmp_path / "short", max_position_embeddings=32)
-    with pytest.raises(DataError, match="context is 32"):
+    with pytest.raises(DataError, match="room for 32"):
         start(config(place, tmp_path / "run", model_name_or_path=str(tmp_path / "short")))
+
+
+def test_held_out_rows_longer_than_the_models_context_are_refused_too(tmp_path: Path, place: Path) -> None:
+    tiny.folder(tmp_path / "short", max_position_embeddings=100)
+    long = tmp_path / "long.jsonl"
+    long.write_text(
+        json.dumps({"prompt": "長い" * 30, "completion": "はい"}, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    settings = {"model_name_or_path": str(tmp_path / "short"), "max_steps": 1}
+    start(config(place, tmp_path / "fits", **settings))
+    with pytest.raises(DataError, match="room for 100"):
+        start(config(place, tmp_path / "run", validation_file=str(long), **settings))
+
+
+def test_virtual_tokens_take_their_places_in_the_context(tmp_path: Path, place: Path) -> None:
+    tiny.folder(tmp_path / "short", max_position_embeddings=100)
+    settings = {"model_name_or_path": str(tmp_path / "short"), "max_steps": 1, "train": "prompt_tuning"}
+    start(config(place, tmp_path / "fits", **settings, num_virtual_tokens=2))
+    with pytest.raises(DataError, match="room for 40"):
+        start(config(place, tmp_path / "run", **settings, num_virtual_tokens=60))
 
 
 def test_the_verb_sft_trains_and_shows_before_and_after(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from tests.run import jobs
 from tomoni.engine import checkpoint
 from tomoni.engine.engine import Engine
 from tomoni.errors import CheckpointError, DataError, DiskError, Diverged, RunError
+from tomoni.report import Mean
 from tomoni.rows import Item, Row
 from tomoni.run.events import Ended, Evaluated, Event, Notice, Saved, Started, Stepped
 from tomoni.run.folder import RunFolder, is_held, read_status
@@ -153,6 +155,21 @@ def test_a_signal_during_an_evaluation_loses_neither_the_step_nor_the_evaluation
     assert looked[0] == looked[1] and [line["step"] for line in looked[0]] == [6, 12, 18]
 
 
+def test_a_signal_during_the_evaluation_that_was_due_at_resume_takes_no_step_before_it(tmp_path: Path) -> None:
+    cfg = jobs.config(tmp_path / "run", eval_steps=6, save_steps=100)
+    assert jobs.train(cfg, on_event=StopAt(6, signal.SIGTERM)).step == 6
+
+    def stop_at_once(event: Event) -> None:
+        if isinstance(event, Started):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    again = jobs.train(cfg, on_event=stop_at_once)
+    assert (again.status, again.step) == ("stopped", 6)
+    jobs.train(cfg)
+    looked = [line["step"] for line in lines(tmp_path / "run" / "metrics.jsonl") if "eval_loss" in line]
+    assert looked == [6, 12, 18]
+
+
 def test_stopped_many_times_the_metrics_lines_are_those_of_one_run(tmp_path: Path) -> None:
     jobs.train(jobs.config(tmp_path / "one", logging_steps=4))
     for stop in (3, 5, 6, 13):
@@ -233,13 +250,22 @@ def test_a_changed_config_is_refused_and_the_keys_are_named(tmp_path: Path) -> N
     assert (read_status(tmp_path / "run") or {})["state"] == "stopped"
 
 
-def test_keys_that_change_no_weight_may_change_and_rounding_is_said(tmp_path: Path, plain: dict[str, str]) -> None:
+def test_keys_that_change_no_weight_may_change(tmp_path: Path, plain: dict[str, str]) -> None:
     stopped_at(tmp_path / "run", 5)
     events = Recorder()
-    jobs.train(jobs.config(tmp_path / "run", eval_steps=4, save_steps=3, tokens_per_microbatch=4096), on_event=events)
+    jobs.train(jobs.config(tmp_path / "run", eval_steps=4, save_steps=3), on_event=events)
+    assert not events.of(Notice)
+    assert jobs.digests(tmp_path / "run") == plain
+
+
+def test_a_changed_micro_batch_is_obeyed_and_it_is_said_that_the_bits_change(tmp_path: Path) -> None:
+    stopped_at(tmp_path / "run", 5)
+    events = Recorder()
+    jobs.train(jobs.config(tmp_path / "run", tokens_per_microbatch=4096), on_event=events)
     notices = [event.text for event in events.of(Notice)]
     assert len(notices) == 1 and "tokens_per_microbatch was 24 and is 4096" in notices[0]
-    assert jobs.digests(tmp_path / "run") == plain  # the engine took the checkpoint's micro-batch up
+    last = tmp_path / "run" / "checkpoints" / "step-000018" / "engine.json"
+    assert json.loads(last.read_text(encoding="utf-8"))["tokens_per_microbatch"] == 4096
 
 
 def test_changed_data_is_refused(tmp_path: Path) -> None:
@@ -378,6 +404,62 @@ def test_a_loss_that_is_not_finite_names_the_records_and_keeps_the_last_checkpoi
     assert json.loads((folder / "report.json").read_text(encoding="utf-8"))["record_ids"] == ["毒-2"]
     for saved in checkpoint.step_folders(folder / "checkpoints"):
         checkpoint.verify(saved)
+
+
+def test_a_skipped_step_leaves_the_loss_of_the_steps_around_it_in_the_metrics(tmp_path: Path) -> None:
+    cfg = jobs.config(tmp_path / "run", on_nonfinite="skip", logging_steps=6)
+    jobs.train(cfg, make=poisoned)
+    seen = lines(tmp_path / "run" / "metrics.jsonl")
+    assert [line["step"] for line in seen] == [6, 12, 18]
+    assert sum(line["skipped"] for line in seen) > 0
+    assert all(0 < line["loss"] < 20 for line in seen)
+
+
+def test_a_held_out_loss_that_is_not_a_number_is_never_the_best(tmp_path: Path) -> None:
+    def first_look_fails(cfg: Any) -> Any:
+        made = jobs.job(cfg)
+        plain_evaluate, looks = made.engine.evaluate, []
+
+        def evaluate(items: Any, loss: Any) -> Any:
+            looks.append(1)
+            stats = plain_evaluate(items, loss)
+            return stats | {"loss": Mean(math.nan, 1.0)} if len(looks) == 2 else stats  # the first during the training
+
+        made.engine.evaluate = evaluate  # type: ignore[method-assign]
+        return made
+
+    jobs.train(jobs.config(tmp_path / "run", eval_steps=6), make=first_look_fails)
+    looked = [line for line in lines(tmp_path / "run" / "metrics.jsonl") if "eval_mean_token_accuracy" in line]
+    assert ["eval_loss" in line for line in looked] == [False, True, True]
+    assert json.loads((tmp_path / "run" / "best.json").read_text())["step"] in (12, 18)
+
+
+def test_a_report_is_json_that_every_program_reads_whatever_the_loss(tmp_path: Path) -> None:
+    def last_look_fails(cfg: Any) -> Any:
+        made = jobs.job(cfg)
+        plain_evaluate = made.engine.evaluate
+
+        def evaluate(items: Any, loss: Any) -> Any:
+            stats = plain_evaluate(items, loss)
+            return stats | {"loss": Mean(math.nan, 1.0)} if made.engine.updates else stats
+
+        made.engine.evaluate = evaluate  # type: ignore[method-assign]
+        return made
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    jobs.train(jobs.config(tmp_path / "run", max_steps=2), make=last_look_fails)
+    body = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    assert body["before"]["loss"] > 0
+    assert body["after"]["loss"] is None
+
+
+def test_tokens_are_counted_with_prompts_and_answers_of_the_items_trained_on(tmp_path: Path) -> None:
+    cfg = jobs.config(tmp_path / "run")
+    stream = jobs.job(cfg).data
+    result = jobs.train(cfg)
+    assert result.tokens == sum(len(row) for step in range(18) for item in stream.batch(step) for row in item.rows)
 
 
 def test_the_best_checkpoint_is_kept_and_pointed_to(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 from transformers import get_scheduler
 
 from tests.engine.items import settings
+from tomoni.settings import pretrain, sft
 from tomoni.settings.schedule import SCHEDULES, factor
 
 EXTRAS = {"warmup_stable_decay": {"num_decay_steps": 6}, "cosine_with_min_lr": {"min_lr_rate": 0.1}}
@@ -37,3 +39,10 @@ def test_warmup_is_a_share_of_the_run_unless_given_in_steps() -> None:
     cfg = settings(max_steps=100, warmup_ratio=0.1, learning_rate=1.0)
     assert [cfg.lr_at(step) for step in (0, 5, 10)] == pytest.approx([0, 0.5, 1])
     assert settings(max_steps=100, warmup_steps=4, learning_rate=1.0).lr_at(2) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("settings", [{"adam_beta1": 1.0}, {"adam_beta2": 1.0}, {"weight_decay": float("inf")}])
+def test_what_adamw_cannot_take_is_refused_with_the_config(settings: dict[str, float]) -> None:
+    for config in (sft.Config, pretrain.Config):
+        with pytest.raises(ValidationError, match=next(iter(settings))):
+            config(model_name_or_path="m", train_file="t", output_dir="o", **settings)  # type: ignore[arg-type]

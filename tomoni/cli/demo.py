@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 TUNING: dict[str, Any] = {
     "num_train_epochs": 3,
     "batch_size": 4,
-    "learning_rate": 3e-4,
+    "learning_rate": 4e-4,
     "lr_scheduler_type": "linear",
     "warmup_ratio": 0.05,
     "max_length": 512,
@@ -114,7 +114,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--folder", default="demo", help="where data, runs and results go; made anew each time (default: demo)"
     )
-    parser.add_argument("--tuning-questions", type=int, default=800, help="questions to tune on (default: 800)")
+    parser.add_argument("--tuning-questions", type=int, default=600, help="questions to tune on (default: 600)")
     parser.add_argument("--held-out", type=int, default=600, help="questions to measure on (default: 600)")
     parser.add_argument("--seed", type=int, default=0, help="of the questions and the tuning (default: 0)")
     parser.add_argument(
@@ -173,7 +173,7 @@ def _measure(folder: Path, questions: Questions, options: argparse.Namespace, co
     entities = {record["entity"] for record in questions.held_out}
     asked_in_tuning = {record["entity"] for record in questions.tuning}
     console.print(
-        f"\n[bold]An invented town.[/bold] The bundled models have read about it, and were never asked.\n"
+        f"\n[bold]An invented town.[/bold] The bundled models have read about it, and have never been in a chat.\n"
         f"Tuning: {len(questions.tuning)} questions about {len(asked_in_tuning)} shops, people, stations and events. "
         f"Measured: {len(questions.held_out)} questions about {len(entities)} others.\n"
     )

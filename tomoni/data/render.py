@@ -79,6 +79,8 @@ class Renderer:
         self.left_out: Counter[str] = Counter()
         self.truncated = 0
         self._template = Template(tokenizer, self.template)
+        if self._template.tells_date:
+            self.notes.append("the chat template writes the date; rows keep that of the day on which they were made")
         self.stop_tokens = self._stop_tokens()
 
     def _own_template(self) -> str:
@@ -347,9 +349,3 @@ def _strings(value: Any) -> Iterator[str]:
 
 def _name(source: Source, id: str) -> str:
     return f"{source} (record {id})"
-
-
-def with_template(renderer: Renderer) -> PreTrainedTokenizerBase:
-    """The renderer's tokenizer with the template it uses, for saving beside the model."""
-    renderer.tokenizer.chat_template = renderer.template
-    return renderer.tokenizer

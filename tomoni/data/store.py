@@ -25,7 +25,7 @@ from tomoni.errors import DataError, DiskError
 from tomoni.records import Record
 from tomoni.rows import Item, Row
 
-FORMAT = 1
+FORMAT = 2  # of the files and of what records become: raise it whenever the same record gives other rows
 SHOWN = 20
 
 
@@ -50,10 +50,6 @@ class ItemStore:
 
     def __len__(self) -> int:
         return len(self._items) - 1
-
-    @property
-    def row_count(self) -> int:
-        return len(self._rows)
 
     def id(self, index: int) -> str:
         if not 0 <= index < len(self):

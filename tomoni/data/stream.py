@@ -9,12 +9,12 @@ so that no list of n numbers is held and the order does not depend on any librar
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from tomoni.rows import Item
+from tomoni.settings.common import items_seen
 
 ROUNDS = 6
 MASK = (1 << 64) - 1
@@ -94,7 +94,7 @@ class Stream:
         if self.size == 0:
             raise ValueError("a stream needs at least one item")
         whole = steps * batch_size
-        self.limit = whole if epochs is None else min(whole, math.ceil(self.size * epochs))
+        self.limit = whole if epochs is None else min(whole, items_seen(self.size, epochs))
         self._last: tuple[int, Permutation] | None = None  # only spares work: the same epoch is asked for many times
 
     def positions(self, step: int) -> list[int]:

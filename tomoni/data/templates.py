@@ -7,6 +7,7 @@ unchanged (or only trimmed). What cannot be aligned is refused, because a mask o
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -84,6 +85,7 @@ class Template:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str) -> None:
         self.tokenizer = tokenizer
         self.text = text
+        self.tells_date = "strftime_now" in text
         self._skeletons: dict[Any, Skeleton] = {}
 
     def render(self, talk: Conversation, *, generation: bool, marked: bool = False) -> str:
@@ -126,6 +128,7 @@ class Template:
     def skeleton(self, talk: Conversation, *, generation: bool) -> Skeleton:
         """Where the template puts each content; kept for conversations of the same shape."""
         plain = not (talk.tools or talk.template_kwargs or any(message.extra for message in talk.messages))
+        plain = plain and not self.tells_date  # a skeleton from before midnight fits no text from behind it
         key = (generation, tuple((message.role, bool(message.content)) for message in talk.messages))
         if plain and key in self._skeletons:
             return self._skeletons[key]
@@ -199,10 +202,19 @@ class Template:
                 continue
             start, end, literal = places[index]
             if index == final and ends_with_answer:
-                found.append((start - self._gap(talk, skeleton, literal), end, index))
+                gap = self._gap(talk, skeleton, literal, index)
+                if gap is None:
+                    raise _unfaithful(
+                        talk,
+                        "the prompt it writes for an answer is not how the finished conversation begins, "
+                        "so that the model would be trained on a text it never meets",
+                    )
+            elif opening:
+                cut = literal.rfind(opening)
+                gap = len(literal) - cut - len(opening) if cut >= 0 else 0
             else:
-                cut = literal.rfind(opening) if opening else -1
-                found.append((start - (len(literal) - cut - len(opening) if cut >= 0 else 0), end, index))
+                gap = self._gap(talk, skeleton, literal, index) or 0
+            found.append((start - gap, end, index))
         return found
 
     def _opening(self, talk: Conversation) -> str:
@@ -213,19 +225,14 @@ class Template:
         asked = self.skeleton(talk, generation=True).text
         return asked[len(bare) :] if asked.startswith(bare) else ""
 
-    def _gap(self, talk: Conversation, skeleton: Skeleton, literal: str) -> int:
-        """Characters between the end of the last answer's prompt and its content."""
-        final = len(talk.messages) - 1
-        if final == 0:
+    def _gap(self, talk: Conversation, skeleton: Skeleton, literal: str, index: int) -> int | None:
+        """Characters between the end of an answer's prompt and its content; None where the text begins otherwise."""
+        if index == 0:
             return 0
-        prompt = self.skeleton(talk.before(final), generation=True).text
-        here = skeleton.text.index(f"\ue000{final}\ue001")
+        prompt = self.skeleton(talk.before(index), generation=True).text
+        here = skeleton.text.index(f"\ue000{index}\ue001")
         if not skeleton.text.startswith(prompt) or len(prompt) > here:
-            raise _unfaithful(
-                talk,
-                "the prompt it writes for an answer is not how the finished conversation begins, "
-                "so that the model would be trained on a text it never meets",
-            )
+            return None
         return min(here - len(prompt), len(literal))
 
     def _prompt_length(self, talk: Conversation, index: int, text: str) -> int:
@@ -243,9 +250,11 @@ def _unfaithful(talk: Conversation, why: str) -> DataError:
 
 
 def _variants(content: str) -> list[str]:
-    """The content, and what is left where a template trims it."""
+    """The content, what is left where a template trims it, and its spelling as JSON (of a tool's result)."""
     tries = [content, content.strip(), content.lstrip("\n"), content.rstrip("\n"), content.strip("\n")]
-    return list(dict.fromkeys([*tries, content.lstrip(), content.rstrip()]))
+    return list(
+        dict.fromkeys([*tries, content.lstrip(), content.rstrip(), json.dumps(content, ensure_ascii=False)[1:-1]])
+    )
 
 
 def align(text: str, skeleton: Skeleton, contents: Sequence[str]) -> list[tuple[int, int, int]] | int:

@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from tomoni.engine.forward import _virtual_tokens, _without_adapter
+from tomoni.engine.forward import virtual_tokens, without_adapter
 
 
 class Decoder:
@@ -27,8 +27,8 @@ class Decoder:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self._inner: Any = _without_adapter(model)
-        self.virtual_tokens = _virtual_tokens(model)
+        self._inner: Any = without_adapter(model)
+        self.virtual_tokens = virtual_tokens(model)
         self.vocabulary: int = self._inner.config.get_text_config().vocab_size
         kinds = {type(layer) for layer in self._new_cache().layers}
         self.mergeable = kinds <= {DynamicLayer, DynamicSlidingWindowLayer}

@@ -12,11 +12,11 @@ from a stream that evaluation or sampling could move. Layers without trained wei
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -26,17 +26,17 @@ from torch import Tensor, nn
 from tomoni.engine.batch import MicroBatch, collate, counts, micro_batches
 from tomoni.engine.forward import Forward, ScoreHead, decoder_layers
 from tomoni.engine.head import target_logprobs
+from tomoni.engine.memory import fitting
 from tomoni.engine.setup import (
     EngineSettings,
     adamw,
     draw_key,
     in_bfloat16,
-    is_out_of_memory,
     keep_no_activations,
     new_score_head,
     pick_device,
 )
-from tomoni.errors import CheckpointError, Diverged, RunError
+from tomoni.errors import CheckpointError, Diverged
 from tomoni.losses import Loss, Outputs, Term, Unit
 from tomoni.report import Mean, Stats
 from tomoni.rows import Float32, Item
@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 
 # tokens of a micro-batch to begin with; out of memory halves it. On a CPU more brings nothing and costs cache.
 TOKENS_PER_MICROBATCH = {"cpu": 4096, "cuda": 16384, "mps": 8192}
+
+
+Seen = TypeVar("Seen")
 
 
 class Engine:
@@ -89,7 +92,9 @@ class Engine:
         self.optimizer = adamw(self.trained, cfg, self.device)
         self.updates = 0
         self.budget = cfg.tokens_per_microbatch or TOKENS_PER_MICROBATCH.get(self.device.type, 4096)
+        self.looking_budget = self.budget  # of its own, so that looking never changes how a step is cut
         self._step_ids: tuple[str, ...] = ()
+        self._finite_loss = True
         self._redo: Callable[[], list[str]] | None = None
 
     # -- looking: no gradient, no dropout, no trace ------------------------------------------------------------------
@@ -126,11 +131,14 @@ class Engine:
 
     def evaluate(self, items: Sequence[Item], loss: Loss) -> Stats:
         """The loss's terms over the items, without dropout."""
-        sums = Sums()
-        with self._looking():
-            for batch in self._batches(items):
+
+        def look(budget: int) -> Stats:
+            sums = Sums()
+            for batch in self._batches(items, budget):
                 sums.add(loss(self._outputs(batch), batch.rows))
-        return sums.over(counts(items))
+            return sums.over(counts(items))
+
+        return self._look(look, items)
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -141,20 +149,17 @@ class Engine:
         """
         if not items:
             raise ValueError("a step has at least one item")
-        while True:
-            try:
-                return self._forward_backward(items, loss)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._halve(items, error)
+        stats, self.budget = fitting(
+            lambda budget: self._forward_backward(items, loss, budget), items, budget=self.budget, device=self.device
+        )
+        return stats
 
     def optim_step(self, lr: float) -> Stats:
-        """Clip and update. A gradient that is not finite changes no weight: under "skip" the step is counted as
-        skipped, under "stop" `Diverged` names the records."""
+        """Clip and update. A loss or gradient that is not finite changes no weight: under "skip" the step is counted
+        as skipped, under "stop" `Diverged` names the records."""
         weights = [weight for weight in self.trained.values() if weight.grad is not None]
         norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None], foreach=True)
-        finite = bool(torch.isfinite(norm))
+        finite = self._finite_loss and bool(torch.isfinite(norm))
         if not finite:
             self._refuse_nonfinite()
         else:
@@ -174,7 +179,8 @@ class Engine:
         """Continuous sampling from this engine's model; see `engine.sampler`."""
         from tomoni.engine.sampler import Sampler
 
-        return Sampler(self.model, tokenizer, **options)  # type: ignore[arg-type]
+        arithmetic = {"dtype": torch.bfloat16 if self.autocast else None}  # that of the other verbs, unless said
+        return Sampler(self.model, tokenizer, **(arithmetic | options))  # type: ignore[arg-type]
 
     # -- keeping -----------------------------------------------------------------------------------------------------
 
@@ -188,6 +194,7 @@ class Engine:
         state = {
             "updates": self.updates,
             "tokens_per_microbatch": self.budget,
+            "tokens_per_microbatch_asked": self.cfg.tokens_per_microbatch,
             "threads": torch.get_num_threads(),
             "seed": self.cfg.seed,
             "torch": torch.__version__,
@@ -207,6 +214,7 @@ class Engine:
             for name, weight in self.trained.items():
                 weight.copy_(weights[name])
         moments = load_file(folder / "optimizer.safetensors")
+        self.optimizer.state.clear()  # a weight without moments in the checkpoint had none then
         for name, weight in self.trained.items():
             if f"step.{name}" in moments:
                 self.optimizer.state[weight] = {
@@ -217,8 +225,10 @@ class Engine:
                 }
         state = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
         self.updates = state["updates"]
-        self.budget = state["tokens_per_microbatch"]
-        if self.device.type == "cpu":  # the order of sums depends on the number of threads
+        # both decide the order of sums; where the config now asks for something else, that is what was wanted
+        if self.cfg.tokens_per_microbatch in (None, state["tokens_per_microbatch_asked"]):
+            self.budget = state["tokens_per_microbatch"]
+        if self.device.type == "cpu" and self.cfg.threads is None:
             torch.set_num_threads(state["threads"])
 
     def bytes_to_save(self) -> int:
@@ -227,15 +237,16 @@ class Engine:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _forward_backward(self, items: Sequence[Item], loss: Loss) -> Stats:
+    def _forward_backward(self, items: Sequence[Item], loss: Loss, budget: int) -> Stats:
         count = counts(items)
         sums = Sums()
         self._training_mode()
         self.optimizer.zero_grad(set_to_none=True)
-        for index, batch in enumerate(self._batches(items)):
+        for index, batch in enumerate(self._batches(items, budget)):
             terms, objective = self._objective(batch, loss, count, index)
             objective.backward()
             sums.add(terms)
+        self._finite_loss = sums.finite
         self._step_ids = tuple(item.id for item in items)
         self._redo = lambda: self._nonfinite_items(items, loss)
         return sums.over(count)
@@ -251,37 +262,30 @@ class Engine:
         return terms, torch.stack(parts).sum()
 
     def _outputs(self, batch: MicroBatch) -> Outputs:
+        parts, states, pooled = [], [], []
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            if self.forward.split or self.score is not None:
-                return self._split_outputs(batch)
-            parts = [self.forward.logits(tile).flatten(0, 1)[tile.source_Q] for tile in batch.tiles]
-            logprobs, correct = target_logprobs(
-                lambda logits: logits, _in_place(parts, batch), batch.targets_P, vocabulary=self.forward.vocabulary
+            for tile in batch.tiles:
+                before_head, hidden_NTD = self.forward.before_head(tile, with_hidden=self.score is not None)
+                parts.append(before_head.flatten(0, 1)[tile.source_Q])
+                if hidden_NTD is not None and self.score_spec is not None:
+                    states.append(hidden_NTD.flatten(0, 1)[tile.source_Q])
+                    pooled.append(_pool(hidden_NTD, tile.lengths_N.to(self.device), self.score_spec.pool))
+            logprobs_P, correct_P = target_logprobs(
+                self.forward.head,
+                _in_place(parts, batch),
+                batch.targets_P,
+                vocabulary=self.forward.vocabulary,
             )
-            return Outputs(logprobs, correct)
+        if self.score is None or self.score_spec is None:
+            return Outputs(logprobs_P, correct_P)
+        # in float32: two answers whose scores differ by less than bfloat16 can hold are not alike
+        if self.score_spec.per == "token":
+            return Outputs(logprobs_P, correct_P, scores_P=self.score(_in_place(states, batch).float()))
+        order = torch.tensor([index for tile in batch.tiles for index in tile.rows], device=self.device)
+        return Outputs(logprobs_P, correct_P, scores_N=self.score(torch.cat(pooled)[torch.argsort(order)].float()))
 
-    def _split_outputs(self, batch: MicroBatch) -> Outputs:
-        parts, pooled = [], []
-        for tile in batch.tiles:
-            hidden_NTD = self.forward.hidden(tile)
-            parts.append(hidden_NTD.flatten(0, 1)[tile.source_Q])
-            if self.score_spec is not None and self.score_spec.per == "row":
-                pooled.append(_pool(hidden_NTD, tile.lengths_N.to(hidden_NTD.device), self.score_spec.pool))
-        hidden_PD = _in_place(parts, batch)
-        logprobs, correct = target_logprobs(
-            self.forward.head, hidden_PD, batch.targets_P, vocabulary=self.forward.vocabulary
-        )
-        scores_N = scores_P = None
-        if self.score is not None and pooled:
-            order = torch.tensor([index for tile in batch.tiles for index in tile.rows], device=self.device)
-            stacked = torch.cat(pooled)
-            scores_N = self.score(stacked.new_empty(stacked.shape).index_copy(0, order, stacked))
-        elif self.score is not None:
-            scores_P = self.score(hidden_PD)
-        return Outputs(logprobs, correct, scores_N=scores_N, scores_P=scores_P)
-
-    def _batches(self, items: Sequence[Item]) -> Iterator[MicroBatch]:
-        for group in micro_batches(items, self.budget):
+    def _batches(self, items: Sequence[Item], budget: int) -> Iterator[MicroBatch]:
+        for group in micro_batches(items, budget):
             yield self._collate(group)
 
     def _collate(self, items: Sequence[Item]) -> MicroBatch:
@@ -290,14 +294,20 @@ class Engine:
     def _per_row(
         self, items: Sequence[Item], read: Callable[[MicroBatch, Outputs], Sequence[Float32]]
     ) -> list[tuple[Float32, ...]]:
-        found: dict[int, tuple[Float32, ...]] = {}
-        place = {id(item): index for index, item in enumerate(items)}
-        with self._looking():
-            for batch in self._batches(items):
+        def look(budget: int) -> list[tuple[Float32, ...]]:
+            found: dict[int, tuple[Float32, ...]] = {}
+            for batch in self._batches(items, budget):
                 rows = iter(read(batch, self._outputs(batch)))
-                for item in batch.items:
-                    found[place[id(item)]] = tuple(next(rows) for _ in item.rows)
-        return [found[index] for index in range(len(items))]
+                for item in batch.items:  # an item that is given twice says the same twice
+                    found[id(item)] = tuple(next(rows) for _ in item.rows)
+            return [found[id(item)] for item in items]
+
+        return self._look(look, items)
+
+    def _look(self, look: Callable[[int], Seen], items: Sequence[Item]) -> Seen:
+        with self._looking():
+            seen, self.looking_budget = fitting(look, items, budget=self.looking_budget, device=self.device)
+        return seen
 
     @contextlib.contextmanager
     def _looking(self) -> Iterator[None]:
@@ -334,19 +344,6 @@ class Engine:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(draw_key(self.cfg.seed, self.updates, index))
             yield
-
-    def _halve(self, items: Sequence[Item], error: BaseException) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        largest = max(items, key=lambda item: item.tokens)
-        if self.budget <= largest.tokens or len(items) == 1:
-            raise RunError(
-                f"out of memory with a single item in the micro-batch ({largest.id}, {largest.tokens} tokens): {error}",
-                next_step="shorten max_length, set gradient_checkpointing: true, or train: lora",
-            ) from error
-        self.budget = max(largest.tokens, min(self.budget, sum(item.tokens for item in items)) // 2)
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def _refuse_nonfinite(self) -> None:
         if self.cfg.on_nonfinite == "skip" or self._redo is None:
@@ -404,10 +401,13 @@ class Sums:
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
         self._units: dict[str, Unit] = {}
+        self.finite = True  # of all that is minimised
 
     def add(self, terms: Mapping[str, Term]) -> None:
         for name, term in terms.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(term.sum.detach())
+            value = float(term.sum.detach())
+            self.finite &= term.metric or math.isfinite(value)
+            self._sums[name] = self._sums.get(name, 0.0) + value
             self._units[name] = term.unit
 
     def over(self, count: Mapping[Unit, float]) -> Stats:

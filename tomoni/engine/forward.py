@@ -32,10 +32,10 @@ class Forward:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.inner = _without_adapter(model)
+        self.inner = without_adapter(model)
         config: Any = self.inner.config
         self.vocabulary: int = config.get_text_config().vocab_size
-        self.virtual_tokens = _virtual_tokens(model)
+        self.virtual_tokens = virtual_tokens(model)
         self.causal = _is_causal(self.inner)
         self.masked = not self.causal
         self.split = False
@@ -44,20 +44,25 @@ class Forward:
 
     def hidden(self, tile: Tile) -> Tensor:
         """[N, T, D] after the last layer and its norm."""
+        hidden = self.before_head(tile, with_hidden=True)[1]
+        assert hidden is not None
+        return hidden
+
+    def before_head(self, tile: Tile, *, with_hidden: bool) -> tuple[Tensor, Tensor | None]:
+        """What goes into `head`: hidden states [N, T, D] where the model is `split`, else the logits [N, T, V] of its
+        own forward pass; and the hidden states, where they are wanted or at hand."""
         if self.split:
-            return self._body(tile.tokens_NT, **self._mask(tile))
-        states = self.model(input_ids=tile.tokens_NT, output_hidden_states=True, use_cache=False, **self._mask(tile))
-        hidden: Tensor = states.hidden_states[-1]
-        return hidden[:, -tile.tokens_NT.shape[1] :]
+            hidden: Tensor = self._body(tile.tokens_NT, **self._mask(tile))
+            return hidden, hidden
+        out = self.model(
+            input_ids=tile.tokens_NT, output_hidden_states=with_hidden, use_cache=False, **self._mask(tile)
+        )
+        width = tile.tokens_NT.shape[1]  # virtual tokens of prompt tuning stand in front
+        return out.logits[:, -width:], out.hidden_states[-1][:, -width:] if with_hidden else None
 
-    def logits(self, tile: Tile) -> Tensor:
-        """[N, T, V] by the model's own forward pass."""
-        logits: Tensor = self.model(input_ids=tile.tokens_NT, use_cache=False, **self._mask(tile)).logits
-        return logits[:, -tile.tokens_NT.shape[1] :]  # virtual tokens of prompt tuning stand in front
-
-    def head(self, hidden_QD: Tensor) -> Tensor:
-        logits: Tensor = self.inner.get_output_embeddings()(hidden_QD)
-        return logits
+    def head(self, before_head_Q: Tensor) -> Tensor:
+        """[Q, V]: logits of what `before_head` gave."""
+        return self.inner.get_output_embeddings()(before_head_Q) if self.split else before_head_Q
 
     def _body(self, tokens_NT: Tensor, **mask: Tensor) -> Tensor:
         body = self.inner.base_model
@@ -83,7 +88,7 @@ class Forward:
             shorter = self.model(input_ids=tokens[:, : PROBE - 3], use_cache=False).logits
             self.masked = not _same(shorter, plain[:, : PROBE - 3])
         try:
-            split = self.head(self._body(tokens))
+            split = self.inner.get_output_embeddings()(self._body(tokens))
             self.split = split.shape == plain.shape and _same(split, plain)
         except (AttributeError, TypeError, RuntimeError):
             self.split = False  # no such parts in this architecture: the plain pass is always there
@@ -94,11 +99,11 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one.float(), other.float(), rtol=1e-3, atol=1e-4 * float(other.abs().max().clamp(min=1)))
 
 
-def _without_adapter(model: nn.Module) -> Any:
+def without_adapter(model: nn.Module) -> Any:
     return model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
 
 
-def _virtual_tokens(model: nn.Module) -> int:
+def virtual_tokens(model: nn.Module) -> int:
     configs: Any = getattr(model, "peft_config", None) or {}
     return max((getattr(config, "num_virtual_tokens", 0) or 0 for config in configs.values()), default=0)
 
@@ -109,8 +114,9 @@ def _is_causal(model: Any) -> bool:
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The list of layers: the longest ModuleList of the model."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    if not lists:
+    """The list of layers: the longest of the model's lists that stand in no other list (experts stand in layers)."""
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    outer = [found for name, found in lists.items() if not any(name.startswith(f"{other}.") for other in lists)]
+    if not outer:
         raise ValueError(f"{type(model).__name__} has no list of layers")
-    return max(lists, key=len)
+    return max(outer, key=len)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from tomoni.engine import draw
 from tomoni.engine.cohort import Cohort, Decoder
 from tomoni.engine.draw import Sampling
+from tomoni.engine.forward import virtual_tokens
 from tomoni.engine.saving import end_tokens
 from tomoni.engine.textstream import TextStream
 from tomoni.errors import ModelError, UserError
@@ -313,6 +314,12 @@ def context_of(model: nn.Module) -> int | None:
     config = model.config.get_text_config()  # type: ignore[union-attr, operator]
     size = getattr(config, "max_position_embeddings", None)
     return size if isinstance(size, int) and size > 0 else None
+
+
+def longest_row(model: nn.Module) -> int | None:
+    """Tokens that fit into the context beside the virtual ones of prompt tuning; None where the model does not say."""
+    size = context_of(model)
+    return None if size is None else size - virtual_tokens(model)
 
 
 def _completion(parts: Sequence[Increment]) -> Completion:

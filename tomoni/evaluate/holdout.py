@@ -79,18 +79,13 @@ def _predictions(forward: Forward, batch: MicroBatch) -> tuple[Tensor, Tensor]:
     logprobs_P = torch.empty(len(batch.targets_P), device=batch.targets_P.device)
     correct_P = torch.empty_like(logprobs_P)
     for tile in batch.tiles:
-        states = forward.hidden(tile) if forward.split else forward.logits(tile)
-        head = forward.head if forward.split else _as_it_is
-        at_Q = states.flatten(0, 1)[tile.source_Q]
+        before_head, _ = forward.before_head(tile, with_hidden=False)
+        at_Q = before_head.flatten(0, 1)[tile.source_Q]
         targets_Q = batch.targets_P[tile.place_Q]
         logprobs_P[tile.place_Q], correct_P[tile.place_Q] = target_logprobs(
-            head, at_Q, targets_Q, vocabulary=forward.vocabulary
+            forward.head, at_Q, targets_Q, vocabulary=forward.vocabulary
         )
     return logprobs_P, correct_P
-
-
-def _as_it_is(logits_QV: Tensor) -> Tensor:
-    return logits_QV
 
 
 def difference(first: Held, second: Held) -> Interval:

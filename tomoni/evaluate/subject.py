@@ -11,7 +11,7 @@ from tomoni.data.render import LossOn, Renderer
 from tomoni.data.tokenize import load_tokenizer
 from tomoni.engine.hub import Located, locate
 from tomoni.engine.models import examine, load
-from tomoni.engine.sampler import Sampler, context_of, ends_of
+from tomoni.engine.sampler import Sampler, ends_of, longest_row
 from tomoni.engine.setup import pick_device
 from tomoni.errors import RunError
 
@@ -64,7 +64,7 @@ def open_subject(
     tokenizer = load_tokenizer(located.tokenizer_folder)
     model = load(located)
     model.to(on)  # type: ignore[arg-type]
-    longest = min(size for size in (max_length, context_of(model), MOST_TOKENS) if size is not None)
+    longest = min(size for size in (max_length, longest_row(model), MOST_TOKENS) if size is not None)
     renderer = Renderer(tokenizer, loss_on=loss_on, max_length=longest, on_long_rows="truncate")
     ends = dict.fromkeys([*renderer.stop_tokens, *ends_of(model, tokenizer)])
     return Subject(str(name), located, model, renderer, tuple(ends))

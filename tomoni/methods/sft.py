@@ -46,4 +46,4 @@ def steps(engine: Engine, data: Stream, cfg: Config, state: State) -> Iterator[R
     for step in range(state.step, cfg.steps):
         batch = data.batch(step)
         stats = engine.forward_backward(batch, losses.nll)
-        yield Report(step, stats | engine.optim_step(cfg.lr_at(step)), tuple(item.id for item in batch))
+        yield Report.after(step, batch, stats | engine.optim_step(cfg.lr_at(step)))

@@ -41,18 +41,23 @@ class Carried:
         self.window_seconds += seconds
         self._recent = seconds if not self._recent else 0.9 * self._recent + 0.1 * seconds
 
-    def add(self, report: Report, tokens: int, peak_memory_bytes: int) -> None:
+    def add(self, report: Report, peak_memory_bytes: int) -> None:
         self.step = report.step + 1
         self.values = report.values
-        self.tokens += tokens
+        self.tokens += report.tokens
         self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory_bytes)
-        self.window = self.window + report.stats
-        self.window_tokens += tokens
-        self._recent_tokens = tokens if not self._recent_tokens else 0.9 * self._recent_tokens + 0.1 * tokens
+        self.window = self.window + report.stats.finite()
+        self.window_tokens += report.tokens
+        recent = self._recent_tokens or report.tokens
+        self._recent_tokens = 0.9 * recent + 0.1 * report.tokens
 
     def evaluated(self, measured: Measured) -> None:
         self.last_evaluation = measured
         self.last_evaluation_step = self.step
+
+    def beats_the_best(self, measured: Measured) -> bool:
+        """A loss that is not a number beats none."""
+        return math.isfinite(measured.loss) and (self.best is None or measured.loss < self.best.loss)
 
     def pace(self, steps: int) -> tuple[float, float]:
         """Tokens per second and seconds left."""
@@ -61,7 +66,7 @@ class Carried:
 
     def take_line(self, *, epoch: float) -> dict[str, float]:
         """The line of metrics.jsonl for the window that ends here; a new window begins."""
-        values = {name: value for name, value in self.window.means().items() if math.isfinite(value)}
+        values = self.window.means()
         line = {
             "step": self.step,
             "epoch": round(epoch, 6),

@@ -34,7 +34,7 @@ DECIDING = ("form", "columns", "on_bad_rows", "on_long_rows", "max_length", "los
 @dataclass(frozen=True)
 class Datasets:
     """`looked_at` is measured before, during and after. `key` names the content of both exactly, `longest` is the
-    number of tokens of the longest row to train on."""
+    number of tokens of the longest row of either."""
 
     train: Items
     looked_at: Items
@@ -92,7 +92,7 @@ def datasets(
         looked_at_is="training" if validation is None else "validation",
         records=_first(reading(cfg, files), chosen, CANDIDATES * cfg.sample_prompts),
         key="+".join(parts.keys),
-        longest=int(max(train.lengths)),
+        longest=max(int(store.lengths.max()) for store in (train, validation) if store is not None),
         notices=tuple(parts.notices),
     )
 
@@ -179,11 +179,12 @@ class _Parts:
             self.notices.append(
                 f"{part}: {counted(summary['truncated'], 'row')} cut to max_length {self.cfg.max_length}"
             )
-        if summary["bad"]:
-            self.bad += summary["bad"]
+        known = {(row["file"], row["line"], row["offset"]) for row in self.bad}  # both parts may be of one file
+        if new := [row for row in summary["bad"] if (row["file"], row["line"], row["offset"]) not in known]:
+            self.bad += new
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.bad)
             atomic_write(self.quarantine, lines)
-            self.notices.append(f"{part}: {counted(len(summary['bad']), 'bad row')} left out, see {self.quarantine}")
+            self.notices.append(f"{part}: {counted(len(new), 'bad row')} left out, see {self.quarantine}")
 
     def _key(self, part: str, files: Sequence[str]) -> str:
         settings = {name: getattr(self.cfg, name, None) for name in DECIDING} | {"part": part}

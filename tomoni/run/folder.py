@@ -41,7 +41,7 @@ FREE = (
     "output_dir", "logging_steps", "eval_steps", "save_steps", "save_total_limit", "report_to", "sample_prompts",
     "load_best_model_at_end", "on_nonfinite",
 )  # fmt: skip
-# keys whose change keeps the result up to rounding, but not bit for bit
+# keys whose change keeps the result up to rounding (and to which numbers dropout draws), but not bit for bit
 ROUNDING = ("device", "threads", "tokens_per_microbatch", "gradient_checkpointing")
 
 
@@ -139,7 +139,7 @@ class RunFolder:
                 next_step="set these keys back to go on with it, or choose another output_dir to begin anew",
             )
         return [
-            f"{text}: the result stays the same up to rounding, no longer bit for bit"
+            f"{text}: the result stays the same up to rounding (with dropout: up to its draws), no longer bit for bit"
             for key, text in changed.items()
             if key in ROUNDING
         ]

@@ -39,6 +39,7 @@ class Start:
 def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
     """Everything that can be wrong with a config's files is found here, before anything is trained."""
     from tomoni.engine.engine import Engine
+    from tomoni.engine.sampler import longest_row
     from tomoni.engine.setup import pick_device
     from tomoni.engine.trained import choose
 
@@ -53,12 +54,10 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
         raise ConfigError("max_steps is 0", next_step="set it to the number of steps, or -1 for num_train_epochs")
 
     tell(Preparing("model"))
-    model = _model(cfg, start)
-    virtual = cfg.num_virtual_tokens if cfg.train == "prompt_tuning" else 0
-    _require_context(model, data.longest, virtual)
-    trained = choose(model, cfg, seed=cfg.seed)
+    trained = choose(_model(cfg, start), cfg, seed=cfg.seed)
+    context = longest_row(trained.model)
+    _require_context(context, data.longest)
     engine = Engine(trained.model, trained=trained.parameters, cfg=cfg)
-    context = _context(model)
     asked = samples(data.records, render, start.tokenizer, count=cfg.sample_prompts, context=context)
     return Job(
         cfg=cfg,
@@ -171,24 +170,13 @@ def _model(cfg: TrainingSettings, start: Start) -> Any:
     return model
 
 
-def _context(model: Any) -> int | None:
-    """Tokens that the model can look at, where its config says so."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
-
-
-def _require_context(model: Any, longest: int, virtual: int) -> None:
+def _require_context(context: int | None, longest: int) -> None:
     """Positions that a model has never seen teach it nothing, and beyond a fixed table they are an error in the middle."""
-    context = _context(model)
-    if context is not None and virtual >= context:
-        raise ConfigError(
-            f"num_virtual_tokens {virtual:,} leaves no room: the model's context is {context:,}",
-            next_step="set it to some dozens",
-        )
-    if context is not None and longest + virtual > context:
-        context -= virtual
-        besides = f" besides num_virtual_tokens {virtual:,}" if virtual else ""
+    if context is not None and context < 2:
+        raise ConfigError("num_virtual_tokens leaves no room in the model's context", next_step="set it to some dozens")
+    if context is not None and longest > context:
         raise DataError(
-            f"the longest row has {longest:,} tokens, and the model's context is {context:,}{besides}",
+            f"the longest row has {longest:,} tokens, and the model has room for {context:,} (its context)",
             next_step=f"set max_length to {context} or less, and on_long_rows to truncate or drop where needed",
         )
 

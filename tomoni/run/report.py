@@ -101,7 +101,17 @@ def _quoted(text: str) -> list[str]:
 def _measured_json(measured: Measured | None) -> dict[str, Any] | None:
     if measured is None:
         return None
-    return measured.as_json() | {"loss": measured.loss, "mean_token_accuracy": measured.token_accuracy}
+    body = measured.as_json() | {"loss": measured.loss, "mean_token_accuracy": measured.token_accuracy}
+    return {name: _without_nan(value) for name, value in body.items()}
+
+
+def _without_nan(value: Any) -> Any:
+    """null for what is no number: JSON has no other word for it, and other programs read this file."""
+    if isinstance(value, dict):
+        return {name: _without_nan(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _answer_json(answer: Answer) -> dict[str, str]:

@@ -150,6 +150,8 @@ class Runner:
     def _train(self) -> None:
         if self.carried.evaluation_due:
             self._evaluate_and_save()
+        if self.stop:
+            return  # it came again: not a step before the evaluation that is due
         for report in self._steps():
             self._account(report)
             if self._evaluation_due():
@@ -174,8 +176,7 @@ class Runner:
             yield report
 
     def _account(self, report: Report) -> None:
-        tokens = sum(item.tokens for item in self.job.data.batch(report.step))
-        self.carried.add(report, tokens, peak_bytes(self.job.device_type))
+        self.carried.add(report, peak_bytes(self.job.device_type))
         self.ledger.append({"step": report.step, "items": list(report.item_ids)})
         done = self.carried.step
         line = None
@@ -225,15 +226,18 @@ class Runner:
             return
         self.carried.evaluation_due = False
         self.carried.evaluated(measured)
-        best = self.carried.best is None or measured.loss < self.carried.best.loss
         held_out = self.job.looked_at_is == "validation"
-        if best and held_out:
+        best = held_out and self.carried.beats_the_best(measured)
+        if best:
             self.carried.best = Best(self.carried.step, measured.loss)
         prefix = "eval_" if held_out else "train_sample_"
-        line = {"step": self.carried.step, **{prefix + name: mean.value for name, mean in measured.stats.items()}}
+        line = {
+            "step": self.carried.step,
+            **{prefix + name: mean for name, mean in measured.stats.finite().means().items()},
+        }
         self.metrics.append(line)
-        self.tell(Evaluated(self.carried.step, line, best and held_out))
-        if best and held_out:
+        self.tell(Evaluated(self.carried.step, line, best))
+        if best:
             self._save()
 
     def _before(self) -> Measured:

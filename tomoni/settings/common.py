@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -121,7 +122,7 @@ class Hardware(Frozen):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the arithmetic; master weights stay float32
     gradient_checkpointing: bool = False
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
-    tokens_per_microbatch: Count | None = None  # None: what suits the device; never changes the result
+    tokens_per_microbatch: Count | None = None  # None: what suits the device; memory only, not the mathematics
     threads: Count | None = None  # None: all cores
 
     @field_validator("device")
@@ -159,4 +160,12 @@ class TrainingSettings(DataSettings, TrainedPart, Optimization, Hardware, Runnin
         """The same config with `max_steps` set, for `items` items in the training data."""
         if self.max_steps >= 0:
             return self
-        return self.model_copy(update={"max_steps": math.ceil(items * self.num_train_epochs / self.batch_size)})
+        return self.model_copy(
+            update={"max_steps": math.ceil(items_seen(items, self.num_train_epochs) / self.batch_size)}
+        )
+
+
+def items_seen(items: int, epochs: float) -> int:
+    """Items of so many epochs, a last part rounded up; with the decimal number that was written, whose binary
+    neighbour can be a little larger."""
+    return math.ceil(items * Fraction(str(epochs)))
