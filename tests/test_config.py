@@ -313,7 +313,7 @@ def test_an_empty_name_is_not_the_folder_one_stands_in(key: str) -> None:
     ("option", "value", "said"),
     [
         ("--train", "lorra", 'train is \'lorra\'; possible: all, top:K, head, embeddings, names:REGEX, lora, dora, rslora, ia3, prompt_tuning (did you mean "lora"?)'),
-        ("--train", "names:[", "no regular expression: unterminated character set"),
+        ("--adam_beta1", "1", "adam_beta1 is 1; expected less than 1"),
         ("--train", "names:", "names: needs a pattern"),
         ("--device", "gpu", "device is 'gpu'; possible: auto, cpu, cuda, cuda:N, mps"),
         ("--device", "cuda0", 'did you mean "cuda"?'),

@@ -119,7 +119,7 @@ def test_misspelt_columns_are_answered_with_the_nearest(place: Path, refused: Ca
 def test_data_of_which_nothing_is_left_says_why(place: Path, refused: Callable[..., str]) -> None:
     lines("long.jsonl", {"prompt": "長い" * 100, "completion": "b"})
     said = refused("--max_length", "64", "--on_long_rows", "drop", data="long.jsonl")
-    assert "every row is left out: 1 row longer than max_length" in said
+    assert "every row is left out: 1 row: longer than max_length" in said
 
 
 @pytest.mark.parametrize("out", ["d.jsonl", "d.jsonl/sub", "/proc/nothing", ""])
@@ -254,3 +254,9 @@ def test_ctrl_c_before_the_first_step_says_how_to_go_on_and_leaves_nothing(
     assert sft() == 130
     assert "the same command begins again" in capsys.readouterr().err
     assert not Path("run").exists()
+
+
+def test_virtual_tokens_count_against_the_context(place: Path, refused: Callable[..., str]) -> None:
+    tuned = ("--train", "prompt_tuning", "--num_virtual_tokens")
+    assert "num_virtual_tokens leaves no room" in refused(*tuned, "512")
+    assert "the model has room for 12" in refused(*tuned, "500")

@@ -25,7 +25,7 @@ GROUPS: dict[type[BaseModel], str] = {
     common.Running: "The run",
 }
 KINDS = {
-    "Positive": "number above 0", "Share": "0 to 1", "Files": "FILE …", "Names": "NAME …", "Schedule": " | ".join(SCHEDULES),
+    "Positive": "number above 0", "Share": "0 to 1", "Beta": "0 to below 1", "Files": "FILE …", "Names": "NAME …", "Schedule": " | ".join(SCHEDULES),
     "str": "TEXT", "Filled": "TEXT", "Form": " | ".join(get_args(common.Form)), "int": "integer", "float": "number", "bool": "true or false",
 }  # fmt: skip
 

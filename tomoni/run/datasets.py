@@ -160,7 +160,7 @@ class _Parts:
             )
 
     def _nothing(self, part: str) -> str:
-        reasons = ", ".join(f"{counted(count, 'row')} {reason}" for reason, count in self.render.left_out.items())
+        reasons = ", ".join(f"{counted(count, 'row')}: {reason}" for reason, count in self.render.left_out.items())
         return f"{part}: every row is left out: {reasons}" if reasons else ""
 
     def _summary(self, rows: Reading) -> dict[str, Any]:

@@ -172,6 +172,8 @@ def _model(cfg: TrainingSettings, start: Start) -> Any:
 
 def _require_context(context: int | None, longest: int) -> None:
     """Positions that a model has never seen teach it nothing, and beyond a fixed table they are an error in the middle."""
+    if context is not None and context < 2:
+        raise ConfigError("num_virtual_tokens leaves no room in the model's context", next_step="set it to some dozens")
     if context is not None and longest > context:
         raise DataError(
             f"the longest row has {longest:,} tokens, and the model has room for {context:,} (its context)",

@@ -20,15 +20,6 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-def _is_pattern(text: str) -> bool:
-    """Raises ValueError for what is no regular expression; False for nothing."""
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ValueError(f"no regular expression: {error}; for example names:mlp\\.down_proj") from error
-    return bool(text)
-
-
 def _as_tuple(value: Any) -> Any:
     """One file or a list of them."""
     return (value,) if isinstance(value, str) else value
@@ -82,7 +73,7 @@ class TrainedPart(Frozen):
     @classmethod
     def _known(cls, value: str) -> str:
         name, _, argument = value.partition(":")
-        if value in ("all", "head", "embeddings", *ADAPTERS) or (name == "names" and _is_pattern(argument)):
+        if value in ("all", "head", "embeddings", *ADAPTERS) or (name == "names" and argument):
             return value
         if name == "top" and argument.isdigit() and int(argument) > 0:
             return value
