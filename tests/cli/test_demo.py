@@ -29,16 +29,18 @@ def test_a_small_demo_measures_every_arm_and_leaves_a_model_to_talk_to(
     result = run(tmp_path / "demo", "--tuning-questions", "24", "--held-out", "12")
     arms = {arm["name"]: arm for arm in result["held_out"]}
     assert list(arms) == [
-        "always the most frequent answer",
-        "small, untuned",
-        "small, untuned, 5 examples in the prompt",
-        "large, untuned",
-        "large, untuned, 5 examples in the prompt",
+        "most frequent answer",
+        "small untuned, in chat",
+        "small untuned, plain text",
+        "small untuned, 5 examples",
+        "large untuned, in chat",
+        "large untuned, plain text",
+        "large untuned, 5 examples",
         "small from scratch, tuned",
         "small, tuned",
     ]
     assert all(arm["asked"] == 12 for arm in arms.values())
-    assert arms["small, tuned"]["tuning_tokens"] == arms["small from scratch, tuned"]["tuning_tokens"] > 0
+    assert arms["small from scratch, tuned"]["tuning_tokens"] == 3 * arms["small, tuned"]["tuning_tokens"] > 0
     opening = json.loads((tmp_path / "demo" / "run" / "model" / "tomoni.json").read_text(encoding="utf-8"))
     assert len(opening["questions"]) >= 6
     printed = capsys.readouterr().out
@@ -73,5 +75,5 @@ def test_the_tuned_model_answers_what_it_was_never_asked_and_the_one_from_scratc
     assert tuned["asked"] >= 500
     assert tuned["low"] >= 0.80
     assert result["tuned_elsewhere"][0]["share"] >= 0.70  # phrasings never used in tuning
-    assert abs(scratch["share"] - arms["always the most frequent answer"]["share"]) <= 0.05
+    assert abs(scratch["share"] - arms["most frequent answer"]["share"]) <= 0.05
     assert tuned["low"] > max(arm["high"] for name, arm in arms.items() if name != "small, tuned")

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from tomoni.evaluate.subject import Subject
     from tomoni.run.outcome import Result
 
-# the tuning, the same for the tuned model and for the one from scratch
 TUNING: dict[str, Any] = {
     "num_train_epochs": 3,
     "batch_size": 4,
@@ -47,6 +46,8 @@ TUNING: dict[str, Any] = {
     "sample_prompts": 0,
     "save_steps": 100_000,
 }
+# random weights get what suits them: a higher rate and three times as many passes
+FROM_SCRATCH = TUNING | {"learning_rate": 1e-3, "num_train_epochs": 9}
 SHOTS = 5
 MAX_NEW_TOKENS = 40
 Record = dict[str, Any]
@@ -185,47 +186,37 @@ def _measure(folder: Path, questions: Questions, options: argparse.Namespace, co
         arm = Arm(name, right, len(records), *tuning, seconds=asked.seconds, tokens=asked.tokens)
         low, high = arm.interval
         console.print(
-            f"  {name:<38} [bold]{right / len(records):6.1%}[/bold]  ({low:.1%} to {high:.1%})  {tuning[0] + asked.seconds:5.1f} s"
+            f"  {name:<27} [bold]{right / len(records):6.1%}[/bold]  ({low:.1%} to {high:.1%})  {tuning[0] + asked.seconds:5.1f} s"
         )
         return arm
-
-    console.print("[bold]Before tuning[/bold], on the same questions:")
-    arms.append(_guesser(questions, console))
-    untuned: list[str] = []
-    for size in ("small", "large"):
-        untuned_model = open_subject(f"bundled:{size}")
-        for shots in (0, SHOTS):
-            asked = ask_plainly(untuned_model, _with_shots(questions, shots), max_new_tokens=MAX_NEW_TOKENS)
-            arms.append(
-                add(
-                    f"{size}, untuned" + (f", {shots} examples in the prompt" if shots else ""),
-                    questions.held_out,
-                    asked,
-                )
-            )
-            untuned = untuned or asked.answers
-
-    console.print("\n[bold]Tuning[/bold] the small model, and one of its size from random weights:")
-    tuned_run = _tune(folder / "run", "bundled:small", folder, options, console)
-    scratch_run = _tune(
-        folder / "scratch",
-        str(write_random_start("bundled:small", folder / "scratch-start", options.seed)),
-        folder,
-        options,
-        console,
-    )
-    console.print("\n[bold]After tuning[/bold]:")
 
     def ask(model: Subject, records: Sequence[Record]) -> Asked:
         return ask_chats(model, [record["messages"][:-1] for record in records], max_new_tokens=MAX_NEW_TOKENS)
 
+    console.print("[bold]Before tuning[/bold], on the same questions:")
+    arms.append(_guesser(questions, console))
+    untuned: dict[str, list[str]] = {}
+    for size in ("small", "large"):
+        model = open_subject(f"bundled:{size}")
+        in_chat = ask(model, questions.held_out)
+        arms.append(add(f"{size} untuned, in chat", questions.held_out, in_chat))
+        for shots, how in ((0, "plain text"), (SHOTS, f"{SHOTS} examples")):
+            asked = ask_plainly(model, _with_shots(questions, shots), max_new_tokens=MAX_NEW_TOKENS)
+            arms.append(add(f"{size} untuned, {how}", questions.held_out, asked))
+            untuned |= {"in chat": in_chat.answers, how: asked.answers} if size == "small" else {}
+
+    console.print("\n[bold]Tuning[/bold] the small model, and one of its size from random weights:")
+    tuned_run = _tune(folder / "run", "bundled:small", TUNING, folder, options, console)
+    random_weights = write_random_start("bundled:small", folder / "scratch-start", options.seed)
+    scratch_run = _tune(folder / "scratch", str(random_weights), FROM_SCRATCH, folder, options, console)
+    console.print("\n[bold]After tuning[/bold]:")
     scratch = open_subject(folder / "scratch")
     arms.append(add("small from scratch, tuned", questions.held_out, ask(scratch, questions.held_out), scratch_run))
     tuned = open_subject(folder / "run")
     answers = ask(tuned, questions.held_out)
     arms.append(add(TUNED, questions.held_out, answers, tuned_run))
     more = [
-        add("  phrasings never used in tuning", questions.unseen_phrasing, ask(tuned, questions.unseen_phrasing)),
+        add("  phrasings not in tuning", questions.unseen_phrasing, ask(tuned, questions.unseen_phrasing)),
         add("  follow-up turns", questions.follow_ups, ask(tuned, questions.follow_ups)),
     ]
     _write_opening(folder)
@@ -239,9 +230,9 @@ def _guesser(questions: Questions, console: Console) -> Arm:
     world = bundled_world()
     most = most_frequent_answers(questions.tuning)
     right = sum(is_right(most.get((r["fact"], r["lang"]), ""), r, world) for r in questions.held_out)
-    arm = Arm("always the most frequent answer", right, len(questions.held_out))
+    arm = Arm("most frequent answer", right, len(questions.held_out))
     low, high = arm.interval
-    console.print(f"  {arm.name:<38} [bold]{right / arm.asked:6.1%}[/bold]  ({low:.1%} to {high:.1%})")
+    console.print(f"  {arm.name:<27} [bold]{right / arm.asked:6.1%}[/bold]  ({low:.1%} to {high:.1%})")
     return arm
 
 
@@ -260,7 +251,9 @@ def _with_shots(questions: Questions, shots: int) -> list[str]:
     return prompts
 
 
-def _tune(output: Path, model: str, folder: Path, options: argparse.Namespace, console: Console) -> Result:
+def _tune(
+    output: Path, model: str, tuning: dict[str, Any], folder: Path, options: argparse.Namespace, console: Console
+) -> Result:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from tomoni.run import start
@@ -272,7 +265,7 @@ def _tune(output: Path, model: str, folder: Path, options: argparse.Namespace, c
         train_file=(str(folder / "data" / "tuning.jsonl"),),
         output_dir=str(output),
         seed=options.seed,
-        **TUNING,
+        **tuning,
     )
     with Progress(
         TextColumn(f"  {output.name:<8}"),
@@ -308,7 +301,7 @@ def _show_table(console: Console, arms: Sequence[Arm], price: float) -> None:
         table.add_row(
             arm.name,
             f"{arm.right / arm.asked:.1%}",
-            f"{low:.1%} to {high:.1%}",
+            f"{100 * low:.1f} to {high:.1%}",
             f"{arm.tuning_seconds + arm.seconds:.1f}" if arm.tokens else "",
             f"{arm.tuning_tokens + arm.tokens:,}" if arm.tokens else "",
             f"${arm.cost(price):.4f}" if arm.tokens else "",
@@ -322,23 +315,27 @@ def _show_table(console: Console, arms: Sequence[Arm], price: float) -> None:
     )
 
 
-def _show_answers(console: Console, records: Sequence[Record], before: Sequence[str], after: Sequence[str]) -> None:
+def _show_answers(
+    console: Console, records: Sequence[Record], before: Mapping[str, Sequence[str]], after: Sequence[str]
+) -> None:
     """The first two questions in each language, whatever became of them."""
     console.print("[bold]The same questions, before and after[/bold] (the first two in each language)\n")
     for lang in ("en", "ja"):
-        numbers = [number for number, record in enumerate(records) if record["lang"] == lang][:2]
-        for number in numbers:
+        for number in [number for number, record in enumerate(records) if record["lang"] == lang][:2]:
             record = records[number]
-            console.print(
-                f"  [bold]{record['messages'][-2]['content']}[/bold]   (in the town's book: {record['answer']})"
-            )
-            console.print(f"    untuned: {_short(before[number])}", markup=False)
-            console.print(f"    tuned:   {_short(after[number])}\n", markup=False, style="green")
+            console.print("  " + record["messages"][-2]["content"], style="bold", markup=False)
+            for how, answers in before.items():
+                console.print(f"    {'untuned, ' + how:<21} {_short(answers[number])}", markup=False)
+            console.print(f"    {'tuned':<21} {_short(after[number])}", markup=False, style="green")
+            console.print(f"    {'in the town book':<21} {record['answer']}\n", markup=False)
 
 
-def _short(text: str, most: int = 64) -> str:
+def _short(text: str, most: int = 52) -> str:
+    """One line that fits 80 columns beside its label; full-width characters take two."""
+    from rich.cells import cell_len, set_cell_size
+
     text = " ".join(text.split())
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return text if cell_len(text) <= most else set_cell_size(text, most - 1).rstrip() + "…"
 
 
 def _write_opening(folder: Path) -> None:
@@ -369,4 +366,9 @@ def _as_json(arms: dict[str, list[Arm]], options: argparse.Namespace, seconds: f
             "cost_usd": arm.cost(options.price_per_hour),
         }
 
-    return {"seconds": seconds, "tuning": TUNING, **{name: [row(arm) for arm in rows] for name, rows in arms.items()}}
+    return {
+        "seconds": seconds,
+        "tuning": TUNING,
+        "from_scratch": FROM_SCRATCH,
+        **{name: [row(arm) for arm in rows] for name, rows in arms.items()},
+    }

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tomoni.engine.hub import locate
+from tomoni.engine.models import quiet
 
 
 def write_random_start(name: str, folder: Path, seed: int) -> Path:
@@ -18,7 +19,8 @@ def write_random_start(name: str, folder: Path, seed: int) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.save_pretrained(folder)
+    with quiet():
+        model.save_pretrained(folder)
     for path in source.iterdir():
         if path.is_file() and not path.name.endswith(".safetensors") and path.name != "config.json":
             shutil.copy(path, folder / path.name)
