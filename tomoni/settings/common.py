@@ -59,6 +59,16 @@ class DataSettings(Frozen):
     max_length: Annotated[int, Field(ge=2)] = 1024  # tokens of a row
 
 
+def _require_pattern(text: str) -> None:
+    example = "for example names:mlp\\.down_proj"
+    if not text:
+        raise ValueError(f"names: needs a pattern, {example}")
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}; {example}") from error
+
+
 class TrainedPart(Frozen):
     """What is trained: all weights, a part, or an adapter."""
 
@@ -73,12 +83,13 @@ class TrainedPart(Frozen):
     @classmethod
     def _known(cls, value: str) -> str:
         name, _, argument = value.partition(":")
-        if value in ("all", "head", "embeddings", *ADAPTERS) or (name == "names" and argument):
+        if value in ("all", "head", "embeddings", *ADAPTERS):
             return value
         if name == "top" and argument.isdigit() and int(argument) > 0:
             return value
-        if name == "names" and not argument:
-            raise ValueError("names: needs a pattern, for example names:mlp\\.down_proj")
+        if name == "names":
+            _require_pattern(argument)
+            return value
         choices = ("all", "head", "embeddings", *ADAPTERS)
         raise ValueError(
             f"possible: all, top:K, head, embeddings, names:REGEX, {', '.join(ADAPTERS)}{did_you_mean(value, choices)}"
