@@ -35,7 +35,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)
-	$(BIN)/tomoni demo
+	@TOMONI_PROGRAM=$(BIN)/tomoni $(BIN)/tomoni demo
 
 check: $(READY)
 	$(BIN)/ruff check .
