@@ -41,7 +41,7 @@ def pair(prompt: str, completion: str) -> dict[str, str]:
 
 def test_sound_data_is_counted_and_shown_with_what_is_learnt(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train = rows(folder, pair("猫は？", "います。"), pair("a", "b"))
-    assert check(folder, train, "--strict", "--no-color") == 0
+    assert check(folder, train, "--strict") == 0  # not a terminal: brackets without being asked
     out = capsys.readouterr().out
     assert "form prompt_completion; 2 rows, 2 good, 0 bad" in out
     assert "<|im_start|>user\n猫は？<|im_end|>\n<|im_start|>assistant\n⟦います。<|im_end|>⟧" in out

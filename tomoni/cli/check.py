@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -39,7 +40,7 @@ def command(argv: list[str]) -> int:
     if own.json:
         print(json.dumps(found.as_dict(), ensure_ascii=False, indent=2))
     else:
-        _show(found, color=not own.no_color)
+        _show(found, color=sys.stdout.isatty() and not own.no_color)  # into a file or a pipe: brackets
     if found.errors:
         return BAD
     return WARNED if found.warnings and own.strict else 0
