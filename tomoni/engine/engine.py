@@ -119,7 +119,7 @@ class Engine:
         found: list[tuple[Float32, ...]] = []
         with self._looking():
             for item in items:
-                batch = self._collate([item])
+                batch = self._collate([item], self.looking_budget)
                 rows: dict[int, Float32] = {}
                 for tile in batch.tiles:
                     hidden = self.forward.hidden(tile).float()
@@ -287,10 +287,10 @@ class Engine:
 
     def _batches(self, items: Sequence[Item], budget: int) -> Iterator[MicroBatch]:
         for group in micro_batches(items, budget):
-            yield self._collate(group)
+            yield self._collate(group, budget)
 
-    def _collate(self, items: Sequence[Item]) -> MicroBatch:
-        return collate(items, causal=self.forward.causal, limit=self.budget, device=self.device)
+    def _collate(self, items: Sequence[Item], budget: int) -> MicroBatch:
+        return collate(items, causal=self.forward.causal, limit=budget, device=self.device)
 
     def _per_row(
         self, items: Sequence[Item], read: Callable[[MicroBatch, Outputs], Sequence[Float32]]
@@ -363,7 +363,7 @@ class Engine:
         found = []
         for item in items:
             self.optimizer.zero_grad(set_to_none=True)
-            _, objective = self._objective(self._collate([item]), loss, counts([item]), 0)
+            _, objective = self._objective(self._collate([item], self.budget), loss, counts([item]), 0)
             objective.backward()
             gradients = [weight.grad for weight in self.trained.values() if weight.grad is not None]
             if not all(bool(torch.isfinite(value).all()) for value in [objective.detach(), *gradients]):
