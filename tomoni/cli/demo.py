@@ -32,7 +32,7 @@ from tomoni.world import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tomoni.evaluate.ask import Asked
+    from tomoni.evaluate.sidebyside import Answers
     from tomoni.evaluate.subject import Subject
     from tomoni.run.outcome import Result
 
@@ -167,8 +167,10 @@ def _write_questions(folder: Path, options: argparse.Namespace) -> Questions:
 
 def _measure(folder: Path, questions: Questions, options: argparse.Namespace, console: Console) -> dict[str, list[Arm]]:
     from tomoni.engine.random_start import write_random_start
-    from tomoni.evaluate.ask import ask_chats, ask_plainly
+    from tomoni.engine.sampler import Sampling
+    from tomoni.evaluate import sidebyside
     from tomoni.evaluate.subject import open_subject
+    from tomoni.records import Message
 
     world = bundled_world()
     entities = {record["entity"] for record in questions.held_out}
@@ -180,8 +182,8 @@ def _measure(folder: Path, questions: Questions, options: argparse.Namespace, co
     )
     arms: list[Arm] = []
 
-    def add(name: str, records: Sequence[Record], asked: Asked, run: Result | None = None) -> Arm:
-        right = sum(is_right(text, record, world) for text, record in zip(asked.answers, records, strict=True))
+    def add(name: str, records: Sequence[Record], asked: Answers, run: Result | None = None) -> Arm:
+        right = sum(is_right(text, record, world) for text, record in zip(asked.texts, records, strict=True))
         tuning = (run.seconds, run.tokens) if run else (0.0, 0)
         arm = Arm(name, right, len(records), *tuning, seconds=asked.seconds, tokens=asked.tokens)
         low, high = arm.interval
@@ -190,20 +192,25 @@ def _measure(folder: Path, questions: Questions, options: argparse.Namespace, co
         )
         return arm
 
-    def ask(model: Subject, records: Sequence[Record]) -> Asked:
-        return ask_chats(model, [record["messages"][:-1] for record in records], max_new_tokens=MAX_NEW_TOKENS)
+    def ask(model: Subject, records: Sequence[Record], plain: Sequence[str] | None = None) -> Answers:
+        """Greedily; in the model's chat form, or as plain texts to continue until the end of the line."""
+        how = Sampling(max_new_tokens=MAX_NEW_TOKENS, temperature=0.0, stop=("\n",) if plain is not None else ())
+        chats = [tuple(Message(turn["role"], turn["content"]) for turn in r["messages"][:-1]) for r in records]
+        prompts: Sequence[tuple[Message, ...] | str] = chats if plain is None else plain
+        tasks = [sidebyside.Task(r["id"], asked, r["answer"]) for r, asked in zip(records, prompts, strict=True)]
+        return sidebyside.ask(model, tasks, how)
 
     console.print("[bold]Before tuning[/bold], on the same questions:")
     arms.append(_guesser(questions, console))
-    untuned: dict[str, list[str]] = {}
+    untuned: dict[str, Sequence[str]] = {}
     for size in ("small", "large"):
         model = open_subject(f"bundled:{size}")
         in_chat = ask(model, questions.held_out)
         arms.append(add(f"{size} untuned, in chat", questions.held_out, in_chat))
         for shots, how in ((0, "plain text"), (SHOTS, f"{SHOTS} examples")):
-            asked = ask_plainly(model, _with_shots(questions, shots), max_new_tokens=MAX_NEW_TOKENS)
+            asked = ask(model, questions.held_out, _with_shots(questions, shots))
             arms.append(add(f"{size} untuned, {how}", questions.held_out, asked))
-            untuned |= {"in chat": in_chat.answers, how: asked.answers} if size == "small" else {}
+            untuned |= {"in chat": in_chat.texts, how: asked.texts} if size == "small" else {}
 
     console.print("\n[bold]Tuning[/bold] the small model, and one of its size from random weights:")
     tuned_run = _tune(folder / "run", "bundled:small", TUNING, folder, options, console)
@@ -221,7 +228,7 @@ def _measure(folder: Path, questions: Questions, options: argparse.Namespace, co
     ]
     _write_opening(folder)
     _show_table(console, arms, options.price_per_hour)
-    _show_answers(console, questions.held_out, untuned, answers.answers)
+    _show_answers(console, questions.held_out, untuned, answers.texts)
     return {"held_out": arms, "tuned_elsewhere": more}
 
 
