@@ -1,0 +1,300 @@
+"""The layers of a Llama-like decoder with their own backward passes: fewer reads of memory, less of it kept.
+
+Each function is one arrow of the layer:
+
+    attend     x -> norm -> q, k, v          (`NormProject`)
+               q, k, v -> rotate -> softmax(q k^T) v, causal, over rectangles of rows          (`Attention`)
+               x + o(...)                    (`ProjectAdd`)
+    mlp        x + down(silu(gate(norm x)) * up(norm x))          (`Mlp`)
+
+What is cheap to compute again (norms, activations) is not kept. The gradients are those of the plain modules to
+rounding; tests/engine/test_fused.py holds each against them. Shapes: N tokens of all rectangles one after another, D
+hidden, H heads of d values, J heads of keys and values, G = H / J heads that share one; a rectangle is R rows of T.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn.functional import rms_norm, silu
+
+from tomoni.engine.blueprint import Projection
+
+# numbers of one block of attention's probabilities: 2 MiB in float32 stay in the cache between the two products
+BLOCK = 2**19
+# a rectangle whose probabilities have more numbers than this computes them again in the backward pass
+KEPT = 2**24
+
+
+@dataclass(frozen=True, slots=True)
+class Rectangle:
+    """`rows` rows of `width` tokens that begin at `start` among the N tokens."""
+
+    start: int
+    rows: int
+    width: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.rows * self.width
+
+
+class NormProject(Function):
+    """x [N, D] -> the projections of its root-mean-square norm, each [N, out]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, projections: Sequence[Projection], epsilon: float, x_ND: Tensor, norm_D: Tensor, *leaves: Tensor
+    ) -> tuple[Tensor, ...]:
+        normed_ND = rms_norm(x_ND, norm_D.shape, norm_D, epsilon)
+        ctx.projections, ctx.epsilon = projections, epsilon
+        ctx.save_for_backward(x_ND, norm_D)
+        return tuple(projection(normed_ND) for projection in projections)
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Any, ...]:
+        x_ND, norm_D = ctx.saved_tensors
+        normed_ND = rms_norm(x_ND, norm_D.shape, norm_D, ctx.epsilon)
+        gradients = _leaf_gradients(ctx.projections, normed_ND, outputs, ctx.needs_input_grad[4:])
+        into_norm_ND = outputs[0] @ ctx.projections[0].weight
+        for projection, output_NO in zip(ctx.projections[1:], outputs[1:], strict=True):
+            into_norm_ND.addmm_(output_NO, projection.weight)
+        dx_ND, dnorm_D = _norm_backward(into_norm_ND, x_ND, norm_D, ctx.epsilon, ctx.needs_input_grad[3])
+        return (None, None, dx_ND, dnorm_D, *gradients)
+
+
+class ProjectAdd(Function):
+    """residual [N, D] + projection of x [N, in]."""
+
+    @staticmethod
+    def forward(ctx: Any, projection: Projection, residual_ND: Tensor, x_NI: Tensor, *leaves: Tensor) -> Tensor:
+        ctx.projection = projection
+        ctx.save_for_backward(x_NI)
+        return _add_projection(residual_ND, projection, x_NI)
+
+    @staticmethod
+    def backward(ctx: Any, output_ND: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        (x_NI,) = ctx.saved_tensors
+        gradients = ctx.projection.gradients(x_NI, output_ND, ctx.needs_input_grad[3:])
+        dx_NI = output_ND @ ctx.projection.weight if ctx.needs_input_grad[2] else None
+        return (None, output_ND, dx_NI, *gradients)
+
+
+class Mlp(Function):
+    """x [N, D] + down(silu(gate(norm x)) * up(norm x))."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        gate: Projection,
+        up: Projection,
+        down: Projection,
+        epsilon: float,
+        x_ND: Tensor,
+        norm_D: Tensor,
+        *leaves: Tensor,
+    ) -> Tensor:
+        normed_ND = rms_norm(x_ND, norm_D.shape, norm_D, epsilon)
+        gate_NI, up_NI = gate(normed_ND), up(normed_ND)
+        ctx.parts, ctx.epsilon = (gate, up, down), epsilon
+        ctx.save_for_backward(x_ND, norm_D, gate_NI, up_NI)
+        return _add_projection(x_ND, down, silu(gate_NI).mul_(up_NI))
+
+    @staticmethod
+    def backward(ctx: Any, output_ND: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        gate, up, down = ctx.parts
+        x_ND, norm_D, gate_NI, up_NI = ctx.saved_tensors
+        needed = ctx.needs_input_grad[6:]
+        first, second = len(gate.leaves), len(gate.leaves) + len(up.leaves)
+        active_NI = silu(gate_NI)
+        inner_NI = output_ND @ down.weight
+        dup_NI = inner_NI * active_NI
+        down_gradients: list[Tensor | None] = [None] * len(needed[second:])
+        if any(needed[second:]):
+            down_gradients = down.gradients(active_NI.mul_(up_NI), output_ND, needed[second:])
+        dgate_NI = torch.ops.aten.silu_backward(inner_NI.mul_(up_NI), gate_NI)
+        normed_ND = rms_norm(x_ND, norm_D.shape, norm_D, ctx.epsilon)
+        gradients = [
+            *gate.gradients(normed_ND, dgate_NI, needed[:first]),
+            *up.gradients(normed_ND, dup_NI, needed[first:second]),
+            *down_gradients,
+        ]
+        into_norm_ND = (dgate_NI @ gate.weight).addmm_(dup_NI, up.weight)
+        dx_ND, dnorm_D = _norm_backward(into_norm_ND, x_ND, norm_D, ctx.epsilon, ctx.needs_input_grad[5])
+        return (None, None, None, None, dx_ND.add_(output_ND), dnorm_D, *gradients)
+
+
+class Rotate(Function):
+    """x [N, heads * d] -> rotated to its positions and scaled; `cos_N1d` and `sin_N1d` are [N, 1, d / 2]."""
+
+    @staticmethod
+    def forward(ctx: Any, cos_N1d: Tensor, sin_N1d: Tensor, scale: float, x_NX: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_N1d, sin_N1d)
+        ctx.scale = scale
+        return _rotated(x_NX, cos_N1d, sin_N1d, scale, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, output_NX: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        return (None, None, None, _rotated(output_NX, *ctx.saved_tensors, ctx.scale, -1.0))
+
+
+def _rotated(x_NX: Tensor, cos_N1d: Tensor, sin_N1d: Tensor, scale: float, direction: float) -> Tensor:
+    half = cos_N1d.shape[-1]
+    out_NX = torch.empty_like(x_NX)
+    x_NHd, out_NHd = x_NX.view(len(x_NX), -1, 2 * half), out_NX.view(len(x_NX), -1, 2 * half)
+    first, second = x_NHd[..., :half], x_NHd[..., half:]
+    if scale != 1:
+        cos_N1d, sin_N1d = cos_N1d * scale, sin_N1d * scale
+    torch.mul(first, cos_N1d, out=out_NHd[..., :half]).addcmul_(second, sin_N1d, value=-direction)
+    torch.mul(second, cos_N1d, out=out_NHd[..., half:]).addcmul_(first, sin_N1d, value=direction)
+    return out_NX
+
+
+class Attention(Function):
+    """Causal attention within each row: rotated and scaled q [N, H d], rotated k and v [N, J d] -> [N, H d].
+
+    Heads that share keys are stacked as rows of one product. Probabilities are computed in blocks of queries that see
+    only the keys before their end, and kept for the backward pass unless they are many.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, rectangles: Sequence[Rectangle], head_dim: int, q_NX: Tensor, k_NX: Tensor, v_NX: Tensor
+    ) -> Tensor:
+        out_NX = torch.empty_like(q_NX)
+        kept: list[Tensor] = []
+        for rectangle in rectangles:
+            q_RJGTd = _grouped(q_NX, k_NX, rectangle, head_dim)
+            out_RJGTd = _grouped(out_NX, k_NX, rectangle, head_dim)
+            k_MTd, v_MTd = _keys(k_NX, rectangle, head_dim), _keys(v_NX, rectangle, head_dim)
+            keep = _is_kept(q_RJGTd)
+            for start, end in _blocks(q_RJGTd):
+                p_MQT = _probabilities(_stacked(q_RJGTd, start, end), k_MTd, start, end)
+                block = out_RJGTd[..., start:end, :]
+                block.copy_(torch.bmm(p_MQT, v_MTd[:, :end]).view(block.shape))
+                if keep:
+                    kept.append(p_MQT)
+        ctx.rectangles, ctx.head_dim = rectangles, head_dim
+        ctx.save_for_backward(q_NX, k_NX, v_NX, *kept)
+        return out_NX
+
+    @staticmethod
+    def backward(ctx: Any, output_NX: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        q_NX, k_NX, v_NX, *kept = ctx.saved_tensors
+        probabilities = iter(kept)
+        dq_NX, dk_NX, dv_NX = torch.empty_like(q_NX), torch.empty_like(k_NX), torch.empty_like(v_NX)
+        for rectangle in ctx.rectangles:
+            q_RJGTd, dq_RJGTd, dout_RJGTd = (
+                _grouped(x_NX, k_NX, rectangle, ctx.head_dim) for x_NX in (q_NX, dq_NX, output_NX)
+            )
+            k_MTd, v_MTd = _keys(k_NX, rectangle, ctx.head_dim), _keys(v_NX, rectangle, ctx.head_dim)
+            dk_MTd, dv_MTd = k_MTd.new_zeros(k_MTd.shape), v_MTd.new_zeros(v_MTd.shape)
+            keep = _is_kept(q_RJGTd)
+            for start, end in _blocks(q_RJGTd):
+                q_MQd, dout_MQd = _stacked(q_RJGTd, start, end), _stacked(dout_RJGTd, start, end)
+                p_MQT = next(probabilities) if keep else _probabilities(q_MQd, k_MTd, start, end)
+                dv_MTd[:, :end].baddbmm_(p_MQT.transpose(1, 2), dout_MQd)
+                dp_MQT = torch.bmm(dout_MQd, v_MTd[:, :end].transpose(1, 2))
+                ds_MQT = torch._softmax_backward_data(dp_MQT, p_MQT, -1, dp_MQT.dtype)
+                block = dq_RJGTd[..., start:end, :]
+                block.copy_(torch.bmm(ds_MQT, k_MTd[:, :end]).view(block.shape))
+                dk_MTd[:, :end].baddbmm_(ds_MQT.transpose(1, 2), q_MQd)
+            for into_NX, found_MTd in ((dk_NX, dk_MTd), (dv_NX, dv_MTd)):
+                into_RJTd = _heads(into_NX, rectangle, ctx.head_dim)
+                into_RJTd.copy_(found_MTd.view(into_RJTd.shape))
+        return (None, None, dq_NX, dk_NX, dv_NX)
+
+
+class RmsNorm(Function):
+    """Over the last dimension: x / sqrt(mean x^2 + epsilon) * weight."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, norm_D: Tensor, epsilon: float) -> Tensor:
+        ctx.save_for_backward(x, norm_D)
+        ctx.epsilon = epsilon
+        return rms_norm(x, norm_D.shape, norm_D, epsilon)
+
+    @staticmethod
+    def backward(ctx: Any, output: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        x, norm_D = ctx.saved_tensors
+        return (*_norm_backward(output.clone(), x, norm_D, ctx.epsilon, ctx.needs_input_grad[1]), None)
+
+
+def _norm_backward(
+    output: Tensor, x: Tensor, norm_D: Tensor, epsilon: float, weight_needed: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of x and of the norm's weight; `output` is used up.
+
+    With u = x / rms(x) and g = output * weight: dx = (g - u mean(g u)) / rms(x).
+    """
+    inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+    u = x * inverse
+    dnorm_D = torch.einsum("...d,...d->d", output, u) if weight_needed else None
+    output.mul_(norm_D)
+    along = torch.linalg.vecdot(output, u).unsqueeze(-1).div_(-x.shape[-1])
+    return output.addcmul_(u, along).mul_(inverse), dnorm_D
+
+
+def _leaf_gradients(
+    projections: Sequence[Projection], input_NI: Tensor, outputs: Sequence[Tensor], needed: Sequence[bool]
+) -> list[Tensor | None]:
+    found: list[Tensor | None] = []
+    for projection, output_NO in zip(projections, outputs, strict=True):
+        count = len(projection.leaves)
+        found += projection.gradients(input_NI, output_NO, needed[len(found) : len(found) + count])
+    return found
+
+
+def _add_projection(residual_ND: Tensor, projection: Projection, x_NI: Tensor) -> Tensor:
+    out_ND = torch.addmm(residual_ND, x_NI, projection.weight.t())
+    return out_ND if projection.bias is None else out_ND.add_(projection.bias)
+
+
+# -- attention ----------------------------------------------------------------------------------------------------
+
+
+def _heads(x_NX: Tensor, rectangle: Rectangle, head_dim: int) -> Tensor:
+    """A view [R, heads, T, d] of a rectangle's rows."""
+    return x_NX[rectangle.start : rectangle.end].view(rectangle.rows, rectangle.width, -1, head_dim).transpose(1, 2)
+
+
+def _keys(k_NX: Tensor, rectangle: Rectangle, head_dim: int) -> Tensor:
+    """[M, T, d] with M = R J; of a single row a view."""
+    return _heads(k_NX, rectangle, head_dim).flatten(0, 1)
+
+
+def _grouped(x_NX: Tensor, k_NX: Tensor, rectangle: Rectangle, head_dim: int) -> Tensor:
+    """A view [R, J, G, T, d]: the heads that share keys stand together."""
+    return _heads(x_NX, rectangle, head_dim).unflatten(1, (k_NX.shape[1] // head_dim, -1))
+
+
+def _blocks(q_RJGTd: Tensor) -> list[tuple[int, int]]:
+    """Ranges of queries whose probabilities fit `BLOCK` numbers."""
+    rows, among, group, width, _ = q_RJGTd.shape
+    size = min(width, max(16, BLOCK // (rows * among * group * width)))
+    return [(start, min(start + size, width)) for start in range(0, width, size)]
+
+
+def _is_kept(q_RJGTd: Tensor) -> bool:
+    rows, among, group, width, _ = q_RJGTd.shape
+    return rows * among * group * width * width // 2 <= KEPT
+
+
+def _stacked(q_RJGTd: Tensor, start: int, end: int) -> Tensor:
+    """[M, Q, d] with Q = G B: the block's queries of all heads that share keys."""
+    rows, among, group, _, head_dim = q_RJGTd.shape
+    return q_RJGTd[..., start:end, :].reshape(rows * among, group * (end - start), head_dim)
+
+
+def _probabilities(q_MQd: Tensor, k_MTd: Tensor, start: int, end: int) -> Tensor:
+    """[M, Q, end]: of the keys up to each query of the block."""
+    scores_MQT = torch.bmm(q_MQd, k_MTd[:, :end].transpose(1, 2))
+    size = end - start
+    later_BB = scores_MQT.new_full((size, size), float("-inf")).triu_(1)
+    scores_MQT.view(len(k_MTd), -1, size, end)[..., start:].add_(later_BB)
+    return torch.softmax(scores_MQT, -1, out=scores_MQT)
