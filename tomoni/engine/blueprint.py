@@ -26,6 +26,7 @@ class Projection:
         self._lora: tuple[nn.Parameter, nn.Parameter] | None = None
         self._scale = 1.0
         self._folded: Tensor | None = None
+        self.scaled: tuple[Tensor, Tensor] | None = None  # s A [r, in] and s B [out, r], as of the last `refresh`
         if isinstance(module, nn.Linear):
             self._base = module
         else:
@@ -52,13 +53,14 @@ class Projection:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Fold the adapter's present weights: W + scale B A."""
+        """Fold the adapter's present weights: W + s B A."""
         if self._lora is None:
             return
         down_RI, up_OR = self._lora
         if self._folded is None:
             self._folded = torch.empty_like(self._base.weight)
         torch.addmm(self._base.weight, up_OR, down_RI, alpha=self._scale, out=self._folded)
+        self.scaled = (down_RI * self._scale, up_OR * self._scale)
 
     def __call__(self, input_NI: Tensor) -> Tensor:
         """[N, in] -> [N, out]; no gradient."""
@@ -66,40 +68,100 @@ class Projection:
         return input_NI @ weight_IO if self.bias is None else torch.addmm(self.bias, input_NI, weight_IO)
 
     def gradients(self, input_NI: Tensor, output_NO: Tensor, needed: Sequence[bool]) -> list[Tensor | None]:
-        """Gradients of `leaves` from the layer's input and its output's gradient.
-
-        LoRA's come from two thin products a side, never from the gradient of the whole weight:
-        dA = s (dY B)^T X and dB = s dY^T (X A^T).
-        """
-        if not any(needed):
-            return [None] * len(needed)
-        if self._lora is not None:
-            down_RI, up_OR = self._lora
-            inner_NR = (output_NO @ up_OR).mul_(self._scale)
-            thin_NR = (input_NI @ down_RI.t()).mul_(self._scale)
-            return [inner_NR.t() @ input_NI, (thin_NR.t() @ output_NO).t()]
+        """Gradients of a plain layer's `leaves` from its input and its output's gradient."""
         found: list[Tensor | None] = [output_NO.t() @ input_NI if needed[0] else None]
         if len(needed) > 1:
             found.append(output_NO.sum(0) if needed[1] else None)
         return found
 
 
+class Projections:
+    """Projections of one input. Their adapters' products are made together, since each alone is thin."""
+
+    def __init__(self, *parts: Projection) -> None:
+        self.parts = parts
+        self._downs_XI: Tensor | None = None  # the scaled A of all parts, one below the other
+
+    @property
+    def leaves(self) -> tuple[Tensor, ...]:
+        return tuple(leaf for part in self.parts for leaf in part.leaves)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        for part in self.parts:
+            part.refresh()
+        if all(part.scaled is not None for part in self.parts):
+            self._downs_XI = torch.cat([part.scaled[0] for part in self.parts if part.scaled is not None])
+
+    def __call__(self, input_NI: Tensor) -> list[Tensor]:
+        """[N, in] -> each part's [N, out]; no gradient."""
+        return [part(input_NI) for part in self.parts]
+
+    def into(self, outputs: Sequence[Tensor]) -> Tensor:
+        """The input's gradient [N, in] from the outputs' gradients."""
+        into_NI = outputs[0] @ self.parts[0].weight
+        for part, output_NO in zip(self.parts[1:], outputs[1:], strict=True):
+            into_NI.addmm_(output_NO, part.weight)
+        return into_NI
+
+    def gradients(self, input_NI: Tensor, outputs: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor | None]:
+        """Gradients of `leaves` from the input and the outputs' gradients.
+
+        LoRA's come from two thin products a side, never from the gradient of the whole weight:
+        dA = s (dY B)^T X and dB = s dY^T (X A^T).
+        """
+        if not any(needed):
+            return [None] * len(needed)
+        if self._downs_XI is None:
+            return self._one_by_one(input_NI, outputs, needed)
+        thin_NX = input_NI @ self._downs_XI.t()
+        inner_NX = torch.empty_like(thin_NX)
+        found: list[Tensor | None] = []
+        start = 0
+        for part, output_NO in zip(self.parts, outputs, strict=True):
+            assert part.scaled is not None
+            up_OR = part.scaled[1]
+            columns = slice(start, start + up_OR.shape[1])
+            torch.mm(output_NO, up_OR, out=inner_NX[:, columns])
+            found += [None, (thin_NX[:, columns].t() @ output_NO).t()]
+            start = columns.stop
+        downs = (inner_NX.t() @ input_NI).split([part.leaves[0].shape[0] for part in self.parts])
+        found[::2] = downs
+        return found
+
+    def _one_by_one(
+        self, input_NI: Tensor, outputs: Sequence[Tensor], needed: Sequence[bool]
+    ) -> list[Tensor | None]:
+        found: list[Tensor | None] = []
+        for part, output_NO in zip(self.parts, outputs, strict=True):
+            own = needed[len(found) : len(found) + len(part.leaves)]
+            if part.scaled is not None:
+                found += Projections._of_one(part).gradients(input_NI, [output_NO], own)
+            else:
+                found += part.gradients(input_NI, output_NO, own)
+        return found
+
+    @staticmethod
+    def _of_one(part: Projection) -> Projections:
+        alone = Projections(part)
+        assert part.scaled is not None
+        alone._downs_XI = part.scaled[0]
+        return alone
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     attention_norm: nn.Parameter
-    q: Projection
-    k: Projection
-    v: Projection
-    o: Projection
+    qkv: Projections
+    o: Projections
     q_norm: nn.Parameter | None  # Qwen3: over each head's values, before the rotation
     k_norm: nn.Parameter | None
     mlp_norm: nn.Parameter
-    gate: Projection
-    up: Projection
-    down: Projection
+    gate_up: Projections
+    down: Projections
 
-    def projections(self) -> tuple[Projection, ...]:
-        return (self.q, self.k, self.v, self.o, self.gate, self.up, self.down)
+    def projections(self) -> tuple[Projections, ...]:
+        return (self.qkv, self.o, self.gate_up, self.down)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +190,8 @@ class Blueprint:
     def refresh(self) -> None:
         """Take up weights that have changed since."""
         for layer in self.layers:
-            for projection in layer.projections():
-                projection.refresh()
+            for projections in layer.projections():
+                projections.refresh()
 
     def rotations(self, length: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines [T, head_dim / 2] of positions 0 to `length` - 1, as the model's own module gives them."""
@@ -187,16 +249,13 @@ def _layer(layer: Any) -> Layer | None:
     q, k, v, o, gate, up, down = (Projection(module) for module in modules)
     return Layer(
         attention_norm=layer.input_layernorm.weight,
-        q=q,
-        k=k,
-        v=v,
-        o=o,
+        qkv=Projections(q, k, v),
+        o=Projections(o),
         q_norm=None if norms[0] is None else norms[0].weight,
         k_norm=None if norms[1] is None else norms[1].weight,
         mlp_norm=layer.post_attention_layernorm.weight,
-        gate=gate,
-        up=up,
-        down=down,
+        gate_up=Projections(gate, up),
+        down=Projections(down),
     )
 
 

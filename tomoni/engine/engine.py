@@ -15,6 +15,8 @@ import contextlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -26,6 +28,7 @@ from torch import Tensor, nn
 from tomoni.engine.batch import MicroBatch, collate, counts, micro_batches
 from tomoni.engine.forward import Forward, ScoreHead, decoder_layers, in_order
 from tomoni.engine.head import target_logprobs
+from tomoni.engine.lanes import added, deal, side_by_side
 from tomoni.engine.memory import fitting, naming_memory
 from tomoni.engine.setup import (
     EngineSettings,
@@ -246,24 +249,49 @@ class Engine:
         self._training_mode()
         self.forward.refresh()
         self.optimizer.zero_grad(set_to_none=True)
-        for index, batch in enumerate(self._batches(items, budget)):
-            terms, objective = self._objective(batch, loss, count, index)
-            objective.backward()
-            sums.add(terms)
+        lanes = deal(items, torch.get_num_threads()) if self.forward.flat is not None else []
+        if len(lanes) > 1:
+            self._in_lanes(lanes, loss, count, sums, budget)
+        else:
+            for index, batch in enumerate(self._batches(items, budget)):
+                terms, objective = self._objective(batch, loss, count, index)
+                objective.backward()
+                sums.add(terms)
         self._finite_loss = sums.finite
         self._step_ids = tuple(item.id for item in items)
         self._redo = lambda: self._nonfinite_items(items, loss)
         return sums.over(count)
+
+    def _in_lanes(
+        self, lanes: Sequence[Sequence[Item]], loss: Loss, count: Mapping[Unit, float], sums: Sums, budget: int
+    ) -> None:
+        """Each lane's own sums and gradients, then added in the lanes' order: no result depends on who was faster.
+        Nothing is drawn here, since `flat` stands for models without dropout only."""
+        weights = list(self.trained.values())
+
+        def work(items: Sequence[Item]) -> tuple[list[dict[str, Term]], list[Tensor | None]]:
+            found: list[dict[str, Term]] = []
+            gradients: list[Tensor | None] = [None] * len(weights)
+            for batch in self._batches(items, max(1, budget // len(lanes))):
+                terms = loss(self._outputs(batch), batch.rows)
+                added(gradients, torch.autograd.grad(_to_minimise(terms, count), weights, allow_unused=True))
+                found.append({name: replace(term, sum=term.sum.detach()) for name, term in terms.items()})
+            return found, gradients
+
+        totals: list[Tensor | None] = [None] * len(weights)
+        for found, gradients in side_by_side([partial(work, items) for items in lanes]):
+            for terms in found:
+                sums.add(terms)
+            added(totals, gradients)
+        for weight, gradient in zip(weights, totals, strict=True):
+            weight.grad = gradient
 
     def _objective(
         self, batch: MicroBatch, loss: Loss, count: Mapping[Unit, float], index: int
     ) -> tuple[dict[str, Term], Tensor]:
         with self._keyed_draws(index):
             terms = loss(self._outputs(batch), batch.rows)
-        parts = [
-            term.coefficient * term.sum / max(count[term.unit], 1e-30) for term in terms.values() if not term.metric
-        ]
-        return terms, torch.stack(parts).sum()
+        return terms, _to_minimise(terms, count)
 
     def _outputs(self, batch: MicroBatch) -> Outputs:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
@@ -387,6 +415,11 @@ def _pool(hidden_NTD: Tensor, lengths_N: Tensor, how: str) -> Tensor:
         return hidden_NTD[torch.arange(len(lengths_N), device=lengths_N.device), lengths_N - 1]
     mask_NT = torch.arange(hidden_NTD.shape[1], device=lengths_N.device)[None] < lengths_N[:, None]
     return (hidden_NTD * mask_NT[..., None]).sum(1) / lengths_N[:, None]
+
+
+def _to_minimise(terms: Mapping[str, Term], count: Mapping[Unit, float]) -> Tensor:
+    parts = [term.coefficient * term.sum / max(count[term.unit], 1e-30) for term in terms.values() if not term.metric]
+    return torch.stack(parts).sum()
 
 
 class Sums:

@@ -79,9 +79,9 @@ class FlatDecoder:
 
     def _through(self, layer: Layer, x_ND: Tensor, layout: Layout, at_P: Tensor | None) -> Tensor:
         plan = self.blueprint
-        qkv = (layer.q, layer.k, layer.v)
-        leaves = [leaf for projection in qkv for leaf in projection.leaves]
-        q_NX, k_NX, v_NX = NormProject.apply(qkv, plan.epsilon, x_ND, layer.attention_norm, *leaves)  # type: ignore[no-untyped-call]
+        q_NX, k_NX, v_NX = NormProject.apply(  # type: ignore[no-untyped-call]
+            layer.qkv, plan.epsilon, x_ND, layer.attention_norm, *layer.qkv.leaves
+        )
         q_NX, k_NX = self._head_norm(q_NX, layer.q_norm), self._head_norm(k_NX, layer.k_norm)
         q_NX = Rotate.apply(layout.cos_N1d, layout.sin_N1d, plan.scale, q_NX)  # type: ignore[no-untyped-call]
         k_NX = Rotate.apply(layout.cos_N1d, layout.sin_N1d, 1.0, k_NX)  # type: ignore[no-untyped-call]
@@ -89,8 +89,8 @@ class FlatDecoder:
         if at_P is not None:
             x_ND, seen_NX = x_ND.index_select(0, at_P), seen_NX.index_select(0, at_P)
         x_ND = ProjectAdd.apply(layer.o, x_ND, seen_NX, *layer.o.leaves)  # type: ignore[no-untyped-call]
-        leaves = [leaf for projection in (layer.gate, layer.up, layer.down) for leaf in projection.leaves]
-        out_ND: Tensor = Mlp.apply(layer.gate, layer.up, layer.down, plan.epsilon, x_ND, layer.mlp_norm, *leaves)  # type: ignore[no-untyped-call]
+        leaves = (*layer.gate_up.leaves, *layer.down.leaves)
+        out_ND: Tensor = Mlp.apply(layer.gate_up, layer.down, plan.epsilon, x_ND, layer.mlp_norm, *leaves)  # type: ignore[no-untyped-call]
         return out_ND
 
     def _head_norm(self, x_NX: Tensor, norm_d: Tensor | None) -> Tensor:

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.nn.functional import rms_norm, silu
+from torch.nn.functional import silu
 
-from tomoni.engine.blueprint import Projection
+from tomoni.engine.blueprint import Projections
 
 # numbers of one block of attention's probabilities: 2 MiB in float32 stay in the cache between the two products
 BLOCK = 2**19
@@ -49,22 +49,21 @@ class NormProject(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, projections: Sequence[Projection], epsilon: float, x_ND: Tensor, norm_D: Tensor, *leaves: Tensor
+        ctx: Any, projections: Projections, epsilon: float, x_ND: Tensor, norm_D: Tensor, *leaves: Tensor
     ) -> tuple[Tensor, ...]:
-        normed_ND = rms_norm(x_ND, norm_D.shape, norm_D, epsilon)
-        ctx.projections, ctx.epsilon = projections, epsilon
-        ctx.save_for_backward(x_ND, norm_D)
-        return tuple(projection(normed_ND) for projection in projections)
+        inverse_N1 = _inverse_rms(x_ND, epsilon)
+        ctx.projections = projections
+        ctx.save_for_backward(x_ND, norm_D, inverse_N1)
+        return tuple(projections(_normed(x_ND, inverse_N1, norm_D)))
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Any, ...]:
-        x_ND, norm_D = ctx.saved_tensors
-        normed_ND = rms_norm(x_ND, norm_D.shape, norm_D, ctx.epsilon)
-        gradients = _leaf_gradients(ctx.projections, normed_ND, outputs, ctx.needs_input_grad[4:])
-        into_norm_ND = outputs[0] @ ctx.projections[0].weight
-        for projection, output_NO in zip(ctx.projections[1:], outputs[1:], strict=True):
-            into_norm_ND.addmm_(output_NO, projection.weight)
-        dx_ND, dnorm_D = _norm_backward(into_norm_ND, x_ND, norm_D, ctx.epsilon, ctx.needs_input_grad[3])
+        x_ND, norm_D, inverse_N1 = ctx.saved_tensors
+        normed_ND = _normed(x_ND, inverse_N1, norm_D)
+        gradients = ctx.projections.gradients(normed_ND, outputs, ctx.needs_input_grad[4:])
+        dx_ND, dnorm_D = _norm_backward(
+            ctx.projections.into(outputs), x_ND, inverse_N1, norm_D, ctx.needs_input_grad[3]
+        )
         return (None, None, dx_ND, dnorm_D, *gradients)
 
 
@@ -72,16 +71,16 @@ class ProjectAdd(Function):
     """residual [N, D] + projection of x [N, in]."""
 
     @staticmethod
-    def forward(ctx: Any, projection: Projection, residual_ND: Tensor, x_NI: Tensor, *leaves: Tensor) -> Tensor:
-        ctx.projection = projection
+    def forward(ctx: Any, projections: Projections, residual_ND: Tensor, x_NI: Tensor, *leaves: Tensor) -> Tensor:
+        ctx.projections = projections
         ctx.save_for_backward(x_NI)
-        return _add_projection(residual_ND, projection, x_NI)
+        return _add_projection(residual_ND, projections, x_NI)
 
     @staticmethod
     def backward(ctx: Any, output_ND: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         (x_NI,) = ctx.saved_tensors
-        gradients = ctx.projection.gradients(x_NI, output_ND, ctx.needs_input_grad[3:])
-        dx_NI = output_ND @ ctx.projection.weight if ctx.needs_input_grad[2] else None
+        gradients = ctx.projections.gradients(x_NI, [output_ND], ctx.needs_input_grad[3:])
+        dx_NI = ctx.projections.into([output_ND]) if ctx.needs_input_grad[2] else None
         return (None, output_ND, dx_NI, *gradients)
 
 
@@ -91,42 +90,38 @@ class Mlp(Function):
     @staticmethod
     def forward(
         ctx: Any,
-        gate: Projection,
-        up: Projection,
-        down: Projection,
+        gate_up: Projections,
+        down: Projections,
         epsilon: float,
         x_ND: Tensor,
         norm_D: Tensor,
         *leaves: Tensor,
     ) -> Tensor:
-        normed_ND = rms_norm(x_ND, norm_D.shape, norm_D, epsilon)
-        gate_NI, up_NI = gate(normed_ND), up(normed_ND)
-        ctx.parts, ctx.epsilon = (gate, up, down), epsilon
-        ctx.save_for_backward(x_ND, norm_D, gate_NI, up_NI)
+        inverse_N1 = _inverse_rms(x_ND, epsilon)
+        gate_NI, up_NI = gate_up(_normed(x_ND, inverse_N1, norm_D))
+        ctx.parts = gate_up, down
+        ctx.save_for_backward(x_ND, norm_D, inverse_N1, gate_NI, up_NI)
         return _add_projection(x_ND, down, silu(gate_NI).mul_(up_NI))
 
     @staticmethod
     def backward(ctx: Any, output_ND: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        gate, up, down = ctx.parts
-        x_ND, norm_D, gate_NI, up_NI = ctx.saved_tensors
-        needed = ctx.needs_input_grad[6:]
-        first, second = len(gate.leaves), len(gate.leaves) + len(up.leaves)
+        gate_up, down = ctx.parts
+        x_ND, norm_D, inverse_N1, gate_NI, up_NI = ctx.saved_tensors
+        needed = ctx.needs_input_grad[5:]
+        count = len(gate_up.leaves)
         active_NI = silu(gate_NI)
-        inner_NI = output_ND @ down.weight
+        inner_NI = down.into([output_ND])
         dup_NI = inner_NI * active_NI
-        down_gradients: list[Tensor | None] = [None] * len(needed[second:])
-        if any(needed[second:]):
-            down_gradients = down.gradients(active_NI.mul_(up_NI), output_ND, needed[second:])
+        down_gradients: list[Tensor | None] = [None] * len(needed[count:])
+        if any(needed[count:]):
+            down_gradients = down.gradients(active_NI.mul_(up_NI), [output_ND], needed[count:])
         dgate_NI = torch.ops.aten.silu_backward(inner_NI.mul_(up_NI), gate_NI)
-        normed_ND = rms_norm(x_ND, norm_D.shape, norm_D, ctx.epsilon)
-        gradients = [
-            *gate.gradients(normed_ND, dgate_NI, needed[:first]),
-            *up.gradients(normed_ND, dup_NI, needed[first:second]),
-            *down_gradients,
-        ]
-        into_norm_ND = (dgate_NI @ gate.weight).addmm_(dup_NI, up.weight)
-        dx_ND, dnorm_D = _norm_backward(into_norm_ND, x_ND, norm_D, ctx.epsilon, ctx.needs_input_grad[5])
-        return (None, None, None, None, dx_ND.add_(output_ND), dnorm_D, *gradients)
+        normed_ND = _normed(x_ND, inverse_N1, norm_D)
+        gradients = gate_up.gradients(normed_ND, [dgate_NI, dup_NI], needed[:count])
+        dx_ND, dnorm_D = _norm_backward(
+            gate_up.into([dgate_NI, dup_NI]), x_ND, inverse_N1, norm_D, ctx.needs_input_grad[4]
+        )
+        return (None, None, None, dx_ND.add_(output_ND), dnorm_D, *gradients, *down_gradients)
 
 
 class Rotate(Function):
@@ -215,24 +210,32 @@ class RmsNorm(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, norm_D: Tensor, epsilon: float) -> Tensor:
-        ctx.save_for_backward(x, norm_D)
-        ctx.epsilon = epsilon
-        return rms_norm(x, norm_D.shape, norm_D, epsilon)
+        inverse = _inverse_rms(x, epsilon)
+        ctx.save_for_backward(x, norm_D, inverse)
+        return _normed(x, inverse, norm_D)
 
     @staticmethod
     def backward(ctx: Any, output: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        x, norm_D = ctx.saved_tensors
-        return (*_norm_backward(output.clone(), x, norm_D, ctx.epsilon, ctx.needs_input_grad[1]), None)
+        x, norm_D, inverse = ctx.saved_tensors
+        return (*_norm_backward(output.clone(), x, inverse, norm_D, ctx.needs_input_grad[1]), None)
+
+
+def _inverse_rms(x: Tensor, epsilon: float) -> Tensor:
+    norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norms.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+
+
+def _normed(x: Tensor, inverse: Tensor, norm_D: Tensor) -> Tensor:
+    return (x * inverse).mul_(norm_D)
 
 
 def _norm_backward(
-    output: Tensor, x: Tensor, norm_D: Tensor, epsilon: float, weight_needed: bool
+    output: Tensor, x: Tensor, inverse: Tensor, norm_D: Tensor, weight_needed: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients of x and of the norm's weight; `output` is used up.
 
     With u = x / rms(x) and g = output * weight: dx = (g - u mean(g u)) / rms(x).
     """
-    inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
     u = x * inverse
     dnorm_D = torch.einsum("...d,...d->d", output, u) if weight_needed else None
     output.mul_(norm_D)
@@ -240,19 +243,10 @@ def _norm_backward(
     return output.addcmul_(u, along).mul_(inverse), dnorm_D
 
 
-def _leaf_gradients(
-    projections: Sequence[Projection], input_NI: Tensor, outputs: Sequence[Tensor], needed: Sequence[bool]
-) -> list[Tensor | None]:
-    found: list[Tensor | None] = []
-    for projection, output_NO in zip(projections, outputs, strict=True):
-        count = len(projection.leaves)
-        found += projection.gradients(input_NI, output_NO, needed[len(found) : len(found) + count])
-    return found
-
-
-def _add_projection(residual_ND: Tensor, projection: Projection, x_NI: Tensor) -> Tensor:
-    out_ND = torch.addmm(residual_ND, x_NI, projection.weight.t())
-    return out_ND if projection.bias is None else out_ND.add_(projection.bias)
+def _add_projection(residual_ND: Tensor, projections: Projections, x_NI: Tensor) -> Tensor:
+    (part,) = projections.parts
+    out_ND = torch.addmm(residual_ND, x_NI, part.weight.t())
+    return out_ND if part.bias is None else out_ND.add_(part.bias)
 
 
 # -- attention ----------------------------------------------------------------------------------------------------
