@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import yaml
 
-from tomoni.engine.hub import Located
+from tomoni.engine.hub import BUNDLED, Located, locate
 
 RESULTS: Final = ("model", "adapter")  # where a run leaves what it trained
 WEIGHTS: Final = (".safetensors", ".gguf", ".onnx", ".data")
@@ -96,7 +96,7 @@ def gather(folder: Path, located: Located, *, run: Path | None, evaluation: Path
         files={path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()},
         parity=_json(folder / "parity.json", unreadable),
         evaluation=_json(evaluation, unreadable) if evaluation else {},
-        config_sha256=_sha256(run / "config.yaml") if run else None,
+        config_sha256=_sha256(str(run / "config.yaml")) if run else None,
         quarantined=_lines(run / "quarantine.jsonl") if run else 0,
         unreadable=tuple(unreadable),
     )
@@ -119,7 +119,7 @@ def short(name: str) -> str:
 def _data(config: Mapping[str, Any]) -> tuple[DataFile, ...]:
     named = [(name, "training") for name in _names(config.get("train_file"))]
     named += [(name, "held out") for name in _names(config.get("validation_file"))]
-    return tuple(DataFile(Path(name).name, use, _sha256(Path(name).expanduser())) for name, use in named)
+    return tuple(DataFile(Path(name).name, use, _sha256(name)) for name, use in named)
 
 
 def _names(value: Any) -> list[str]:
@@ -156,11 +156,13 @@ def _base_of_adapter(located: Located) -> Base | None:
 
 def _folder(named: str) -> Path | None:
     """Where a model lies that needs no network to be found."""
-    if named.startswith("bundled:"):
-        from tomoni.engine.hub import locate
-
+    kind, _, size = named.partition(":")
+    if kind == "bundled" and size in BUNDLED:
         return locate(named).folder
-    folder = Path(named).expanduser()
+    try:
+        folder = Path(named).expanduser()
+    except RuntimeError:  # of a user that there is not
+        return None
     return folder if folder.is_dir() else None
 
 
@@ -218,9 +220,13 @@ def _lines(path: Path) -> int:
         return 0
 
 
-def _sha256(path: Path) -> str | None:
+def _sha256(name: str) -> str | None:
+    """None for what is no readable file; a name in a config may be anything."""
     try:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            return None
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except (OSError, ValueError, RuntimeError):
         return None
