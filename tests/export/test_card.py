@@ -177,7 +177,7 @@ def test_a_model_without_a_run_has_a_card_that_says_unknown(tmp_path: Path) -> N
     assert "license" not in front and "base_model" not in front
     told = cells(body)
     assert "Unknown: the model was not exported from a run's folder." in body
-    assert told["base model"] == told["run"] == told["training time"] == told["tokens"] == ["unknown"]
+    assert told["base model"] == ["model"] and told["run"] == told["training time"] == told["tokens"] == ["unknown"]
     assert "Parity with the original: not tested." in body and "Of the base model: unknown." in body
     weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert told["exported from model.safetensors, SHA-256"] == [weights]

@@ -36,7 +36,7 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What the model was made from. `hub` is its name on a hub; `sha256` covers all its files."""
+    """What the model was made from, before tuning or before it changed its form. `hub` is its name on a hub; `sha256` covers all its files."""
 
     name: str
     hub: str | None = None
@@ -49,7 +49,7 @@ class Base:
 @dataclass(frozen=True)
 class Facts:
     """`run` is the run's name; `config`, `inputs`, `report` and `status` are its files, empty where there are none. `base`
-    is None for a model that began with random weights, and where nothing is known. `weights` maps each weight file that
+    is None for a model that began with random weights; where there is no run it is the model itself, or its adapter's. `weights` maps each weight file that
     was exported to its SHA-256, `files` each file of the export to its bytes."""
 
     name: str
@@ -126,10 +126,10 @@ def _names(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else [name for name in value or () if isinstance(name, str)]
 
 
-def _base(located: Located, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> Base | None:
+def _base(located: Located, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> Base:
     named = _text(config.get("model_name_or_path"))
     if named is None:
-        return _base_of_adapter(located)
+        return _as_located(located)
     model = inputs.get("model")
     known = model if isinstance(model, Mapping) else {}
     revision = _text(known.get("revision"))
@@ -144,14 +144,12 @@ def _base(located: Located, config: Mapping[str, Any], inputs: Mapping[str, Any]
     )
 
 
-def _base_of_adapter(located: Located) -> Base | None:
-    """Without a run an adapter still names its base; a whole model tells nothing of where it came from."""
-    base = located.base
-    if base is None:
-        return None
-    hub = base.name.split("@")[0] if base.revision else None
-    files = json.dumps(dict(base.files), sort_keys=True).encode()
-    return Base(short(base.name), hub, base.revision, hashlib.sha256(files).hexdigest(), *_said_in_card(base.folder))
+def _as_located(located: Located) -> Base:
+    """Without a run: an adapter names its base, and of a whole model only its form is changed."""
+    model = located.model
+    hub = model.name.split("@")[0] if model.revision else None
+    files = json.dumps(dict(model.files), sort_keys=True).encode()
+    return Base(short(model.name), hub, model.revision, hashlib.sha256(files).hexdigest(), *_said_in_card(model.folder))
 
 
 def _folder(named: str) -> Path | None:
