@@ -240,6 +240,25 @@ def test_names_keep_their_letters(tmp_path: Path) -> None:
         assert [(child.type, child.content) for child in cell.children or ()] == [("code_inline", name)]
 
 
+def test_a_model_that_began_with_random_weights_has_no_base(run: Path, tmp_path: Path) -> None:
+    copied, out = tmp_path / "run", tmp_path / "out"
+    copied.mkdir(), out.mkdir()  # type: ignore[func-returns-value]
+    (copied / "config.yaml").write_text("method: pretrain\ntrain_file: [text.txt]\n", encoding="utf-8")
+    front, body = written(out, hub.locate("bundled:small"), run=copied)
+    assert "license" not in front and "pretrain" in front["tags"]
+    assert cells(body)["base model"] == ["none: it began with random weights"] and "乱数の重み" in body
+    assert cells(body)["text.txt"] == ["training", "unknown"]  # it is not there any more
+
+
+def test_a_run_whose_config_is_damaged_tells_no_base(tmp_path: Path) -> None:
+    copied, out = tmp_path / "run", tmp_path / "out"
+    copied.mkdir(), out.mkdir()  # type: ignore[func-returns-value]
+    (copied / "config.yaml").write_text("method: [sft", encoding="utf-8")
+    front, body = written(out, hub.locate("bundled:small"), run=copied)
+    assert "license" not in front and cells(body)["base model"] == ["unknown"]
+    assert "`config.yaml` could not be read" in body
+
+
 def test_a_damaged_file_of_a_run_is_said_and_its_facts_are_unknown(run: Path, tmp_path: Path) -> None:
     copied, out = tmp_path / "run", tmp_path / "out"
     copied.mkdir(), out.mkdir()  # type: ignore[func-returns-value]

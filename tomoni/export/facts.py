@@ -36,7 +36,8 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What the model was made from, before tuning or before it changed its form. `hub` is its name on a hub; `sha256` covers all its files."""
+    """What the model was made from, by tuning or by changing its form. `hub` is its name on a hub, `sha256` covers all
+    its files."""
 
     name: str
     hub: str | None = None
@@ -48,9 +49,12 @@ class Base:
 
 @dataclass(frozen=True)
 class Facts:
-    """`run` is the run's name; `config`, `inputs`, `report` and `status` are its files, empty where there are none. `base`
-    is None for a model that began with random weights; where there is no run it is the model itself, or its adapter's. `weights` maps each weight file that
-    was exported to its SHA-256, `files` each file of the export to its bytes."""
+    """`run` is the run's name; `config`, `inputs`, `report` and `status` are its files, empty where there are none.
+
+    `base` is None for a model that began with random weights, and where it is not known; without a run it is the model
+    itself, or its adapter's. `weights` maps each weight file that was exported to its SHA-256, `files` each file of the
+    export to its bytes.
+    """
 
     name: str
     kind: str | None
@@ -81,6 +85,7 @@ def gather(folder: Path, located: Located, *, run: Path | None, evaluation: Path
         _json(run / f"{name}.json", unreadable) if run else {} for name in ("inputs", "report", "status")
     )
     from_nothing = bool(config) and config.get("model_name_or_path") is None
+    untold = run is not None and not config and located.base is None
     return Facts(
         name=run.resolve().name if run else short(located.name),
         kind=_text(_json(located.model.folder / "config.json", unreadable).get("model_type")),
@@ -90,7 +95,7 @@ def gather(folder: Path, located: Located, *, run: Path | None, evaluation: Path
         report=report,
         status=status,
         data=_data(config),
-        base=None if from_nothing else _base(located, config, inputs),
+        base=None if from_nothing or untold else _base(located, config, inputs),
         from_nothing=from_nothing,
         weights={name: found for name, found in located.files.items() if name.endswith(WEIGHTS)},
         files={path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()},
