@@ -41,6 +41,14 @@ def trained(part: str, *, lora_r: int = 16, frozen_kept: bool = False) -> Traine
     raise ValueError(f"no count for train: {part}")
 
 
+def steps(
+    shape: Shape, counts: Sequence[Sequence[tuple[int, int]]], part: str, *, kept_from: int | None = None
+) -> float:
+    """Operations of a run; from step `kept_from` on, what the frozen layers give is known from an earlier epoch."""
+    known = len(counts) if kept_from is None else kept_from
+    return sum(step(shape, rows, trained(part, frozen_kept=number >= known)) for number, rows in enumerate(counts))
+
+
 def step(shape: Shape, rows: Sequence[tuple[int, int]], what: Trained) -> float:
     """Operations of one step over rows of (tokens, trained positions)."""
     tokens = sum(length for length, _ in rows)

@@ -34,7 +34,7 @@ def measure(job: Mapping[str, Any], clock: Clock) -> dict[str, Any]:
         freeze(model, job["shared"]["train"])
     losses: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        trainer = recorded(losses)[job["trainer"]](model, folder, work, job)
+        trainer = made(model, folder, work, job, losses)
         with clock:
             trainer.train()
     return {"losses": losses, "tokens": work.tokens}
@@ -77,33 +77,32 @@ def dataset(work: Work) -> Dataset:
     return Dataset.from_dict({"input_ids": rows, "labels": labels})
 
 
-def recorded(losses: list[float]) -> dict[str, Any]:
-    """The trainers by name, each noting the loss of every step."""
+def noting(trainer: Any, losses: list[float]) -> Any:
+    """The trainer's class, noting the loss of every step."""
 
-    class Sft(SFTTrainer):
+    class Noting(trainer):  # type: ignore[misc]
         def training_step(self, *args: Any, **kwargs: Any) -> Any:
             loss = super().training_step(*args, **kwargs)
             losses.append(float(loss))
             return loss
 
-    class Plain(Trainer):
-        def training_step(self, *args: Any, **kwargs: Any) -> Any:
-            loss = super().training_step(*args, **kwargs)
-            losses.append(float(loss))
-            return loss
+    return Noting
 
-    def sft(model: Any, folder: str, work: Work, job: Mapping[str, Any]) -> Any:
-        tokenizer = AutoTokenizer.from_pretrained(job["model"])
-        cfg = SFTConfig(max_length=job.get("max_length", 1024), **arguments(work, job, folder))
-        return Sft(model=model, args=cfg, train_dataset=dataset(work), processing_class=tokenizer)
 
-    def plain(model: Any, folder: str, work: Work, job: Mapping[str, Any]) -> Any:
-        tokenizer = AutoTokenizer.from_pretrained(job["model"])
-        cfg = TrainingArguments(**arguments(work, job, folder))
-        collate = DataCollatorForSeq2Seq(tokenizer)
-        return Plain(model=model, args=cfg, train_dataset=dataset(work), data_collator=collate)
+def recorded_sft(losses: list[float]) -> Any:
+    return noting(SFTTrainer, losses)
 
-    return {"trl": sft, "transformers": plain}
+
+def made(model: Any, folder: str, work: Work, job: Mapping[str, Any], losses: list[float]) -> Any:
+    """The trainer that the job names."""
+    given: dict[str, Any] = {"model": model, "train_dataset": dataset(work)}
+    tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    named = arguments(work, job, folder)
+    if job["trainer"] == "trl":
+        cfg = SFTConfig(**{"max_length": 1024, **named})
+        return noting(SFTTrainer, losses)(args=cfg, processing_class=tokenizer, **given)
+    cfg = TrainingArguments(**named)
+    return noting(Trainer, losses)(args=cfg, data_collator=DataCollatorForSeq2Seq(tokenizer), **given)
 
 
 if __name__ == "__main__":

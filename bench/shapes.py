@@ -42,8 +42,11 @@ SHAPES = {
 }
 
 
-def save(shape: Shape, folder: Path, *, seed: int = 0) -> None:
-    """A model folder in Hugging Face form, with a tokenizer of the shape's vocabulary."""
+def save(shape: Shape, folder: Path, *, seed: int = 0, lively: bool = False) -> None:
+    """A model folder in Hugging Face form, with a tokenizer of the shape's vocabulary.
+
+    Random weights with tied embeddings repeat the last token for ever; `lively` ones have larger layers and do not.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -61,7 +64,12 @@ def save(shape: Shape, folder: Path, *, seed: int = 0) -> None:
         pad_token_id=shape.vocabulary - 1,
     )
     torch.manual_seed(seed)
-    LlamaForCausalLM(config).float().save_pretrained(folder)
+    model = LlamaForCausalLM(config).float()
+    if lively:
+        with torch.no_grad():
+            for weight in model.model.layers.parameters():
+                weight.mul_(5 if weight.dim() > 1 else 1)
+    model.save_pretrained(folder)
     tokenizer(shape.vocabulary).save_pretrained(folder)
 
 

@@ -114,9 +114,7 @@ class Prompts:
             return cls(np.split(file["tokens"], file["ends"][:-1]), file["answers"].tolist())
 
 
-def prompts(
-    *, count: int, vocabulary: int, prompt: tuple[int, int], answer: tuple[int, int], seed: int = 0
-) -> Prompts:
+def prompts(*, count: int, vocabulary: int, prompt: tuple[int, int], answer: tuple[int, int], seed: int = 0) -> Prompts:
     """`prompt` and `answer` are the shortest and longest length, drawn uniformly."""
     random = np.random.default_rng(seed)
     sizes = random.integers(prompt[0], prompt[1] + 1, size=count)
