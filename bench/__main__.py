@@ -75,7 +75,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--tried", action="store_true", help="also the peers' other settings, once each")
     parser.add_argument("--results", default=str(RESULTS), help="folder of the results")
     parser.add_argument("--folder", default=None, help="where models and data are made (default: a temporary one)")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 class Bench:

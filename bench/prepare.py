@@ -23,6 +23,8 @@ from tomoni.engine.trained import choose
 from tomoni.settings.sft import Config
 from tomoni.world import bundled_world, tuning_questions
 
+END = "<|im_end|>"  # of a turn, in the bundled model's template
+
 
 def measure(job: Mapping[str, Any], clock: Clock) -> dict[str, Any]:
     with clock:
@@ -80,7 +82,7 @@ def _command(folder: Path, job: Mapping[str, Any]) -> None:
 def _rendered(tokenizer: Any, messages: Any) -> dict[str, str]:
     *asked, answer = messages
     prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-    return {"prompt": prompt, "completion": answer["content"] + tokenizer.eos_token}
+    return {"prompt": prompt, "completion": answer["content"] + END}
 
 
 def _write(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
