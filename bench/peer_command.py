@@ -38,7 +38,7 @@ def measure(job: Mapping[str, Any], clock: Clock) -> dict[str, Any]:
             train_sampling_strategy="sequential",  # the file is in the order in which ours takes it
             dataloader_pin_memory=False,
             report_to="none",
-            eos_token="<|im_end|>",  # as TRL's documentation says for templates that end a turn with it
+            eos_token="<|im_end|>",  # noqa: S106  as TRL's documentation says for templates that end a turn with it
             **shared,
         )
         data = load_dataset("json", data_files=str(folder / "theirs.jsonl"), split="train")

@@ -27,7 +27,9 @@ IGNORED = -100
 def measure(job: Mapping[str, Any], clock: Clock) -> dict[str, Any]:
     transformers.logging.set_verbosity_error()
     work = Work.load(Path(job["work"]))
-    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype="float32")
+    model = AutoModelForCausalLM.from_pretrained(
+        job["model"], dtype="float32", attn_implementation=job.get("attention", "sdpa")
+    )
     if job.get("adapter"):
         model = PeftModel.from_pretrained(model, job["adapter"], is_trainable=True)
     else:

@@ -29,6 +29,7 @@ class Side:
     script: str = ""
     job: Mapping[str, Any] = field(default_factory=dict)
     command: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def once(side: Side, pythons: Pythons, folder: Path, *, threads: int) -> Outcome
         if side.command:
             words = {"{python}": python, "{bin}": str(Path(python).parent), "{scratch}": str(scratch)}
             command = [_filled(word, words) for word in side.command]
-        whole, found = _timed(command, _environment(scratch, threads))
+        whole, found = _timed(command, {**_environment(scratch, threads), **side.environment})
         if outcome.exists():
             found |= json.loads(outcome.read_text(encoding="utf-8"))
         return {"whole_seconds": whole, **found}
@@ -129,7 +130,7 @@ def in_turn(
                 tell(f"  {side.name} failed: {error}")
                 continue
             found.setdefault(side.name, []).append(outcome)
-            tell(f"  {turn + 1}/{repeats} {side.name}: {outcome.get('seconds', outcome['whole_seconds']):.2f} s")
+            tell(f"  {turn + 1}/{repeats} {side.name}: {_seconds(outcome):.2f} s")
     return found, failed
 
 
@@ -144,7 +145,10 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     taken = given["seconds"] or given["whole_seconds"]
     medians |= {"fastest": min(taken), "slowest": max(taken), "runs": len(outcomes)}
     if "tokens" in outcomes[0]:
-        medians |= {"tokens": outcomes[0]["tokens"], "tokens_per_second": outcomes[0]["tokens"] / medians["seconds"]}
+        medians |= {
+            "tokens": outcomes[0]["tokens"],
+            "tokens_per_second": outcomes[0]["tokens"] / statistics.median(taken),
+        }
     if outcomes[0].get("losses"):
         losses = outcomes[0]["losses"]
         medians |= {"steps": len(losses), "first_loss": losses[0], "last_loss": losses[-1]}
@@ -165,7 +169,11 @@ def ratios(ours: Sequence[Outcome], peer: Sequence[Outcome]) -> dict[str, float]
 
 def _rate(outcome: Outcome) -> float:
     """Tokens a second; where none are counted, runs a second."""
-    return float(outcome.get("tokens", 1) / outcome.get("seconds", outcome["whole_seconds"]))
+    return float(outcome.get("tokens", 1) / _seconds(outcome))
+
+
+def _seconds(outcome: Outcome) -> float:
+    return float(outcome["seconds"] if "seconds" in outcome else outcome["whole_seconds"])
 
 
 @dataclass(frozen=True)

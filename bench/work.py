@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bench.lengths import stored
 
+STRETCH = 50  # batches; transformers takes fewer where the data is small, which would group less and slow the peers
 RESERVED = 259  # bytes and special tokens; the rows draw from the others
 
 
@@ -81,9 +82,9 @@ def instructions(
 
 
 def group_by_length(order: Sequence[int], lengths: Sequence[int], batch_size: int) -> list[int]:
-    """The order that transformers' `group_by_length` would make of a permutation: stretches of 50 batches (or a quarter
-    of the data, if that is less), each sorted by length, longest first, the longest row of all in front."""
-    stretch = max(1, min(len(order) // (4 * batch_size), 50)) * batch_size
+    """The order that transformers' `group_by_length` makes of a permutation in a large data set: stretches of 50
+    batches, each sorted by length, longest first, the longest row of all in front."""
+    stretch = STRETCH * batch_size
     parts = [
         sorted(order[start : start + stretch], key=lambda index: -lengths[index])
         for start in range(0, len(order), stretch)
