@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -54,9 +57,20 @@ def measure(job: Mapping[str, Any], clock: Clock) -> dict[str, Any]:
     losses = []
     with clock:
         engine = Engine(trained.model, trained=trained.parameters, cfg=cfg)
+        said = keep_frozen(engine, data, cfg)
         for report in sft.steps(engine, data, cfg, State()):  # type: ignore[arg-type]
             losses.append(report.stats["loss"].value)
-    return {"losses": losses, "tokens": work.tokens}
+    return {"losses": losses, "tokens": work.tokens, "said": said}
+
+
+def keep_frozen(engine: Engine, data: Given, cfg: Config) -> str | None:
+    """As a run does it where rows are seen again: outputs of frozen layers are computed once and kept on disk."""
+    if importlib.util.find_spec("tomoni.run.keeping") is None:
+        return None
+    keeping = importlib.import_module("tomoni.run.keeping")
+    datasets: Any = SimpleNamespace(train=data.items, looked_at=[], looked_at_is="training")
+    said: str | None = keeping.keep_frozen(cfg, engine, datasets, print)
+    return said
 
 
 if __name__ == "__main__":

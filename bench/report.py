@@ -22,7 +22,8 @@ Side by side with pinned peers on one machine. Written by `make bench` from `ben
 How it is measured: every side is a process of its own, and the sides take turns (A B A B …) so that a machine that
 becomes slower does so for all of them; figures are medians, ratios are medians of the ratios turn by turn. Seconds are
 of the work itself, whatever is compiled included; loading libraries, building the model and reading the data are not in
-them, except in whole commands. Tokens are real ones, padding is not counted. Compilers' caches are empty at the start of
+them, except in whole commands. CPU seconds are of all threads during the work: on a busy machine they tell waiting from
+computing. Tokens are real ones, padding is not counted. Compilers' caches are empty at the start of
 every process. Memory is the whole process's peak. The *floor* is what the step's matrix products would take at the
 measured rate of a large float32 product (`bench/floor.py` says what is counted); the share is floor over time.
 Two sides that train must have the same loss at every step (to 1e-3), two that sample the same answers (up to ties of
@@ -87,13 +88,23 @@ def _sides(result: Mapping[str, Any]) -> str:
                 name,
                 _number(side.get("tokens_per_second")),
                 f"{side.get('seconds', side['whole_seconds']):.2f} ({side['fastest']:.2f} to {side['slowest']:.2f})",
+                f"{side['cpu_seconds']:.2f}" if "cpu_seconds" in side else "",
                 f"{side['whole_seconds']:.1f}",
                 "" if share is None else f"{share:.0%}",
                 _gib(side["peak_bytes"]),
                 _gib(side.get("before_bytes")),
             )
         )
-    head = ("", "tokens/s", "seconds (least to most)", "whole process, s", "of the floor", "peak, GiB", "before, GiB")
+    head = (
+        "",
+        "tokens/s",
+        "seconds (least to most)",
+        "CPU seconds",
+        "whole process, s",
+        "of the floor",
+        "peak, GiB",
+        "before, GiB",
+    )
     return table(head, rows)
 
 

@@ -11,6 +11,7 @@ from bench import report
 SIDE = {
     "seconds": 2.0,
     "whole_seconds": 7.0,
+    "cpu_seconds": 3.5,
     "fastest": 1.5,
     "slowest": 2.5,
     "peak_bytes": 3 << 30,
@@ -61,7 +62,7 @@ def result(name: str = "some", **changes: Any) -> dict[str, Any]:
 
 def test_the_document_has_figures_goals_machine_and_commands() -> None:
     text = report.render([result()])
-    assert "| tomoni | 1,234 | 2.00 (1.50 to 2.50) | 7.0 | 25% | 3.00 | 1.00 |" in text
+    assert "| tomoni | 1,234 | 2.00 (1.50 to 2.50) | 3.50 | 7.0 | 25% | 3.00 | 1.00 |" in text
     assert "| Work some | tomoni : a peer | 3x, memory 0.5 | 2.50x | 0.30 |" in text
     assert "| tomoni : a peer | 2.50x | 2.40 to 2.60 | 0.30 | yes: largest difference of losses 1e-06 |" in text
     assert "a processor, 2 cores (2 threads used), avx2" in text
