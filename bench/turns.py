@@ -89,6 +89,7 @@ def _environment(scratch: Path, threads: int) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
         "TOMONI_CACHE": str(scratch / "tomoni"),
+        "XDG_CACHE_HOME": str(scratch / "cache"),
     }
 
 
