@@ -17,8 +17,12 @@ def open_plain(folder: Path) -> tuple[Any, Any]:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return model.eval(), tokenizer
+    return model.eval(), open_plain_tokenizer(folder)
+
+
+def open_plain_tokenizer(folder: Path) -> Any:
+    with quiet():
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def generate(model: Any, tokens: list[int], most: int) -> list[int]:

@@ -1,1 +1,1 @@
-"""A trained model in other programs' forms, and the proof that it is still the same model."""
+"""Models in other forms, each with a parity test after the change."""

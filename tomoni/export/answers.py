@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tomoni.records import Message
-from tomoni.rows import Int32
+from tomoni.rows import Float32, Int32
 
 KEPT = 256  # of the likeliest tokens at each place; together they hold nearly all of the probability
-
-Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +50,6 @@ class Reader(Protocol):
     def answers(self, prompts: Sequence[Int32], most: int) -> list[Answer]: ...
 
     def ends_at(self, token: int, tokens: Int32) -> bool: ...
-
-
-def greedy(logits_of: Callable[[Int32], Float32], tokens: Int32, most: int, ends: frozenset[int]) -> Answer:
-    """The likeliest token after another, by a function from int32 [T] to the logits [V] after the last of them."""
-    made: list[int] = []
-    ids, logprobs = [], []
-    while len(made) < most and not (made and made[-1] in ends):
-        logits_V = logits_of(np.concatenate([tokens, np.asarray(made, dtype=np.int32)]))
-        best, values = likeliest(logits_V)
-        made.append(int(best[0]))
-        ids.append(best)
-        logprobs.append(values)
-    finish: Literal["stop", "length"] = "stop" if made and made[-1] in ends else "length"
-    return Answer(np.asarray(made, dtype=np.int32), finish, np.stack(ids), np.stack(logprobs))
 
 
 def likeliest(logits_V: Float32) -> tuple[Int32, Float32]:

@@ -16,12 +16,13 @@ from typing import Any, Final
 
 from torch import Tensor
 
+from tomoni.engine.saving import TOKENIZER_ROOM
 from tomoni.errors import ModelError
 from tomoni.export import architectures, vocabulary
 from tomoni.export.vocabulary import Vocabulary
 
-# in the order of their size
-QUANTIZATIONS: Final = ("f32", "f16", "bf16", "q8_0", "q5_1", "q4_0")
+
+
 BLOCK: Final = 32  # numbers that share a scale in Q8_0, Q5_1 and Q4_0
 LARGEST_F16: Final = 65504.0
 ROOM: Final = 1 << 20  # for alignment and the numbers in the header
@@ -41,11 +42,10 @@ class Plan:
     notes: list[str] = field(default_factory=list)
 
 
-def plan_of(model: Any, tokenizer: Any, template: str, quantization: str, *, name: str = "model") -> Plan:
-    """Look at everything that can go wrong before anything is written. Raises ModelError: an architecture or a
-    tokenizer that the format cannot hold, what llama.cpp would compute otherwise, weights too large for F16."""
+def refuse(model: Any, tokenizer: Any) -> None:
+    """What can be said without looking at a weight. Raises ModelError for a missing package, an architecture, a detail
+    of it or a tokenizer that llama.cpp does not have."""
     _require_library()
-    assert quantization in QUANTIZATIONS
     config = model.config
     architectures.architecture_of(config)
     if refused := architectures.refusals(config):
@@ -53,6 +53,21 @@ def plan_of(model: Any, tokenizer: Any, template: str, quantization: str, *, nam
             f"llama.cpp would not compute what this {config.model_type} computes: " + "; ".join(refused),
             next_step="export it with --to hf or --to onnx",
         )
+    vocabulary.vocabulary_of(tokenizer, config.vocab_size)
+
+
+def largest_size(model: Any, quantization: str) -> int:
+    """Upper bound in bytes of the file: a form takes at most this many bits a number, what stays F16 included."""
+    bits = {"f32": 32, "f16": 16, "bf16": 16}.get(quantization, 16)
+    numbers = sum(weight.numel() for weight in model.parameters())
+    return numbers * bits // 8 + TOKENIZER_ROOM
+
+
+def plan_of(model: Any, tokenizer: Any, template: str, quantization: str, *, name: str = "model") -> Plan:
+    """Look at everything that can go wrong before anything is written. Raises ModelError: an architecture or a
+    tokenizer that the format cannot hold, what llama.cpp would compute otherwise, weights too large for F16."""
+    refuse(model, tokenizer)
+    config = model.config
     words = vocabulary.vocabulary_of(tokenizer, config.vocab_size)
     forms, size = {}, ROOM + sum(len(token) + 16 for token in words.tokens) * 3
     kept = []

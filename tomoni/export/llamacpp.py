@@ -42,12 +42,13 @@ def require_llamacpp() -> None:
 
 
 class LlamaCpp:
-    """One model in llama.cpp; a context manager. `exact_cache` keeps keys and values in float32 instead of float16.
+    """One model in llama.cpp; a context manager. `exact` keeps keys and values in float32
+    and attention plain, where llama.cpp by itself rounds both to float16.
 
     Raises ModelError where llama.cpp cannot load the file, with what it said.
     """
 
-    def __init__(self, path: Path, *, context: int = 0, threads: int = 2, exact_cache: bool = False) -> None:
+    def __init__(self, path: Path, *, context: int = 0, threads: int = 1, exact: bool = False) -> None:
         require_llamacpp()
         self.name = f"llama.cpp (xllamacpp {importlib.metadata.version('xllamacpp')})"
         self._said = tempfile.TemporaryFile()
@@ -60,7 +61,7 @@ class LlamaCpp:
             "path": str(path),
             "context": context,
             "threads": threads,
-            "exact_cache": exact_cache,
+            "exact": exact,
             "key": self._key,
         }
         self._address = self._start(settings, path)

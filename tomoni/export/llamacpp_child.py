@@ -27,7 +27,9 @@ def main() -> None:
     params.offline = True
     params.verbosity = 2
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = asked["threads"]
-    if asked["exact_cache"]:
+    params.cpuparams.poll = params.cpuparams_batch.poll = 0  # a busy machine has no core to wait on
+    if asked["exact"]:
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     server = xllamacpp.Server(params)
     print(json.dumps({"address": server.listening_address}), flush=True)
