@@ -128,7 +128,7 @@ def show(outcome: Outcome) -> None:
     from rich.table import Table
 
     found = outcome.parity
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, width=max(100, Console().width))
     table = Table(title=f"{found.form} in {found.program}, compared with tomoni", title_justify="left", box=None)
     table.add_column("", no_wrap=True)
     table.add_column("", justify="right", no_wrap=True)

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from tomoni.engine.checkpoint import commit, naming_disk, require_space
 from tomoni.engine.sampler import longest_row
-from tomoni.errors import ModelError, RunError
+from tomoni.errors import ModelError, RunError, counted
 from tomoni.evaluate.subject import Subject
 from tomoni.export import gguf, merged, modelfile, parity
 from tomoni.export.answers import Prompt, Reader
@@ -63,13 +63,17 @@ def export(subject: Subject, order: Order, say: Say = lambda text: None) -> Outc
     room = longest_row(subject.model)
     context = min(room or LONGEST_CONTEXT, LONGEST_CONTEXT)
     known = parity.answers_of(original, order.prompts, context=context)
+    dropped = len(order.prompts) - len(known)
+    too_long = (
+        [f"{counted(dropped, 'prompt')} too long for the context of {context} tokens, not compared"] if dropped else []
+    )
     model = merged.merged(subject)
     order.output.parent.mkdir(parents=True, exist_ok=True)
     with naming_disk(order.output, 0):
         work = Path(tempfile.mkdtemp(prefix=f".exporting-{order.output.name}-", dir=order.output.parent))
     try:
         say(f"writing {order.to} {order.quantization}")
-        notes = _write(subject, model, order, work)
+        notes = [*too_long, *_write(subject, model, order, work)]
         say("asking the exported model the same")
         with ExitStack() as opened:
             reader = _reader(opened, work, form, context, subject.weights)
@@ -94,7 +98,8 @@ def refuse(subject: Subject, order: Order) -> None:
 
             if reasons := onnx.refusals(_base(subject)):
                 raise ModelError(
-                    "ONNX cannot hold this model: " + "; ".join(reasons), next_step="export it with --to hf or --to gguf"
+                    "ONNX cannot hold this model: " + "; ".join(reasons),
+                    next_step="export it with --to hf or --to gguf",
                 )
     above = next(folder for folder in (order.output, *order.output.parents) if folder.exists())
     require_space(above, _bytes(subject, order))
@@ -105,7 +110,8 @@ def refuse_output(output: Path) -> None:
     for folder in (output, failed(output)):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunError(
-                f"{folder} exists and is not empty", next_step="choose another --output, or remove it if it is not needed"
+                f"{folder} exists and is not empty",
+                next_step="choose another --output, or remove it if it is not needed",
             )
 
 
@@ -243,6 +249,11 @@ def told(found: parity.Parity) -> str:
     lines += [f"- {problem}" for problem in found.problems]
     for one in found.differences:
         margin = "" if one.margin is None else f", margin {one.margin:g}"
-        lines += ["", f"## {one.kind}{margin}{', within the bound' if one.passed else ''}", "", f"prompt: {one.prompt!r}"]
+        lines += [
+            "",
+            f"## {one.kind}{margin}{', within the bound' if one.passed else ''}",
+            "",
+            f"prompt: {one.prompt!r}",
+        ]
         lines += [f"before: {one.before!r}", f"after:  {one.after!r}"]
     return "\n".join(lines) + "\n"

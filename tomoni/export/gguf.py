@@ -21,8 +21,6 @@ from tomoni.errors import ModelError
 from tomoni.export import architectures, vocabulary
 from tomoni.export.vocabulary import Vocabulary
 
-
-
 BLOCK: Final = 32  # numbers that share a scale in Q8_0, Q5_1 and Q4_0
 LARGEST_F16: Final = 65504.0
 ROOM: Final = 1 << 20  # for alignment and the numbers in the header

@@ -51,11 +51,15 @@ class LlamaCpp:
     def __init__(self, path: Path, *, context: int = 0, threads: int = 1, exact: bool = False) -> None:
         require_llamacpp()
         self.name = f"llama.cpp (xllamacpp {importlib.metadata.version('xllamacpp')})"
-        self._said = tempfile.TemporaryFile()
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
         self._key = secrets.token_hex(16)
         # -P: the folder of the script is no place to import from, its modules have names of libraries
         self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-P", str(CHILD)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True
+            [sys.executable, "-P", str(CHILD)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            text=True,
         )
         settings = {
             "path": str(path),
@@ -69,7 +73,9 @@ class LlamaCpp:
     def __enter__(self) -> LlamaCpp:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -85,12 +91,10 @@ class LlamaCpp:
         self._said.close()
 
     def _start(self, settings: Mapping[str, Any], path: Path) -> str:
-        assert self._process.stdin and self._process.stdout
         line = ""
         with suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(settings) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
+            print(json.dumps(settings), file=self._process.stdin, flush=True)
+            line = self._process.stdout.readline() if self._process.stdout else ""
         if not line.startswith("{"):
             said = self._last_words()
             self.close()
@@ -141,13 +145,14 @@ class LlamaCpp:
 
     def answers(self, prompts: Sequence[Int32], most: int) -> list[Answer]:
         """To each prompt, tokens int32 [T]: the likeliest tokens, one after another, at most `most`."""
-        return [_answer(self._complete(tokens, most, n_probs=KEPT)) for tokens in prompts]
+        return [_answer(self.complete(tokens, most, n_probs=KEPT)) for tokens in prompts]
 
     def ends_at(self, token: int, tokens: Int32) -> bool:
         """Whether an answer ends where this token comes; it is made the likeliest by force."""
-        return bool(self._complete(tokens, 3, logit_bias=[[token, 1e6]])["stop_type"] == "eos")
+        return bool(self.complete(tokens, 3, logit_bias=[[token, 1e6]])["stop_type"] == "eos")
 
-    def _complete(self, tokens: Sequence[int] | Int32, most: int, **more: Any) -> dict[str, Any]:
+    def complete(self, tokens: Sequence[int] | Int32, most: int, **more: Any) -> dict[str, Any]:
+        """llama.cpp's own reply (`/completion`) with the likeliest tokens after `tokens`, nothing drawn."""
         body = {
             "prompt": [int(token) for token in tokens],
             "n_predict": most,
@@ -162,7 +167,7 @@ class LlamaCpp:
 
 def _answer(said: Mapping[str, Any]) -> Answer:
     made = [int(token) for token in said["tokens"]]
-    told = said["completion_probabilities"]
+    told = said.get("completion_probabilities", [])
     rows = _places(made, [entry["id"] for entry in told])
     most = max((len(entry["top_logprobs"]) for entry in told), default=1)
     ids = np.full((len(made), most), -1, dtype=np.int32)

@@ -83,7 +83,8 @@ def pieces(render: Render) -> Pieces:
 
 def _not_of_pieces(why: str) -> ModelError:
     return ModelError(
-        "the chat template cannot be written as an Ollama template (a text before and after each message): " + why[:500],
+        "the chat template cannot be written as an Ollama template (a text before and after each message): "
+        + why[:500],
         next_step=NEXT_STEP,
     )
 
@@ -120,7 +121,7 @@ def _system(render: Render, user_before: str, mark: str) -> tuple[str, str] | No
 
 def _conversations(with_system: bool) -> list[tuple[list[Turn], bool]]:
     """Conversations other than those that the pieces were found with: of several turns, in two languages."""
-    texts = ("こんにちは。", "Hello! How are you?", "二行\nの文🙂", "1 + 1 = 2", "はい", "It's \"quoted\" {{ here }}.")
+    texts = ("こんにちは。", "Hello! How are you?", "二行\nの文🙂", "1 + 1 = 2", "はい", 'It\'s "quoted" {{ here }}.')
     turns = [_turn("user" if at % 2 == 0 else "assistant", text) for at, text in enumerate(texts)]
     made: list[tuple[list[Turn], bool]] = [(turns[:number], number % 2 == 1) for number in range(1, len(turns) + 1)]
     if with_system:
@@ -162,7 +163,9 @@ def _go(found: Pieces) -> str:
     opening = _say(found.opening)
     if found.system:
         before, after = found.system
-        opening = "{{- if .System }}" + _say(before) + "{{- .System }}" + _say(after) + "{{- else }}" + opening + "{{- end }}"
+        opening = (
+            "{{- if .System }}" + _say(before) + "{{- .System }}" + _say(after) + "{{- else }}" + opening + "{{- end }}"
+        )
     user, assistant = found.user, found.assistant
     template = (
         opening

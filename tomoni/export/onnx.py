@@ -77,9 +77,7 @@ def size_on_disk(model: PreTrainedModel, int8: bool = False) -> int:
     return 2 * whole + eight_bit  # the quantizer writes the float32 graph once more, with its shapes
 
 
-def write_onnx(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, int8: bool = False
-) -> Path:
+def write_onnx(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, int8: bool = False) -> Path:
     """Write FILE (and, for large models, its weights beside it), config, generation config and tokenizer into `folder`.
 
     The float32 graph is compared with the model on padded rows and with a cache before anything is rounded. Raises
@@ -226,7 +224,9 @@ class OnnxReader:
             raise ModelError("onnxruntime is not installed", next_step=TO_INSTALL) from problem
         path = folder / FILE
         if not path.is_file():
-            raise ModelError(f"{folder} holds no {FILE}", next_step="name a folder that `tomoni export --to onnx` wrote")
+            raise ModelError(
+                f"{folder} holds no {FILE}", next_step="name a folder that `tomoni export --to onnx` wrote"
+            )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
@@ -263,11 +263,7 @@ class OnnxReader:
     def step(self, tokens_NT: Int64, mask_NS: Int64, past: Past | None) -> tuple[Float32, Past]:
         """Logits [N, T, V] and what the next call takes as `past`. The mask covers past and present; None begins."""
         if past is None:
-            past = [
-                np.zeros((len(tokens_NT), heads, 0, size), dtype=np.float32) for heads, size in self._past.values()
-            ]
+            past = [np.zeros((len(tokens_NT), heads, 0, size), dtype=np.float32) for heads, size in self._past.values()]
         cache = dict(zip(self._past, past, strict=True))
-        logits_NTV, *present = self._session.run(
-            None, {"input_ids": tokens_NT, "attention_mask": mask_NS, **cache}
-        )
+        logits_NTV, *present = self._session.run(None, {"input_ids": tokens_NT, "attention_mask": mask_NS, **cache})
         return logits_NTV, present

@@ -37,17 +37,17 @@ class Bound:
 
 
 BOUNDS: Final = {
-    ("hf", "f32"): Bound(0.002, 1e-4),
-    ("hf", "f16"): Bound(0.05, 1e-3),
-    ("hf", "bf16"): Bound(0.25, 3e-3),
-    ("gguf", "f32"): Bound(0.002, 1e-4),
-    ("gguf", "f16"): Bound(0.05, 1e-3),
-    ("gguf", "bf16"): Bound(0.25, 3e-3),
-    ("gguf", "q8_0"): Bound(0.7, 3e-3),
-    ("gguf", "q5_1"): Bound(3.0, 0.03),
-    ("gguf", "q4_0"): Bound(5.0, 0.1),
-    ("onnx", "f32"): Bound(0.002, 1e-4),
-    ("onnx", "int8"): Bound(5.0, 0.1),
+    ("hf", "f32"): Bound(0.002, 1e-5),
+    ("hf", "f16"): Bound(0.05, 1e-4),
+    ("hf", "bf16"): Bound(0.25, 3e-4),
+    ("gguf", "f32"): Bound(0.002, 1e-5),
+    ("gguf", "f16"): Bound(0.05, 1e-4),
+    ("gguf", "bf16"): Bound(0.25, 3e-4),
+    ("gguf", "q8_0"): Bound(0.7, 1e-3),
+    ("gguf", "q5_1"): Bound(3.0, 0.01),
+    ("gguf", "q4_0"): Bound(5.0, 0.05),
+    ("onnx", "f32"): Bound(0.002, 1e-5),
+    ("onnx", "int8"): Bound(5.0, 0.05),
 }
 
 

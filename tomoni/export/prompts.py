@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from tomoni.errors import DataError
 from tomoni.export.answers import Prompt
@@ -68,9 +68,7 @@ def from_file(path: Path, most: int) -> list[Prompt]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the prompts in {path}: {error}", next_step="give a UTF-8 text file") from error
-    found = [
-        _of_line(line, f"{path} line {number}") for number, line in enumerate(lines, start=1) if line.strip()
-    ]
+    found = [_of_line(line, f"{path} line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
     if not found:
         raise DataError(f"{path} has no prompts", next_step="write one prompt a line")
     return found[:most]
@@ -81,7 +79,7 @@ def _of_line(line: str, where: str) -> Prompt:
         return Prompt(where, (Message("user", line.strip()),))
     try:
         turns = _turns(json.loads(line))
-        messages = tuple(Message(str(turn["role"]), str(turn["content"])) for turn in turns)
+        messages = tuple(Message(_role(turn["role"]), str(turn["content"])) for turn in turns)
         if not messages:
             raise ValueError("no messages")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -94,6 +92,14 @@ def _of_line(line: str, where: str) -> Prompt:
     if not messages:
         raise DataError(f"{where} has an answer and no question", next_step="give what the user said before it")
     return Prompt(where, messages)
+
+
+def _role(word: Any) -> Literal["system", "user", "assistant"]:
+    match word:
+        case "system" | "user" | "assistant":
+            return word  # type: ignore[no-any-return]
+        case _:
+            raise ValueError(f"the role {word!r} is none of system, user, assistant")
 
 
 def _turns(record: Any) -> list[Any]:
