@@ -36,9 +36,13 @@ class Traceable(nn.Module):
     past + T. Rows may be padded on either side. A layer with a sliding window keeps its whole past; the mask hides it.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, untie: bool = False) -> None:
+        """`untie` gives a head that is tied to the embeddings weights of its own, so that they can be rounded apart."""
         super().__init__()
         self.model = copy_for_tracing(model)
+        if untie:
+            head: Any = self.model.get_output_embeddings()
+            head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
         takes = inspect.signature(self.model.forward).parameters
         self.takes_positions = "position_ids" in takes or any(
             parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in takes.values()
@@ -104,6 +108,7 @@ def copy_for_tracing(model: PreTrainedModel) -> PreTrainedModel:
     if not plain:
         copied = copied.to("cpu", torch.float32)
     copied.config._attn_implementation = "eager"
+    copied.config._experts_implementation = "batched_mm"  # the others choose experts by loops over numbers
     return copied.eval()  # type: ignore[no-any-return]
 
 

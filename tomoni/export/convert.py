@@ -21,7 +21,7 @@ from tomoni.engine.checkpoint import commit, naming_disk, require_space
 from tomoni.engine.sampler import longest_row
 from tomoni.errors import ModelError, RunError, counted
 from tomoni.evaluate.subject import Subject
-from tomoni.export import gguf, merged, modelfile, parity
+from tomoni.export import card, gguf, merged, modelfile, parity
 from tomoni.export.answers import Prompt, Reader
 from tomoni.export.llamacpp import LlamaCpp, require_llamacpp
 from tomoni.export.readers import OnnxRuntime, Plain, Tomoni
@@ -217,6 +217,7 @@ def _finish(work: Path, order: Order, subject: Subject, found: parity.Parity, no
         "versions": versions(),
     }
     (work / "parity.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    card.write_card(work, located=subject.located, to=order.to, quantization=order.quantization)
     if not found.passed:
         (work / "WHAT-DIFFERS.md").write_text(told(found), encoding="utf-8")
     folder = order.output if found.passed else failed(order.output)

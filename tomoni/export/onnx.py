@@ -90,7 +90,7 @@ def write_onnx(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
     with _silence():
-        traceable = Traceable(model)
+        traceable = Traceable(model, untie=int8)
         _save(_graph(traceable), path)
         _compare(traceable, OnnxReader(folder))
         if int8:
@@ -153,19 +153,21 @@ def _round_to_int8(path: Path) -> None:
     VNNI) overflow in silence, and the same file would answer differently there."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    large = _beside(path).exists()
-    rounded = path.with_name("int8-" + FILE)
+    aside = path.parent / ".int8"
+    aside.mkdir()
     quantize_dynamic(
         str(path),
-        str(rounded),
+        str(aside / FILE),
         op_types_to_quantize=["MatMul", "Gemm"],
         per_channel=True,
         reduce_range=True,
         weight_type=QuantType.QInt8,
-        use_external_data_format=large,
+        use_external_data_format=_beside(path).exists(),
     )
     _beside(path).unlink(missing_ok=True)
-    rounded.replace(path)
+    for file in aside.iterdir():
+        file.replace(path.with_name(file.name))
+    aside.rmdir()
 
 
 def _beside(path: Path) -> Path:
