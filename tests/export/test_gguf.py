@@ -41,7 +41,9 @@ LINEAR = {"rope_type": "linear", "rope_theta": 5000.0, "factor": 2.0}
         ("gpt_neox", {"use_parallel_residual": False, "rotary_pct": 1.0}),
     ],
 )
-def test_llamacpp_gives_the_logprobs_of_transformers(tmp_path: Path, architecture: str, changes: dict[str, Any]) -> None:
+def test_llamacpp_gives_the_logprobs_of_transformers(
+    tmp_path: Path, architecture: str, changes: dict[str, Any]
+) -> None:
     model = models.model(architecture, **changes) if architecture in tiny.SHAPES else _qwen2(changes)
     models.written(tmp_path / "m.gguf", model, tiny.tokenizer())
     # gpt_neox: llama.cpp computes GELU by its approximation with tanh, from a table in float16
@@ -120,7 +122,9 @@ def test_a_finer_form_is_nearer_to_the_model(tmp_path: Path) -> None:
         ("qwen3", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}, "a sliding window only"),
     ],
 )
-def test_what_llamacpp_would_compute_otherwise_is_refused(architecture: str, changes: dict[str, Any], said: str) -> None:
+def test_what_llamacpp_would_compute_otherwise_is_refused(
+    architecture: str, changes: dict[str, Any], said: str
+) -> None:
     with pytest.raises(ModelError, match=said) as refused:
         gguf.refuse(tiny.model(architecture, **changes), tiny.tokenizer())
     assert "--to hf" in refused.value.next_step

@@ -19,6 +19,11 @@ PROMPT = Prompt("one", (Message("user", "やあ"),))
 LOGITS = np.array([[0.0, 3.0, 1.0, 2.0], [4.0, 0.0, 1.0, 1.5]], dtype=np.float32)
 
 
+def _moved(first: float = 0.0, second: float = 0.0) -> np.ndarray:
+    """Other logits of the first two tokens, at each place."""
+    return LOGITS + np.array([first, second, 0.0, 0.0], dtype=np.float32)
+
+
 def _answer(
     logits: Sequence[Sequence[float]] | np.ndarray = LOGITS,
     tokens: Sequence[int] | None = None,
@@ -78,7 +83,7 @@ def test_a_program_without_a_template_engine_is_not_blamed_for_its_text() -> Non
         (Program(_answer(), ending=False), "the token '</s>' does not end an answer"),
         (Program(_answer(finish="length")), "an answer does not end where it ended (on 1 of 1 prompts)"),
         (Program(_answer(LOGITS[:1], finish="length")), "an answer does not end where it ended (on 1 of 1 prompts)"),
-        (Program(_answer(LOGITS + [0.2, 0, 0, 0])), "logprobs differ by more than 0.05 (on 1 of 1 prompts)"),
+        (Program(_answer(_moved(0.2))), "logprobs differ by more than 0.05 (on 1 of 1 prompts)"),
     ],
 )
 def test_each_difference_fails_and_is_named(program: Program, problem: str) -> None:
@@ -119,12 +124,12 @@ def test_answers_that_part_where_the_model_was_sure_fail() -> None:
 
 
 def test_nothing_is_compared_behind_the_place_where_answers_part() -> None:
-    other = [LOGITS[0] + [0, -2, 0, 0], [-9.0, 9.0, -9.0, -9.0]]
+    other = [_moved(0, -2)[0], [-9.0, 9.0, -9.0, -9.0]]
     assert len(parity.distances(_answer(), _answer(other))[1]) == 1
 
 
 def test_a_mean_divergence_fails_though_every_logprob_is_within_its_bound() -> None:
-    moved = _compared(Program(_answer(LOGITS + [0, 0.05, 0, 0])))
+    moved = _compared(Program(_answer(_moved(0, 0.05))))
     assert moved.logprob < 0.05 and moved.divergence > 1e-4 and not moved.passed
     assert "diverge" in moved.problems[0]
 
@@ -141,6 +146,6 @@ def test_prompts_without_room_for_an_answer_are_left_out() -> None:
 
 
 def test_places_that_a_program_does_not_tell_are_left_out() -> None:
-    untold = _answer(LOGITS + [9, 0, 0, 0], tokens=[1, 0])
+    untold = _answer(_moved(9), tokens=[1, 0])
     untold.ids[0], untold.logprobs[0] = -1, -np.inf
     assert len(parity.distances(_answer(), untold)[1]) == 1

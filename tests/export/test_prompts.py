@@ -53,9 +53,7 @@ def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
 
 def test_prompts_of_records_are_what_stands_before_the_last_answer_evenly_spread() -> None:
     source = Source("a.jsonl", 1)
-    chats = [
-        Chat(str(at), source, (Message("user", f"q{at}"), Message("assistant", "a"))) for at in range(10)
-    ]
+    chats = [Chat(str(at), source, (Message("user", f"q{at}"), Message("assistant", "a"))) for at in range(10)]
     found = of_records([*chats, Text("t", source, "あ" * 100), Text("short", source, "a")], 5)
     assert [prompt.id for prompt in found] == ["0", "2", "4", "6", "8"]
     assert found[1].messages == (Message("user", "q2"),)

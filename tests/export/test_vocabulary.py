@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
-from tokenizers.processors import TemplateProcessing
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from tests import tiny
@@ -137,7 +136,7 @@ def test_a_tokenizer_without_an_end_is_refused() -> None:
 def test_rows_of_the_embeddings_without_a_token_are_unused() -> None:
     found = vocabulary_of(tiny.tokenizer(), tiny.VOCABULARY + 4)
     assert found.kinds[-4:] == (vocabulary.UNUSED,) * 4 and len(set(found.tokens)) == tiny.VOCABULARY + 4
-    assert found.kinds[: 256] == (vocabulary.NORMAL,) * 256
+    assert found.kinds[:256] == (vocabulary.NORMAL,) * 256
     assert found.kinds[256:260] == (vocabulary.CONTROL,) * 4
 
 

@@ -5,6 +5,7 @@ A folder that did not pass is kept under another name (`…-failed`), with what 
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import json
 import os
@@ -16,6 +17,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import torch
 
 from tomoni.engine.checkpoint import commit, naming_disk, require_space
 from tomoni.engine.sampler import longest_row
@@ -96,7 +99,7 @@ def refuse(subject: Subject, order: Order) -> None:
         case "onnx":
             from tomoni.export import onnx
 
-            if reasons := onnx.refusals(_base(subject)):
+            if reasons := onnx.refusals(without_weights(_base(subject))):
                 raise ModelError(
                     "ONNX cannot hold this model: " + "; ".join(reasons),
                     next_step="export it with --to hf or --to gguf",
@@ -122,6 +125,12 @@ def failed(output: Path) -> Path:
 def _base(subject: Subject) -> Any:
     """The model without an adapter around it."""
     return subject.model if subject.located.base is None else subject.model.get_base_model()
+
+
+def without_weights(model: Any) -> Any:
+    """The same architecture with nothing in it: no weights, no adapter's layers."""
+    with torch.device("meta"):
+        return type(model)(copy.deepcopy(model.config))
 
 
 def _bytes(subject: Subject, order: Order) -> int:
