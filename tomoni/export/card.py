@@ -106,8 +106,8 @@ def _summary(facts: Facts, to: str, quantization: str) -> list[str]:
 def _made_by(facts: Facts) -> str:
     method = facts.config.get("method")
     if facts.run is None:
-        of = f" on {code(facts.base.name)}" if facts.base else ""
-        return f"It was not exported from a run's folder{of}, so how it was made is unknown."
+        of = f" of {code(facts.base.name)}" if facts.base else ""
+        return f"It was made{of} without a run's folder, so how it was trained is unknown here."
     start = "from random weights" if facts.from_nothing else f"from {code(facts.base.name) if facts.base else UNKNOWN}"
     return f"It was made by {code(method)} {start}."
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import yaml
 
-from tomoni.engine.hub import Located
+from tomoni.engine.hub import BUNDLED, Located, locate
 
 RESULTS: Final = ("model", "adapter")  # where a run leaves what it trained
 WEIGHTS: Final = (".safetensors", ".gguf", ".onnx", ".data")
@@ -36,7 +36,8 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What the model was made from. `hub` is its name on a hub; `sha256` covers all its files."""
+    """What the model was made from, by tuning or by changing its form. `hub` is its name on a hub, `sha256` covers all
+    its files."""
 
     name: str
     hub: str | None = None
@@ -48,9 +49,12 @@ class Base:
 
 @dataclass(frozen=True)
 class Facts:
-    """`run` is the run's name; `config`, `inputs`, `report` and `status` are its files, empty where there are none. `base`
-    is None for a model that began with random weights, and where nothing is known. `weights` maps each weight file that
-    was exported to its SHA-256, `files` each file of the export to its bytes."""
+    """`run` is the run's name; `config`, `inputs`, `report` and `status` are its files, empty where there are none.
+
+    `base` is None for a model that began with random weights, and where it is not known; without a run it is the model
+    itself, or its adapter's. `weights` maps each weight file that was exported to its SHA-256, `files` each file of the
+    export to its bytes.
+    """
 
     name: str
     kind: str | None
@@ -81,6 +85,7 @@ def gather(folder: Path, located: Located, *, run: Path | None, evaluation: Path
         _json(run / f"{name}.json", unreadable) if run else {} for name in ("inputs", "report", "status")
     )
     from_nothing = bool(config) and config.get("model_name_or_path") is None
+    untold = run is not None and not config and located.base is None
     return Facts(
         name=run.resolve().name if run else short(located.name),
         kind=_text(_json(located.model.folder / "config.json", unreadable).get("model_type")),
@@ -90,13 +95,13 @@ def gather(folder: Path, located: Located, *, run: Path | None, evaluation: Path
         report=report,
         status=status,
         data=_data(config),
-        base=None if from_nothing else _base(located, config, inputs),
+        base=None if from_nothing or untold else _base(located, config, inputs),
         from_nothing=from_nothing,
         weights={name: found for name, found in located.files.items() if name.endswith(WEIGHTS)},
         files={path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()},
         parity=_json(folder / "parity.json", unreadable),
         evaluation=_json(evaluation, unreadable) if evaluation else {},
-        config_sha256=_sha256(run / "config.yaml") if run else None,
+        config_sha256=_sha256(str(run / "config.yaml")) if run else None,
         quarantined=_lines(run / "quarantine.jsonl") if run else 0,
         unreadable=tuple(unreadable),
     )
@@ -119,17 +124,17 @@ def short(name: str) -> str:
 def _data(config: Mapping[str, Any]) -> tuple[DataFile, ...]:
     named = [(name, "training") for name in _names(config.get("train_file"))]
     named += [(name, "held out") for name in _names(config.get("validation_file"))]
-    return tuple(DataFile(Path(name).name, use, _sha256(Path(name).expanduser())) for name, use in named)
+    return tuple(DataFile(Path(name).name, use, _sha256(name)) for name, use in named)
 
 
 def _names(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else [name for name in value or () if isinstance(name, str)]
 
 
-def _base(located: Located, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> Base | None:
+def _base(located: Located, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> Base:
     named = _text(config.get("model_name_or_path"))
     if named is None:
-        return _base_of_adapter(located)
+        return _as_located(located)
     model = inputs.get("model")
     known = model if isinstance(model, Mapping) else {}
     revision = _text(known.get("revision"))
@@ -144,23 +149,23 @@ def _base(located: Located, config: Mapping[str, Any], inputs: Mapping[str, Any]
     )
 
 
-def _base_of_adapter(located: Located) -> Base | None:
-    """Without a run an adapter still names its base; a whole model tells nothing of where it came from."""
-    base = located.base
-    if base is None:
-        return None
-    hub = base.name.split("@")[0] if base.revision else None
-    files = json.dumps(dict(base.files), sort_keys=True).encode()
-    return Base(short(base.name), hub, base.revision, hashlib.sha256(files).hexdigest(), *_said_in_card(base.folder))
+def _as_located(located: Located) -> Base:
+    """Without a run: an adapter names its base, and of a whole model only its form is changed."""
+    model = located.model
+    hub = model.name.split("@")[0] if model.revision else None
+    files = json.dumps(dict(model.files), sort_keys=True).encode()
+    return Base(short(model.name), hub, model.revision, hashlib.sha256(files).hexdigest(), *_said_in_card(model.folder))
 
 
 def _folder(named: str) -> Path | None:
     """Where a model lies that needs no network to be found."""
-    if named.startswith("bundled:"):
-        from tomoni.engine.hub import locate
-
+    kind, _, size = named.partition(":")
+    if kind == "bundled" and size in BUNDLED:
         return locate(named).folder
-    folder = Path(named).expanduser()
+    try:
+        folder = Path(named).expanduser()
+    except RuntimeError:  # of a user that there is not
+        return None
     return folder if folder.is_dir() else None
 
 
@@ -218,9 +223,13 @@ def _lines(path: Path) -> int:
         return 0
 
 
-def _sha256(path: Path) -> str | None:
+def _sha256(name: str) -> str | None:
+    """None for what is no readable file; a name in a config may be anything."""
     try:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            return None
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except (OSError, ValueError, RuntimeError):
         return None
