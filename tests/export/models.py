@@ -27,8 +27,15 @@ TEXTS = (
 )
 
 
-def written(path: Path, model: Any, tokenizer: Any, quantization: str = "f32", template: str = CHATML) -> gguf.Plan:
-    plan = gguf.plan_of(model, tokenizer, template, quantization)
+def written(
+    path: Path,
+    model: Any,
+    tokenizer: Any,
+    quantization: str = "f32",
+    template: str = CHATML,
+    chats: bool = True,
+) -> gguf.Plan:
+    plan = gguf.plan_of(model, tokenizer, template, quantization, chats=chats)
     gguf.write_gguf(plan, path)
     return plan
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from tokenizers import models as tokenizer_models
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from tests import tiny
+from tests.data import model_templates
 from tests.data import tokenizers as kinds
 from tests.export import models
+from tomoni.data.render import Renderer
 from tomoni.data.templates import CHATML
 from tomoni.data.vocabulary import SPECIAL_TOKENS, train_tokenizer
 from tomoni.errors import ModelError
@@ -21,7 +24,9 @@ from tomoni.evaluate.subject import open_subject
 from tomoni.export import vocabulary
 from tomoni.export.answers import Prompt
 from tomoni.export.llamacpp import LlamaCpp
+from tomoni.export.readers import written
 from tomoni.export.vocabulary import vocabulary_of
+from tomoni.records import Message
 
 WORDS = [*kinds.TEXTS, *models.TEXTS, "THEY'LL 1234567 ABCdef"] * 4
 
@@ -80,15 +85,47 @@ def test_the_bundled_tokenizer_has_the_split_of_gpt2(tmp_path: Path) -> None:
     assert vocabulary_of(subject.tokenizer, 2048).split == "gpt-2"
 
 
-@pytest.mark.parametrize("scheme", ["metaspace", "metaspace_always"])
-def test_sentencepiece_with_bytes_gives_the_same_tokens(tmp_path: Path, scheme: str) -> None:
-    tokenizer = kinds.tokenizer(scheme)
+def _sentencepiece(scheme: str) -> Any:
+    """As Llama 2's and Mistral's tokenizers come: a mark before the first word, before each text, or by a normalizer."""
+    from tokenizers import normalizers
+
+    tokenizer = copy.deepcopy(kinds.tokenizer("metaspace_always" if scheme == "always" else "metaspace"))
+    if scheme == "normalizer":
+        marks = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(marks)
+        tokenizer.backend_tokenizer.pre_tokenizer = None
+    return tokenizer
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "normalizer"])
+def test_sentencepiece_with_bytes_gives_the_same_tokens_of_texts(tmp_path: Path, scheme: str) -> None:
+    tokenizer = _sentencepiece(scheme)
     model = tiny.model("llama", vocab_size=len(tokenizer))
-    plan = models.written(tmp_path / "m.gguf", model, tokenizer)
+    plan = models.written(tmp_path / "m.gguf", model, tokenizer, chats=False)
     assert plan.vocabulary.model == "llama" and plan.vocabulary.adds_bos
     texts = ("the bc the 猫は猫", "a 🙂 がabc  the", "ＡＢＣ", "he bcbc the", "行\nの文")
     found = models.ids_in_llamacpp(tmp_path / "m.gguf", texts)
     assert [ids.tolist() for ids in found] == [tokenizer(text)["input_ids"] for text in texts]
+
+
+@pytest.mark.parametrize("template", [kinds.LLAMA2, model_templates.ZEPHYR])
+@pytest.mark.parametrize("scheme", ["first", "always", "normalizer"])
+def test_sentencepiece_with_bytes_gives_the_same_tokens_of_chats(tmp_path: Path, scheme: str, template: str) -> None:
+    """One template begins with the begin-of-text token, the other has none although the tokenizer would add it."""
+    tokenizer = _sentencepiece(scheme)
+    tokenizer.chat_template = template
+    render = Renderer(tokenizer)
+    model = tiny.model("llama", vocab_size=len(tokenizer))
+    if scheme == "first" and template == model_templates.ZEPHYR:  # a mark before the first text and before no other
+        with pytest.raises(ModelError, match="one way of putting ▁ in front of texts"):
+            vocabulary_of(tokenizer, len(tokenizer), template)
+        return
+    models.written(tmp_path / "m.gguf", model, tokenizer, template=template)
+    with LlamaCpp(tmp_path / "m.gguf", bos="<s>" if template == kinds.LLAMA2 else "") as program:
+        for content in ("the bc the", "abc 猫は 🙂", "行 the  he"):
+            prompt = Prompt("a", (Message("user", content),))
+            assert program.text(prompt) == written(tokenizer, None, prompt)
+            assert program.tokens(prompt).tolist() == render.prompt(prompt.messages).tolist()
 
 
 def test_a_unigram_tokenizer_is_refused_by_its_name() -> None:

@@ -69,21 +69,26 @@ def refusals(config: Any) -> list[str]:
 
 def notes(config: Any) -> list[str]:
     """What a user should know about the file that is written."""
-    window = _window(config)
-    if window is None or window >= config.max_position_embeddings:
+    context = context_of(config)
+    if context == config.max_position_embeddings:
         return []
     return [
-        f"the model looks back {window} tokens only (sliding window), which llama.cpp does not do for it: the context "
-        f"in the file is {window} tokens"
+        f"the model looks back {context} tokens only (sliding window), which llama.cpp does not do for it: the context "
+        f"in the file is {context} tokens"
     ]
+
+
+def context_of(config: Any) -> int:
+    """Tokens that the file says the model was made for."""
+    longest = int(config.max_position_embeddings)
+    return min(longest, _window(config) or longest)
 
 
 def describe(writer: Any, config: Any) -> None:
     """Write the architecture's numbers into a `GGUFWriter`."""
     heads = config.num_attention_heads
     head = getattr(config, "head_dim", None) or config.hidden_size // heads
-    window = _window(config)
-    writer.add_context_length(min(config.max_position_embeddings, window or config.max_position_embeddings))
+    writer.add_context_length(context_of(config))
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_feed_forward_length(config.intermediate_size)

@@ -24,10 +24,11 @@ from tomoni.engine.checkpoint import commit, naming_disk, require_space
 from tomoni.engine.sampler import longest_row
 from tomoni.errors import ModelError, RunError, counted
 from tomoni.evaluate.subject import Subject
-from tomoni.export import card, gguf, merged, modelfile, parity
+from tomoni.export import architectures, card, gguf, merged, modelfile, parity
 from tomoni.export.answers import Prompt, Reader
 from tomoni.export.llamacpp import LlamaCpp, require_llamacpp
-from tomoni.export.readers import OnnxRuntime, Plain, Tomoni
+from tomoni.export.readers import OnnxRuntime, Plain, Tomoni, written
+from tomoni.records import Message
 
 FAILED: Final = "-failed"
 LONGEST_CONTEXT: Final = 4096  # that llama.cpp makes room for while it is asked
@@ -61,25 +62,24 @@ def export(subject: Subject, order: Order, say: Say = lambda text: None) -> Outc
     room on the disk, an output that exists."""
     form = (order.to, order.quantization)
     refuse(subject, order)
+    chats = bool(subject.tokenizer.chat_template)
     original = Tomoni(subject)
     say(f"asking the model {len(order.prompts)} prompts ({order.prompts_are})")
-    room = longest_row(subject.model)
-    context = min(room or LONGEST_CONTEXT, LONGEST_CONTEXT)
-    known = parity.answers_of(original, order.prompts, context=context)
-    dropped = len(order.prompts) - len(known)
-    too_long = (
-        [f"{counted(dropped, 'prompt')} too long for the context of {context} tokens, not compared"] if dropped else []
-    )
+    context = _context(subject, order)
+    asked, notes = _askable(subject, order)
+    known = parity.answers_of(original, asked, context=context)
+    if dropped := len(asked) - len(known):
+        notes.append(f"{counted(dropped, 'prompt')} too long for the context of {context} tokens, not compared")
     model = merged.merged(subject)
     order.output.parent.mkdir(parents=True, exist_ok=True)
     with naming_disk(order.output, 0):
         work = Path(tempfile.mkdtemp(prefix=f".exporting-{order.output.name}-", dir=order.output.parent))
     try:
         say(f"writing {order.to} {order.quantization}")
-        notes = [*too_long, *_write(subject, model, order, work)]
+        notes += _write(subject, model, order, work, chats)
         say("asking the exported model the same")
         with ExitStack() as opened:
-            reader = _reader(opened, work, form, context, subject.weights)
+            reader = _reader(opened, work, form, context, subject)
             found = parity.compare(
                 known, reader, form, ends=_ends(subject), shown=lambda ids: str(subject.tokenizer.decode(ids.tolist()))
             )
@@ -95,7 +95,8 @@ def refuse(subject: Subject, order: Order) -> None:
     match order.to:
         case "gguf":
             require_llamacpp()
-            gguf.refuse(_base(subject), subject.tokenizer)
+            own = subject.renderer.template if subject.tokenizer.chat_template else None
+            gguf.refuse(_base(subject), subject.tokenizer, own)
         case "onnx":
             from tomoni.export import onnx
 
@@ -127,6 +128,27 @@ def _base(subject: Subject) -> Any:
     return subject.model if subject.located.base is None else subject.model.get_base_model()
 
 
+def _context(subject: Subject, order: Order) -> int:
+    """Tokens of a prompt and its answer that both programs can hold and that are worth the memory."""
+    own = longest_row(subject.model) or LONGEST_CONTEXT
+    held = architectures.context_of(_base(subject).config) if order.to == "gguf" else own
+    return min(own, held, LONGEST_CONTEXT)
+
+
+def _askable(subject: Subject, order: Order) -> tuple[list[Prompt], list[str]]:
+    """Prompts that mean the same everywhere. One that spells a control token is plain text in tomoni and is a control
+    token to every other program that tokenises a template's text."""
+    pattern = subject.renderer.encoder.pattern
+    kept = [
+        prompt
+        for prompt in order.prompts
+        if not (pattern and any(pattern.search(turn.content) for turn in prompt.messages))
+    ]
+    left = len(order.prompts) - len(kept)
+    said = "a control token spelt out in a prompt is read as one by other programs, as text by tomoni"
+    return kept, [f"{counted(left, 'prompt')} not compared: {said}"] if left else []
+
+
 def without_weights(model: Any) -> Any:
     """The same architecture with nothing in it: no weights, no adapter's layers."""
     with torch.device("meta"):
@@ -146,7 +168,7 @@ def _bytes(subject: Subject, order: Order) -> int:
             return onnx.size_on_disk(model, order.quantization == "int8")
 
 
-def _write(subject: Subject, model: Any, order: Order, work: Path) -> list[str]:
+def _write(subject: Subject, model: Any, order: Order, work: Path, chats: bool) -> list[str]:
     """Fill the folder; what a user should know about it."""
     template = subject.renderer.template
     subject.tokenizer.chat_template = template
@@ -160,7 +182,9 @@ def _write(subject: Subject, model: Any, order: Order, work: Path) -> list[str]:
             onnx.write_onnx(model, subject.tokenizer, work, int8=order.quantization == "int8")
             return []
         case _:
-            plan = gguf.plan_of(model, subject.tokenizer, template, order.quantization, name=_title(subject))
+            plan = gguf.plan_of(
+                model, subject.tokenizer, template, order.quantization, name=_title(subject), chats=chats
+            )
             path = work / gguf_name(order)
             gguf.write_gguf(plan, path)
             return [*plan.notes, *_write_modelfile(subject, model, path, plan)]
@@ -201,16 +225,26 @@ def _write_modelfile(subject: Subject, model: Any, path: Path, plan: gguf.Plan) 
     return []
 
 
-def _reader(opened: ExitStack, work: Path, form: tuple[str, str], context: int, weights: int) -> Reader:
+def _reader(opened: ExitStack, work: Path, form: tuple[str, str], context: int, subject: Subject) -> Reader:
     match form[0]:
         case "hf":
             return Plain(work)
         case "onnx":
             return OnnxRuntime(work)
         case _:
-            threads = 1 if weights < SMALL else os.cpu_count() or 1
+            threads = 1 if subject.weights < SMALL else os.cpu_count() or 1
+            bos = _bos(subject)
             path = work / f"model-{form[1]}.gguf"
-            return opened.enter_context(LlamaCpp(path, context=context, threads=threads, exact=form[1] == "f32"))
+            return opened.enter_context(
+                LlamaCpp(path, context=context, threads=threads, exact=form[1] == "f32", bos=bos)
+            )
+
+
+def _bos(subject: Subject) -> str:
+    """The begin-of-text token's text where a chat begins with it."""
+    bos = subject.tokenizer.bos_token
+    text = written(subject.tokenizer, subject.renderer.template, Prompt("", (Message("user", "?"),)))
+    return str(bos) if bos and text.startswith(bos) else ""
 
 
 def _ends(subject: Subject) -> dict[int, str]:

@@ -40,7 +40,7 @@ class Plan:
     notes: list[str] = field(default_factory=list)
 
 
-def refuse(model: Any, tokenizer: Any) -> None:
+def refuse(model: Any, tokenizer: Any, template: str | None = None) -> None:
     """What can be said without looking at a weight. Raises ModelError for a missing package, an architecture, a detail
     of it or a tokenizer that llama.cpp does not have."""
     _require_library()
@@ -51,7 +51,7 @@ def refuse(model: Any, tokenizer: Any) -> None:
             f"llama.cpp would not compute what this {config.model_type} computes: " + "; ".join(refused),
             next_step="export it with --to hf or --to onnx",
         )
-    vocabulary.vocabulary_of(tokenizer, config.vocab_size)
+    vocabulary.vocabulary_of(tokenizer, config.vocab_size, template)
 
 
 def largest_size(model: Any, quantization: str) -> int:
@@ -61,12 +61,16 @@ def largest_size(model: Any, quantization: str) -> int:
     return numbers * bits // 8 + TOKENIZER_ROOM
 
 
-def plan_of(model: Any, tokenizer: Any, template: str, quantization: str, *, name: str = "model") -> Plan:
+def plan_of(
+    model: Any, tokenizer: Any, template: str, quantization: str, *, name: str = "model", chats: bool = True
+) -> Plan:
     """Look at everything that can go wrong before anything is written. Raises ModelError: an architecture or a
-    tokenizer that the format cannot hold, what llama.cpp would compute otherwise, weights too large for F16."""
-    refuse(model, tokenizer)
+    tokenizer that the format cannot hold, what llama.cpp would compute otherwise, weights too large for F16.
+
+    Without `chats` the model continues plain texts, and the file says what stands before those."""
+    refuse(model, tokenizer, template if chats else None)
     config = model.config
-    words = vocabulary.vocabulary_of(tokenizer, config.vocab_size)
+    words = vocabulary.vocabulary_of(tokenizer, config.vocab_size, template if chats else None)
     forms, size = {}, ROOM + sum(len(token) + 16 for token in words.tokens) * 3
     kept = []
     for tensor, weight in architectures.tensors(model):

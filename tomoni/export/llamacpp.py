@@ -42,16 +42,18 @@ def require_llamacpp() -> None:
 
 
 class LlamaCpp:
-    """One model in llama.cpp; a context manager. `exact` keeps keys and values in float32
+    """One model in llama.cpp; a context manager. `bos` is the text of the begin-of-text token where it is put in front
+    of every prompt: llama.cpp takes it off the template's text, to add it as a token. `exact` keeps keys and values in float32
     and attention plain, where llama.cpp by itself rounds both to float16.
 
     Raises ModelError where llama.cpp cannot load the file, with what it said.
     """
 
-    def __init__(self, path: Path, *, context: int = 0, threads: int = 1, exact: bool = False) -> None:
+    def __init__(self, path: Path, *, context: int = 0, threads: int = 1, exact: bool = False, bos: str = "") -> None:
         require_llamacpp()
         self.name = f"llama.cpp (xllamacpp {importlib.metadata.version('xllamacpp')})"
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
+        self._bos = bos
         self._key = secrets.token_hex(16)
         # -P: the folder of the script is no place to import from, its modules have names of libraries
         self._process = subprocess.Popen(  # noqa: S603
@@ -135,12 +137,16 @@ class LlamaCpp:
         """The prompt as llama.cpp's own template engine writes it from the template in the file."""
         if prompt.text is not None:
             return prompt.text
+        return self._bos + self._without_bos(prompt)
+
+    def _without_bos(self, prompt: Prompt) -> str:
         body = {"messages": [{"role": turn.role, "content": turn.content} for turn in prompt.messages]}
         return str(self._ask("/apply-template", body)["prompt"])
 
     def tokens(self, prompt: Prompt) -> Int32:
         """int32 [T]: as its own tokenizer reads that text; control tokens are read out of a template's text only."""
-        body = {"content": self.text(prompt), "add_special": True, "parse_special": prompt.text is None}
+        text = self._without_bos(prompt) if prompt.text is None else prompt.text
+        body = {"content": text, "add_special": True, "parse_special": prompt.text is None}
         return np.asarray(self._ask("/tokenize", body)["tokens"], dtype=np.int32)
 
     def answers(self, prompts: Sequence[Int32], most: int) -> list[Answer]:

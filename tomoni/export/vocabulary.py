@@ -55,15 +55,18 @@ class Vocabulary:
     notes: tuple[str, ...] = ()
 
 
-def vocabulary_of(tokenizer: Any, size: int) -> Vocabulary:
-    """The tokenizer for a model with embeddings for `size` tokens. Raises ModelError, naming what it is, where
-    llama.cpp would turn the same text into other tokens."""
+def vocabulary_of(tokenizer: Any, size: int, template: str | None = None) -> Vocabulary:
+    """The tokenizer for a model with embeddings for `size` tokens. What stands at the begin of a text (a begin-of-text
+    token, a space) is set as it is for chats by `template`, or for plain texts where that is None.
+
+    Raises ModelError, naming what it is, where llama.cpp would turn the same text into other tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError("this tokenizer has no tokenizer.json, from which GGUF export reads it", next_step=NEXT_STEP)
     own = json.loads(backend.to_str())
-    eos, eot, ends_left = _ends(tokenizer)
+    eos, eot = _ends(tokenizer)
     encoder = Encoder(tokenizer)
+    chat = None if template is None else _chat(tokenizer, encoder, template)
     if encoder.bos and encoder.bos != (tokenizer.bos_token_id,):
         raise ModelError(
             f"the tokenizer puts the tokens {list(encoder.bos)} before a text; GGUF can hold one begin-of-text token",
@@ -77,13 +80,16 @@ def vocabulary_of(tokenizer: Any, size: int) -> Vocabulary:
         )
     steps = _steps(own.get("pre_tokenizer"))
     byte_level = any(step["type"] == "ByteLevel" for step in steps)
-    notes = list(ends_left)
+    notes: list[str] = []
     if byte_level:
         notes += _normalizer_notes(own)
         special: dict[str, Any] = {"model": "gpt2", "split": _split(steps, bool(own["model"].get("ignore_merges")))}
         special["merges"] = tuple(_merges(own)) or NO_MERGES
     else:
-        special = _sentencepiece(own, steps, size)
+        special = _sentencepiece(own, steps, size, chat)
+    adds_bos = bool(encoder.bos) if chat is None else chat.opening is not None and chat.opening == tokenizer.bos_token
+    if encoder.bos and not adds_bos:
+        notes.append("chats have no begin-of-text token, so llama.cpp puts none before plain texts either")
     tokens, kinds = _tokens(tokenizer, own, size, byte_level=byte_level)
     return Vocabulary(
         tokens=tokens,
@@ -93,7 +99,7 @@ def vocabulary_of(tokenizer: Any, size: int) -> Vocabulary:
         bos=tokenizer.bos_token_id,
         unknown=tokenizer.unk_token_id,
         pad=tokenizer.pad_token_id,
-        adds_bos=bool(encoder.bos),
+        adds_bos=adds_bos,
         notes=tuple(notes),
         **special,
     )
@@ -124,7 +130,7 @@ def write(writer: Any, vocabulary: Vocabulary, template: str) -> None:
     writer.add_chat_template(template)
 
 
-def _ends(tokenizer: Any) -> tuple[int, int | None, list[str]]:
+def _ends(tokenizer: Any) -> tuple[int, int | None]:
     """EOS, the end of a turn where it is another token."""
     ends = end_tokens(tokenizer)
     if not ends:
@@ -134,7 +140,23 @@ def _ends(tokenizer: Any) -> tuple[int, int | None, list[str]]:
         )
     eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else ends[0]
     others = [end for end in ends if end != eos]
-    return eos, (others[0] if others else None), []
+    return eos, (others[0] if others else None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chat:
+    """Whether a chat's text begins with a control token (`opening`, its text), and whether one comes `later`."""
+
+    opening: str | None
+    later: bool
+
+
+def _chat(tokenizer: Any, encoder: Encoder, template: str) -> _Chat:
+    turns = [{"role": "user", "content": "?"}]
+    text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, chat_template=template))
+    found = list(encoder.pattern.finditer(text)) if encoder.pattern else []
+    first = found[0].group() if found and found[0].start() == 0 else None
+    return _Chat(first, any(match.start() > 0 for match in found))
 
 
 def _steps(pre_tokenizer: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
@@ -195,18 +217,20 @@ def _merges(own: Mapping[str, Any]) -> list[str]:
     return [merge if isinstance(merge, str) else " ".join(merge) for merge in own["model"]["merges"]]
 
 
-def _sentencepiece(own: Mapping[str, Any], steps: list[Mapping[str, Any]], size: int) -> dict[str, Any]:
+def _sentencepiece(
+    own: Mapping[str, Any], steps: list[Mapping[str, Any]], size: int, chat: _Chat | None
+) -> dict[str, Any]:
     """SentencePiece's BPE in GGUF joins the pair whose token has the highest score; the first merge gets the highest.
 
     Raises ModelError where spaces are treated in another way than Llama 2's tokenizer does, or bytes are missing.
     """
     model = own["model"]
-    adds_space, known = _spaces(steps, _normalizers(own.get("normalizer")))
+    adds_space, known = _spaces(steps, _normalizers(own.get("normalizer")), chat)
     missing = [f"<0x{byte:02X}>" for byte in range(256) if f"<0x{byte:02X}>" not in model["vocab"]]
     if not known or missing or not model.get("byte_fallback"):
         raise ModelError(
-            "llama.cpp reads SentencePiece's BPE only with a token for every byte and ▁ for spaces, as Llama 2's; this "
-            f"one splits by {json.dumps(steps, ensure_ascii=False)} after {json.dumps(own.get('normalizer'))}",
+            "llama.cpp reads SentencePiece's BPE only with a token for every byte, ▁ for spaces and one way of putting ▁ "
+            f"in front of texts, as Llama 2's with its template; this one splits by {json.dumps(steps, ensure_ascii=False)} after {json.dumps(own.get('normalizer'))}",
             next_step=NEXT_STEP,
         )
     scores = [0.0] * size
@@ -217,10 +241,16 @@ def _sentencepiece(own: Mapping[str, Any], steps: list[Mapping[str, Any]], size:
     return {"model": "llama", "split": "default", "scores": tuple(scores), "adds_space": adds_space}
 
 
-def _spaces(steps: list[Mapping[str, Any]], normalizers: list[Mapping[str, Any]]) -> tuple[bool, bool]:
+def _spaces(
+    steps: list[Mapping[str, Any]], normalizers: list[Mapping[str, Any]], chat: _Chat | None
+) -> tuple[bool, bool]:
     """Whether a space is put before a text, and whether spaces are treated in a way that llama.cpp knows."""
     if [step["type"] for step in steps] == ["Metaspace"] and not normalizers:
-        return steps[0].get("prepend_scheme") != "never", steps[0].get("split") is False
+        scheme, whole = steps[0].get("prepend_scheme"), steps[0].get("split") is False
+        if scheme != "first" or chat is None:
+            return scheme != "never", whole
+        # at the begin of a text only, not behind control tokens; llama.cpp does it at both or at neither
+        return chat.opening is None, whole and (chat.opening is not None or not chat.later)
     kinds = [step["type"] for step in normalizers]
     return "Prepend" in kinds, not steps and kinds in (["Prepend", "Replace"], ["Replace"])
 
