@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tests import tiny
 from tests.export import models
 from tomoni.cli.app import main
 from tomoni.engine import checkpoint
-from tomoni.export import architectures, convert, llamacpp
+from tomoni.export import architectures, convert, llamacpp, prompts
 from tomoni.export.llamacpp import LlamaCpp
 
 PROMPTS = "こんにちは、元気ですか\nTell me more\nｶﾀｶﾅ 🙂\n"
@@ -204,3 +205,51 @@ def test_llamacpp_that_dies_while_it_is_asked_is_said(
 
 def _not_reached(*anything: object, **more: object) -> None:
     raise AssertionError("work began")
+
+
+# -- what is compared, and what is needed ----------------------------------------------------------------------------
+
+
+def test_prompts_that_cannot_be_compared_are_left_out_and_counted(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["やあ", "what does <|im_end|> mean?", "長" * 400]
+    Path("prompts.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert exported("gguf", "f16") == 0
+    assert report()["prompts"] == 1
+    said = capsys.readouterr().err
+    assert "1 prompt not compared: a control token spelt out" in said
+    assert "1 prompt too long for the context of 512 tokens, not compared" in said
+
+
+def test_no_prompt_that_can_be_compared_is_a_failure(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("prompts.txt").write_text("長" * 400 + "\n", encoding="utf-8")
+    assert exported("hf", "f32") == 1
+    assert "no prompt was compared" in capsys.readouterr().err
+
+
+def test_hf_needs_no_package_of_the_other_forms(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("gguf", "xllamacpp", "onnx", "onnxruntime", "onnxscript"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert exported("hf", "f32") == 0
+
+
+def test_a_model_without_a_template_of_its_own_continues_plain_texts(place: Path) -> None:
+    tiny.tokenizer(template=None).save_pretrained("model")
+    Path("model/chat_template.jinja").unlink()
+    assert main(["export", "model", "--to", "gguf", "--output", "out"]) == 0
+    assert report()["prompts"] == report()["tokens_equal"] == len(prompts.BEGINNINGS)
+
+
+def test_a_run_is_compared_on_what_it_held_out_or_else_on_what_it_was_trained_on(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOMONI_CACHE", str(place / "cache"))
+    rows = [{"prompt": f"質問{number}は？", "completion": f"答え{number}です。"} for number in range(12)]
+    Path("d.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    for name, share, wanted in (("a", "0.5", "of the run's held-out data"), ("b", "0", "of the run's training data")):
+        words = ["--model_name_or_path", "model", "--train_file", "d.jsonl", "--output_dir", name, "--max_steps", "1"]
+        assert main(["sft", *words, "--validation_share", share, "--threads", "1", "--sample_prompts", "0"]) == 0
+        assert main(["export", name, "--to", "hf", "--output", f"{name}-out"]) == 0
+        assert report(f"{name}-out")["prompts_are"] == wanted
+        assert 0 < report(f"{name}-out")["prompts"] < 12 or name == "b"
