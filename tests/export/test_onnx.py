@@ -1,4 +1,4 @@
-"""What onnxruntime computes from the exported file is what the model computes: at any length, batch, padding, with a cache."""
+"""What onnxruntime computes from the file is what the model computes: any length, batch and padding, with a cache."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A causal model as a function of tensors alone, for exporters that follow a computation: the cache goes in and comes out
-as tensors, positions and masks are computed from the attention mask."""
+"""A causal model as a function of tensors alone, for exporters that follow a computation: the cache goes in and comes
+out as tensors, positions and masks are computed from the attention mask."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class CacheShape:
 
 
 class Traceable(nn.Module):
-    """Call it with tokens int64 [N, T], a mask int64 [N, past + T] (1 where a token is) and per layer the keys and values
-    of what came before, float32 [N, heads, past, size]. Returns logits [N, T, V], then each layer's keys and values of
+    """Call it with tokens int64 [N, T], a mask int64 [N, past + T] (1 where a token is) and per layer the keys and
+    values of what came before, float32 [N, heads, past, size]. Returns logits [N, T, V], then each layer's keys and values of
     past + T. Rows may be padded on either side. A layer with a sliding window keeps its whole past; the mask hides it.
     """
 
@@ -97,8 +97,8 @@ def untraceable(model: PreTrainedModel) -> list[str]:
 
 
 def copy_for_tracing(model: PreTrainedModel) -> PreTrainedModel:
-    """The model with plain attention, in float32 and eval mode. The given one stays as it is; where it is float32 on the
-    CPU already the two share their weights."""
+    """The model with plain attention, in float32 and eval mode. The given one stays as it is; where it is float32 on
+    the CPU already the two share their weights."""
     tensors = [*model.parameters(), *model.buffers()]
     plain = all(tensor.device.type == "cpu" for tensor in tensors) and all(
         weight.dtype == torch.float32 for weight in model.parameters()

@@ -1,7 +1,7 @@
-"""The model card: README.md with the front matter that model hubs read, in English with a short Japanese summary. No torch.
+"""The model card: README.md with the front matter that model hubs read; English, with a summary in Japanese. No torch.
 
-It says what is known and "unknown" where nothing is. All text that comes from elsewhere (names of models and files, values
-of settings) stands in code spans, so that it stays text: no link, no heading, no markup, whatever it contains.
+It says what is known and "unknown" where nothing is. All text that comes from elsewhere (names of models and files,
+values of settings) stands in code spans, so that it stays text: no link, no heading, no markup, whatever it contains.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def write_card(
 ) -> Path:
     """Write README.md into `folder`, which holds the exported files, and parity.json where a parity test was made.
 
-    `to` is hf, gguf or onnx; `run` the folder of the run that made the model (found from `located` where it lies in one);
-    `evaluation` a file that `tomoni evaluate --json` wrote. Everything may be missing but the model.
+    `to` is hf, gguf or onnx; `run` the folder of the run that made the model (found from `located` where it lies in
+    one); `evaluation` a file that `tomoni evaluate --json` wrote. Everything may be missing but the model.
     """
     facts = gather(folder, located, run=run, evaluation=evaluation)
     path = folder / FILE

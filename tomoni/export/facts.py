@@ -1,4 +1,4 @@
-"""What is known of a model when its card is written: from the files of its run, of its base and of the export. No torch.
+"""What is known of a model when its card is written: from the files of its run, its base and the export. No torch.
 
 Everything may be missing. What is not known is None here and "unknown" on the card; nothing is guessed. File and model
 names are given without their folders, which belong to the machine and not to the model.
@@ -76,8 +76,8 @@ class Facts:
 
 
 def gather(folder: Path, located: Located, *, run: Path | None, evaluation: Path | None) -> Facts:
-    """`folder` is the export's, with parity.json where a parity test was made. `run` is found from `located` if not given;
-    `evaluation` is what `tomoni evaluate --json` wrote."""
+    """`folder` is the export's, with parity.json where a parity test was made. `run` is found from `located` if not
+    given; `evaluation` is what `tomoni evaluate --json` wrote."""
     run = run or run_of(located)
     unreadable: list[str] = []
     config = _yaml(run / "config.yaml", unreadable) if run else {}
