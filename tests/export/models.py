@@ -79,5 +79,7 @@ def model(architecture: str, **changes: Any) -> Any:
         torch.manual_seed(1)
         for name, weight in made.named_parameters():
             if weight.dim() == 1:
-                torch.nn.init.normal_(weight, mean=0.0 if name.endswith("bias") else 1.0, std=0.2)
+                torch.nn.init.normal_(
+                    weight, mean=0.0 if name.endswith("bias") or architecture.startswith("gemma") else 1.0, std=0.2
+                )
     return made

@@ -14,6 +14,11 @@ from tomoni.errors import ModelError
 from tomoni.export import gguf
 from tomoni.export.llamacpp import LlamaCpp
 
+GEMMA = {
+    "num_hidden_layers": 6,
+    "layer_types": ["sliding_attention"] * 5 + ["full_attention"],
+    "query_pre_attn_scalar": 8,
+}
 ROWS = [models.word(1, 3), models.word(2, 70)]
 LONG = [models.word(3, 200)]
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
@@ -37,6 +42,7 @@ LINEAR = {"rope_type": "linear", "rope_theta": 5000.0, "factor": 2.0}
         ("mistral", {"sliding_window": None}),
         ("qwen2", {"num_key_value_heads": 2, "tie_word_embeddings": True}),
         ("qwen3", {}),
+        ("gemma3_text", GEMMA),
         ("gpt_neox", {}),
         ("gpt_neox", {"use_parallel_residual": False, "rotary_pct": 1.0}),
     ],
@@ -44,10 +50,10 @@ LINEAR = {"rope_type": "linear", "rope_theta": 5000.0, "factor": 2.0}
 def test_llamacpp_gives_the_logprobs_of_transformers(
     tmp_path: Path, architecture: str, changes: dict[str, Any]
 ) -> None:
-    model = models.model(architecture, **changes) if architecture in tiny.SHAPES else _qwen2(changes)
+    model = _model(architecture, changes)
     models.written(tmp_path / "m.gguf", model, tiny.tokenizer())
-    # gpt_neox: llama.cpp computes GELU by its approximation with tanh, from a table in float16
-    bound = 5e-3 if architecture == "gpt_neox" else 5e-4
+    # llama.cpp computes GELU by its approximation with tanh, from a table in float16
+    bound = 5e-3 if architecture in ("gpt_neox", "gemma3_text") else 5e-4
     assert models.largest_difference(model, tmp_path / "m.gguf", ROWS) < bound
 
 
@@ -60,13 +66,11 @@ def test_scaled_rotary_embeddings_are_carried_over(tmp_path: Path, rope: dict[st
     assert models.largest_difference(plain, tmp_path / "m.gguf", LONG) > 5e-3  # so the scaling matters here
 
 
-def _qwen2(changes: dict[str, Any]) -> Any:
-    shapes = tiny.SHAPES | {"qwen2": {}}
-    original, tiny.SHAPES = tiny.SHAPES, shapes
-    try:
-        return models.model("qwen2", **changes)
-    finally:
-        tiny.SHAPES = original
+def _model(architecture: str, changes: dict[str, Any]) -> Any:
+    """Also of architectures that tests.tiny has no shape for."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(tiny.SHAPES, architecture, tiny.SHAPES.get(architecture, {}))
+        return models.model(architecture, **changes)
 
 
 def test_rows_that_do_not_divide_into_blocks_stay_f16_and_llamacpp_reads_them(tmp_path: Path) -> None:
@@ -115,7 +119,9 @@ def test_a_finer_form_is_nearer_to_the_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("architecture", "changes", "said"),
     [
-        ("gemma3_text", {}, "does not know the architecture 'gemma3_text'"),
+        ("gemma2", {}, "does not know the architecture 'gemma2'"),
+        ("gemma3_text", {"query_pre_attn_scalar": 8}, "are not five of every 6"),
+        ("gemma3_text", GEMMA | {"query_pre_attn_scalar": 256}, "scaled by 256, not by the head's size 8"),
         ("llama", {"hidden_act": "gelu"}, "its activation is 'gelu'"),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "'dynamic'"),
         ("qwen3", {"rope_parameters": LLAMA3}, "'llama3'"),
@@ -126,7 +132,7 @@ def test_what_llamacpp_would_compute_otherwise_is_refused(
     architecture: str, changes: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ModelError, match=said) as refused:
-        gguf.refuse(tiny.model(architecture, **changes), tiny.tokenizer())
+        gguf.refuse(_model(architecture, changes), tiny.tokenizer())
     assert "--to hf" in refused.value.next_step
 
 

@@ -86,7 +86,8 @@ def test_the_bundled_tokenizer_has_the_split_of_gpt2(tmp_path: Path) -> None:
 
 
 def _sentencepiece(scheme: str) -> Any:
-    """As Llama 2's and Mistral's tokenizers come: a mark before the first word, before each text, or by a normalizer."""
+    """As Llama 2's and Mistral's tokenizers come: a mark before the first word, before each text, or by a normalizer.
+    Gemma's puts none."""
     from tokenizers import normalizers
 
     tokenizer = copy.deepcopy(kinds.tokenizer("metaspace_always" if scheme == "always" else "metaspace"))
@@ -94,10 +95,13 @@ def _sentencepiece(scheme: str) -> Any:
         marks = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
         tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(marks)
         tokenizer.backend_tokenizer.pre_tokenizer = None
+    if scheme == "gemma":  # no mark in front, and a split at spaces of which none are left
+        tokenizer.backend_tokenizer.normalizer = normalizers.Replace(" ", "▁")
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     return tokenizer
 
 
-@pytest.mark.parametrize("scheme", ["first", "always", "normalizer"])
+@pytest.mark.parametrize("scheme", ["first", "always", "normalizer", "gemma"])
 def test_sentencepiece_with_bytes_gives_the_same_tokens_of_texts(tmp_path: Path, scheme: str) -> None:
     tokenizer = _sentencepiece(scheme)
     model = tiny.model("llama", vocab_size=len(tokenizer))
@@ -109,7 +113,7 @@ def test_sentencepiece_with_bytes_gives_the_same_tokens_of_texts(tmp_path: Path,
 
 
 @pytest.mark.parametrize("template", [kinds.LLAMA2, model_templates.ZEPHYR])
-@pytest.mark.parametrize("scheme", ["first", "always", "normalizer"])
+@pytest.mark.parametrize("scheme", ["first", "always", "normalizer", "gemma"])
 def test_sentencepiece_with_bytes_gives_the_same_tokens_of_chats(tmp_path: Path, scheme: str, template: str) -> None:
     """One template begins with the begin-of-text token, the other has none although the tokenizer would add it."""
     tokenizer = _sentencepiece(scheme)

@@ -33,8 +33,12 @@ KNOWN = {
     "mistral": Architecture("llama", paired_rope=True),
     "qwen2": Architecture("qwen2"),
     "qwen3": Architecture("qwen3"),
+    "gemma3_text": Architecture("gemma3"),
     "gpt_neox": Architecture("gptneox"),
 }
+# the last of these of every six layers of Gemma 3 looks at everything, the others at a window; llama.cpp is built so
+GEMMA_PERIOD = 6
+GELU = {"gelu", "gelu_fast", "gelu_new", "gelu_pytorch_tanh"}
 
 
 def architecture_of(config: Any) -> Architecture:
@@ -52,8 +56,8 @@ def architecture_of(config: Any) -> Architecture:
 def refusals(config: Any) -> list[str]:
     """What this model asks for that llama.cpp would compute otherwise; empty where nothing stands in the way."""
     found = []
-    activation = getattr(config, "hidden_act", "silu")
-    if activation not in ({"gelu", "gelu_fast", "gelu_new"} if config.model_type == "gpt_neox" else {"silu"}):
+    activation = getattr(config, "hidden_act", None) or getattr(config, "hidden_activation", "silu")
+    if activation not in (GELU if config.model_type in ("gpt_neox", "gemma3_text") else {"silu"}):
         found.append(f"its activation is {activation!r}; llama.cpp computes another for this architecture")
     kind = _rope(config).get("rope_type", "default")
     if kind not in ROPE_TYPES or (kind == "llama3" and KNOWN[config.model_type].name != "llama"):
@@ -62,8 +66,31 @@ def refusals(config: Any) -> list[str]:
         found.append("only a part of each head is rotated")
     if config.model_type in ("qwen2", "qwen3") and "sliding_attention" in (getattr(config, "layer_types", None) or ()):
         found.append("some of its layers look at a sliding window only")
+    if config.model_type == "gemma3_text":
+        found += _gemma_refusals(config)
     if config.model_type == "gpt_neox" and not getattr(config, "attention_bias", True):
         found.append("its attention has no biases")
+    return found
+
+
+def _gemma_refusals(config: Any) -> list[str]:
+    found = []
+    wanted = [
+        "full_attention" if (layer + 1) % GEMMA_PERIOD == 0 else "sliding_attention"
+        for layer in range(config.num_hidden_layers)
+    ]
+    if list(config.layer_types) != wanted:
+        found.append(f"its layers with a sliding window are not five of every {GEMMA_PERIOD}")
+    if config.query_pre_attn_scalar != config.head_dim:
+        found.append(
+            f"its queries are scaled by {config.query_pre_attn_scalar}, not by the head's size {config.head_dim}"
+        )
+    if config.final_logit_softcapping or config.attn_logit_softcapping:
+        found.append("its logits are capped")
+    if config.attention_bias or getattr(config, "use_bidirectional_attention", False):
+        found.append("its attention has biases or looks ahead")
+    if config.rope_parameters["sliding_attention"].get("rope_type", "default") != "default":
+        found.append("the rotary embedding of its layers with a window is scaled")
     return found
 
 
@@ -102,6 +129,9 @@ def describe(writer: Any, config: Any) -> None:
         writer.add_parallel_residual(config.use_parallel_residual)
     else:
         writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if config.model_type == "gemma3_text":
+        writer.add_sliding_window(config.sliding_window)
+        writer.add_rope_freq_base_swa(float(config.rope_parameters["sliding_attention"]["rope_theta"]))
     _describe_rope(writer, config, head)
 
 
@@ -149,6 +179,8 @@ def _arranged(name: str, weight: Tensor, config: Any, layout: Architecture) -> T
         return _neighbours(weight, heads)
     if layout.paired_rope and ".k_proj." in name:
         return _neighbours(weight, config.num_key_value_heads)
+    if config.model_type == "gemma3_text" and name.endswith("norm.weight"):
+        return weight + 1  # Gemma multiplies by one more than its weight
     if ".query_key_value." in name:  # head by head q, k, v; the file has all q, then all k, then all v
         each = weight.reshape(heads, 3, -1, *weight.shape[1:])
         return each.transpose(0, 1).reshape(weight.shape)
@@ -172,7 +204,8 @@ def _frequency_factors(model: Any) -> Tensor | None:
 
 
 def _rope(config: Any) -> dict[str, Any]:
-    return dict(getattr(config, "rope_parameters", None) or {})
+    found = dict(getattr(config, "rope_parameters", None) or {})
+    return dict(found["full_attention"]) if "full_attention" in found else found
 
 
 def _window(config: Any) -> int | None:

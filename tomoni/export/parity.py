@@ -40,7 +40,7 @@ BOUNDS: Final = {
     ("hf", "f32"): Bound(0.002, 1e-5),
     ("hf", "f16"): Bound(0.1, 1e-4),
     ("hf", "bf16"): Bound(0.5, 3e-4),
-    ("gguf", "f32"): Bound(0.002, 1e-5),
+    ("gguf", "f32"): Bound(0.01, 1e-5),
     ("gguf", "f16"): Bound(0.1, 1e-4),
     ("gguf", "bf16"): Bound(0.5, 3e-4),
     ("gguf", "q8_0"): Bound(0.7, 1e-3),

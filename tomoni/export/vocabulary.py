@@ -31,6 +31,7 @@ SPLITS: dict[tuple[tuple[str, ...], bool, bool], str] = {
 }
 # an empty list cannot be written, and llama.cpp wants one; nothing is ever spelt so, because words begin as single letters
 NO_MERGES = ("<|never|> <|never|>",)
+UNREACHED = -1e6  # the score of a token that no merge makes: all others come first
 NEXT_STEP = "export the model with --to hf or --to onnx, which keep the tokenizer as it is"
 
 
@@ -233,7 +234,9 @@ def _sentencepiece(
             f"in front of texts, as Llama 2's with its template; this one splits by {json.dumps(steps, ensure_ascii=False)} after {json.dumps(own.get('normalizer'))}",
             next_step=NEXT_STEP,
         )
-    scores = [0.0] * size
+    scores = [UNREACHED] * size
+    for text, index in model["vocab"].items():
+        scores[index] = 0.0 if len(text) == 1 else UNREACHED
     for rank, merge in reversed(list(enumerate(_merges(own)))):
         joined = model["vocab"].get("".join(merge.split(" ")))
         if joined is not None:
@@ -252,7 +255,9 @@ def _spaces(
         # at the begin of a text only, not behind control tokens; llama.cpp does it at both or at neither
         return chat.opening is None, whole and (chat.opening is not None or not chat.later)
     kinds = [step["type"] for step in normalizers]
-    return "Prepend" in kinds, not steps and kinds in (["Prepend", "Replace"], ["Replace"])
+    # Gemma's splits at spaces, of which none are left
+    harmless = [step for step in steps if step["type"] == "Split" and step["pattern"] == {"String": " "}]
+    return "Prepend" in kinds, steps == harmless and kinds in (["Prepend", "Replace"], ["Replace"])
 
 
 def _tokens(
