@@ -15,6 +15,8 @@ import contextlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -24,8 +26,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tomoni.engine.batch import MicroBatch, collate, counts, micro_batches
-from tomoni.engine.forward import Forward, ScoreHead, decoder_layers
+from tomoni.engine.forward import Forward, ScoreHead, decoder_layers, in_order
 from tomoni.engine.head import target_logprobs
+from tomoni.engine.lanes import added, deal, side_by_side
 from tomoni.engine.memory import fitting, naming_memory
 from tomoni.engine.setup import (
     EngineSettings,
@@ -77,7 +80,7 @@ class Engine:
         self.device = pick_device(cfg.device)
         self.model = model.to(self.device)
         self.autocast = in_bfloat16(cfg.dtype, self.device)
-        self.forward = Forward(model)
+        self.forward = Forward(model, own_type=not self.autocast, keep_no_activations=cfg.gradient_checkpointing)
         self.score_spec = score_head
         self.score: nn.Linear | None = None
         self.trained = dict(trained)
@@ -242,46 +245,70 @@ class Engine:
         count = counts(items)
         sums = Sums()
         self._training_mode()
+        self.forward.refresh()
         self.optimizer.zero_grad(set_to_none=True)
-        for index, batch in enumerate(self._batches(items, budget)):
-            terms, objective = self._objective(batch, loss, count, index)
-            objective.backward()
-            sums.add(terms)
+        lanes = deal(items, torch.get_num_threads()) if self.forward.flat is not None else []
+        if len(lanes) > 1:
+            self._in_lanes(lanes, loss, count, sums, budget)
+        else:
+            for index, batch in enumerate(self._batches(items, budget)):
+                terms, objective = self._objective(batch, loss, count, index)
+                objective.backward()
+                sums.add(terms)
         self._finite_loss = sums.finite
         self._step_ids = tuple(item.id for item in items)
         self._redo = lambda: self._nonfinite_items(items, loss)
         return sums.over(count)
+
+    def _in_lanes(
+        self, lanes: Sequence[Sequence[Item]], loss: Loss, count: Mapping[Unit, float], sums: Sums, budget: int
+    ) -> None:
+        """Each lane's own sums and gradients, then added in the lanes' order: no result depends on who was faster.
+        Nothing is drawn here, since `flat` stands for models without dropout only."""
+        weights = list(self.trained.values())
+
+        def work(items: Sequence[Item]) -> tuple[list[dict[str, Term]], list[Tensor | None]]:
+            found: list[dict[str, Term]] = []
+            gradients: list[Tensor | None] = [None] * len(weights)
+            for batch in self._batches(items, max(1, budget // len(lanes))):
+                terms = loss(self._outputs(batch), batch.rows)
+                added(gradients, torch.autograd.grad(_to_minimise(terms, count), weights, allow_unused=True))
+                found.append({name: replace(term, sum=term.sum.detach()) for name, term in terms.items()})
+            return found, gradients
+
+        totals: list[Tensor | None] = [None] * len(weights)
+        for found, gradients in side_by_side([partial(work, items) for items in lanes]):
+            for terms in found:
+                sums.add(terms)
+            added(totals, gradients)
+        for weight, gradient in zip(weights, totals, strict=True):
+            weight.grad = gradient
 
     def _objective(
         self, batch: MicroBatch, loss: Loss, count: Mapping[Unit, float], index: int
     ) -> tuple[dict[str, Term], Tensor]:
         with self._keyed_draws(index):
             terms = loss(self._outputs(batch), batch.rows)
-        parts = [
-            term.coefficient * term.sum / max(count[term.unit], 1e-30) for term in terms.values() if not term.metric
-        ]
-        return terms, torch.stack(parts).sum()
+        return terms, _to_minimise(terms, count)
 
     def _outputs(self, batch: MicroBatch) -> Outputs:
-        parts, states, pooled = [], [], []
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            for tile in batch.tiles:
-                before_head, hidden_NTD = self.forward.before_head(tile, with_hidden=self.score is not None)
-                parts.append(before_head.flatten(0, 1)[tile.source_Q])
-                if hidden_NTD is not None and self.score_spec is not None:
-                    states.append(hidden_NTD.flatten(0, 1)[tile.source_Q])
-                    pooled.append(_pool(hidden_NTD, tile.lengths_N.to(self.device), self.score_spec.pool))
+            before_head_P, hidden = self.forward.trained(batch, with_hidden=self.score is not None)
             logprobs_P, correct_P = target_logprobs(
-                self.forward.head,
-                _in_place(parts, batch),
-                batch.targets_P,
-                vocabulary=self.forward.vocabulary,
+                self.forward.head, before_head_P, batch.targets_P, vocabulary=self.forward.vocabulary
             )
         if self.score is None or self.score_spec is None:
             return Outputs(logprobs_P, correct_P)
         # in float32: two answers whose scores differ by less than bfloat16 can hold are not alike
         if self.score_spec.per == "token":
-            return Outputs(logprobs_P, correct_P, scores_P=self.score(_in_place(states, batch).float()))
+            states = [
+                hidden_NTD.flatten(0, 1)[tile.source_Q] for hidden_NTD, tile in zip(hidden, batch.tiles, strict=True)
+            ]
+            return Outputs(logprobs_P, correct_P, scores_P=self.score(in_order(states, batch).float()))
+        pooled = [
+            _pool(hidden_NTD, tile.lengths_N.to(self.device), self.score_spec.pool)
+            for hidden_NTD, tile in zip(hidden, batch.tiles, strict=True)
+        ]
         order = torch.tensor([index for tile in batch.tiles for index in tile.rows], device=self.device)
         return Outputs(logprobs_P, correct_P, scores_N=self.score(torch.cat(pooled)[torch.argsort(order)].float()))
 
@@ -313,6 +340,7 @@ class Engine:
     @contextlib.contextmanager
     def _looking(self) -> Iterator[None]:
         self.model.eval()
+        self.forward.refresh()
         with torch.no_grad():
             yield
 
@@ -387,13 +415,9 @@ def _pool(hidden_NTD: Tensor, lengths_N: Tensor, how: str) -> Tensor:
     return (hidden_NTD * mask_NT[..., None]).sum(1) / lengths_N[:, None]
 
 
-def _in_place(parts: Sequence[Tensor], batch: MicroBatch) -> Tensor:
-    """The tiles' trained positions in the micro-batch's flat order."""
-    stacked = torch.cat(list(parts))
-    if len(batch.tiles) == 1 and batch.tiles[0].rows == tuple(range(len(batch.tiles[0].rows))):
-        return stacked
-    places = torch.cat([tile.place_Q for tile in batch.tiles])
-    return stacked[torch.argsort(places)]
+def _to_minimise(terms: Mapping[str, Term], count: Mapping[Unit, float]) -> Tensor:
+    parts = [term.coefficient * term.sum / max(count[term.unit], 1e-30) for term in terms.values() if not term.metric]
+    return torch.stack(parts).sum()
 
 
 class Sums:

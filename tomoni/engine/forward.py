@@ -1,18 +1,23 @@
 """A transformers model seen as body and head, so that the head need only run where something is trained.
 
 Whether an architecture allows that (and needs no mask for right padding) is not assumed but tried once on a few
-tokens against the model's own forward pass; where it differs, the plain forward pass is used.
+tokens against the model's own forward pass; where it differs, the plain forward pass is used. The same holds for the
+decoder of our own that stands in for the body of Llama-like models on a CPU (`flat`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from tomoni.engine.batch import Tile
+from tomoni.engine import blueprint
+from tomoni.engine.batch import MicroBatch, Tile
+from tomoni.engine.flat import FlatDecoder
+from tomoni.engine.head import Head
 
 PROBE = 7  # tokens of the trial; enough to see a window, a shift or a scaled logit
 
@@ -28,9 +33,13 @@ class ScoreHead:
 
 class Forward:
     """`causal`: positions are predicted from the ones before. `split`: body and head run apart. `masked`: padding needs
-    an attention mask."""
+    an attention mask. `flat`: our own decoder, where the model is one that it can stand in for.
 
-    def __init__(self, model: nn.Module) -> None:
+    What runs in another type than the weights' (autocast) is not for `flat`; `refresh` comes before work with weights
+    that may have changed.
+    """
+
+    def __init__(self, model: nn.Module, *, own_type: bool = True, keep_no_activations: bool = False) -> None:
         self.model = model
         self.inner = without_adapter(model)
         config: Any = self.inner.config
@@ -39,30 +48,56 @@ class Forward:
         self.causal = _is_causal(self.inner)
         self.masked = not self.causal
         self.split = False
+        self.flat: FlatDecoder | None = None
         if not self.virtual_tokens:
-            self._try()
+            self._try(own_type, keep_no_activations)
+
+    @property
+    def head(self) -> Head:
+        """[Q, D] or what else comes `before_head` -> logits [Q, V]."""
+        head: Head = self.inner.get_output_embeddings() if self.split else _as_it_is
+        return head
+
+    def refresh(self) -> None:
+        if self.flat is not None:
+            self.flat.refresh()
 
     def hidden(self, tile: Tile) -> Tensor:
         """[N, T, D] after the last layer and its norm."""
-        hidden = self.before_head(tile, with_hidden=True)[1]
-        assert hidden is not None
+        (hidden,) = self.before_head([tile], with_hidden=True)[1]
         return hidden
 
-    def before_head(self, tile: Tile, *, with_hidden: bool) -> tuple[Tensor, Tensor | None]:
-        """What goes into `head`: hidden states [N, T, D] where the model is `split`, else the logits [N, T, V] of its
-        own forward pass; and the hidden states, where they are wanted or at hand."""
-        if self.split:
-            hidden: Tensor = self._body(tile.tokens_NT, **self._mask(tile))
-            return hidden, hidden
-        out = self.model(
-            input_ids=tile.tokens_NT, output_hidden_states=with_hidden, use_cache=False, **self._mask(tile)
-        )
-        width = tile.tokens_NT.shape[1]  # virtual tokens of prompt tuning stand in front
-        return out.logits[:, -width:], out.hidden_states[-1][:, -width:] if with_hidden else None
+    def trained(self, batch: MicroBatch, *, with_hidden: bool) -> tuple[Tensor, list[Tensor]]:
+        """What goes into `head` at the batch's trained positions, in their flat order P; and the tiles' hidden states
+        [N, T, D], where they are wanted."""
+        if self.flat is not None and not with_hidden and self.flat.fits(batch.tiles):
+            return self.flat.hidden(batch.tiles, at_P=_flat_sources(batch)), []
+        before_head, hidden = self.before_head(batch.tiles, with_hidden=with_hidden)
+        parts = [states.flatten(0, 1)[tile.source_Q] for states, tile in zip(before_head, batch.tiles, strict=True)]
+        return in_order(parts, batch), hidden
 
-    def head(self, before_head_Q: Tensor) -> Tensor:
-        """[Q, V]: logits of what `before_head` gave."""
-        return self.inner.get_output_embeddings()(before_head_Q) if self.split else before_head_Q
+    def before_head(self, tiles: Sequence[Tile], *, with_hidden: bool) -> tuple[list[Tensor], list[Tensor]]:
+        """Per tile what goes into `head`: hidden states [N, T, D] where the model is `split`, else the logits [N, T, V]
+        of its own forward pass; and the hidden states, where they are wanted."""
+        if self.split:
+            hidden = self._hidden(tiles)
+            return hidden, hidden if with_hidden else []
+        logits, states = [], []
+        for tile in tiles:
+            out = self.model(
+                input_ids=tile.tokens_NT, output_hidden_states=with_hidden, use_cache=False, **self._mask(tile)
+            )
+            width = tile.tokens_NT.shape[1]  # virtual tokens of prompt tuning stand in front
+            logits.append(out.logits[:, -width:])
+            if with_hidden:
+                states.append(out.hidden_states[-1][:, -width:])
+        return logits, states
+
+    def _hidden(self, tiles: Sequence[Tile]) -> list[Tensor]:
+        if self.flat is None or not self.flat.fits(tiles):
+            return [self._body(tile.tokens_NT, **self._mask(tile)) for tile in tiles]
+        parts = self.flat.hidden(tiles).split([tile.tokens_NT.numel() for tile in tiles])
+        return [part.unflatten(0, tuple(tile.tokens_NT.shape)) for part, tile in zip(parts, tiles, strict=True)]
 
     def _body(self, tokens_NT: Tensor, **mask: Tensor) -> Tensor:
         body = self.inner.base_model
@@ -78,7 +113,7 @@ class Forward:
         return {"attention_mask": mask.long().to(tile.tokens_NT.device), **extra}
 
     @torch.no_grad()
-    def _try(self) -> None:
+    def _try(self, own_type: bool, keep_no_activations: bool) -> None:
         was_training = self.model.training
         self.model.eval()
         device = next(self.model.parameters()).device
@@ -92,7 +127,45 @@ class Forward:
             self.split = split.shape == plain.shape and _same(split, plain)
         except (AttributeError, TypeError, RuntimeError):
             self.split = False  # no such parts in this architecture: the plain pass is always there
+        if self.split and own_type and not self.masked:
+            self._try_flat(tokens, keep_no_activations)
         self.model.train(was_training)
+
+    def _try_flat(self, tokens_NT: Tensor, keep_no_activations: bool) -> None:
+        weights = list(self.inner.parameters())
+        if any(weight.device.type != "cpu" or weight.dtype != torch.float32 for weight in weights):
+            return  # on an accelerator PyTorch's own kernels are the faster ones
+        plan = blueprint.read(self.inner)
+        if plan is None:
+            return
+        decoder = FlatDecoder(plan, keep_no_activations=keep_no_activations)
+        decoder.refresh()
+        rows, length = tokens_NT.shape
+        every = torch.arange(rows * length)
+        tile = Tile(tuple(range(rows)), tokens_NT, torch.full((rows,), length), None, every, every)
+        if _same(decoder.hidden([tile]).view(rows, length, -1), self._body(tokens_NT)):
+            self.flat = decoder
+
+
+def in_order(parts: Sequence[Tensor], batch: MicroBatch) -> Tensor:
+    """The tiles' trained positions in the micro-batch's flat order P."""
+    stacked = torch.cat(list(parts))
+    if len(batch.tiles) == 1 and batch.tiles[0].rows == tuple(range(len(batch.tiles[0].rows))):
+        return stacked
+    return stacked[torch.argsort(torch.cat([tile.place_Q for tile in batch.tiles]))]
+
+
+def _flat_sources(batch: MicroBatch) -> Tensor:
+    """int64 [P]: where among all tiles' tokens, one tile after another, each trained position is predicted from."""
+    starts = [0]
+    for tile in batch.tiles:
+        starts.append(starts[-1] + tile.tokens_NT.numel())
+    sources = [tile.source_Q + start for tile, start in zip(batch.tiles, starts, strict=False)]
+    return in_order(sources, batch)
+
+
+def _as_it_is(before_head_Q: Tensor) -> Tensor:
+    return before_head_Q
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

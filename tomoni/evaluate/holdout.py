@@ -76,16 +76,8 @@ def _measure(forward: Forward, items: Sequence[Item], tokens_at_once: int) -> He
 
 def _predictions(forward: Forward, batch: MicroBatch) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the targets, and whether they are the likeliest, at the batch's trained positions [P]."""
-    logprobs_P = torch.empty(len(batch.targets_P), device=batch.targets_P.device)
-    correct_P = torch.empty_like(logprobs_P)
-    for tile in batch.tiles:
-        before_head, _ = forward.before_head(tile, with_hidden=False)
-        at_Q = before_head.flatten(0, 1)[tile.source_Q]
-        targets_Q = batch.targets_P[tile.place_Q]
-        logprobs_P[tile.place_Q], correct_P[tile.place_Q] = target_logprobs(
-            forward.head, at_Q, targets_Q, vocabulary=forward.vocabulary
-        )
-    return logprobs_P, correct_P
+    before_head_P, _ = forward.trained(batch, with_hidden=False)
+    return target_logprobs(forward.head, before_head_P, batch.targets_P, vocabulary=forward.vocabulary)
 
 
 def difference(first: Held, second: Held) -> Interval:

@@ -1,0 +1,77 @@
+"""Parts of a step side by side, one core each.
+
+On a CPU a layer's many small operations waste time when all cores share each of them: every one ends with the cores
+waiting for the slowest, and where another process holds a core the others wait for it hundreds of times a step. So the
+items of a step are dealt out to as many lanes as there are cores, each lane computes its own with one core, and the
+lanes meet once, at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from tomoni.rows import Item
+
+# attention's share of a row's cost grows with its length; at this many tokens it is as large as all the rest
+ATTENTION_EVENS = 2048
+
+Result = TypeVar("Result")
+
+
+def deal(items: Sequence[Item], lanes: int) -> list[list[Item]]:
+    """The items in at most `lanes` parts of about equal cost, in the order of the items within each part; the same
+    items give the same parts. The costliest item first, each to the part that has least."""
+    costs = [_cost(item) for item in items]
+    sums = [0.0] * min(lanes, len(items))
+    parts: list[list[int]] = [[] for _ in sums]
+    for index in sorted(range(len(items)), key=lambda index: (-costs[index], index)):
+        least = sums.index(min(sums))
+        parts[least].append(index)
+        sums[least] += costs[index]
+    return [[items[index] for index in sorted(part)] for part in parts]
+
+
+def _cost(item: Item) -> float:
+    return sum(len(row) * (1 + len(row) / ATTENTION_EVENS) for row in item.rows)
+
+
+def side_by_side(work: Sequence[Callable[[], Result]]) -> list[Result]:
+    """The results of all pieces of work, each done by a thread of its own with its share of PyTorch's threads. All are
+    waited for, then the first error in order is raised."""
+    if len(work) == 1:
+        return [work[0]()]
+    threads = torch.get_num_threads()
+    share = max(1, threads // len(work))
+    with _threads_a_piece(share, threads), ThreadPoolExecutor(len(work), "lane") as pool:
+        futures = [pool.submit(_with_threads, share, piece) for piece in work]
+    return [future.result() for future in futures]
+
+
+def added(totals: list[Tensor | None], more: Sequence[Tensor | None]) -> None:
+    """Add gradients to `totals`, in place; None stands for none."""
+    for index, gradient in enumerate(more):
+        total = totals[index]
+        if total is None:
+            totals[index] = gradient
+        elif gradient is not None:
+            total.add_(gradient)
+
+
+def _with_threads(share: int, piece: Callable[[], Result]) -> Result:
+    torch.set_num_threads(share)  # OpenMP keeps the number for each thread by itself
+    return piece()
+
+
+@contextlib.contextmanager
+def _threads_a_piece(share: int, before: int) -> Iterator[None]:
+    torch.set_num_threads(share)  # MKL keeps one number for all
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
