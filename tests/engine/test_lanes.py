@@ -16,6 +16,7 @@ from tomoni import losses
 from tomoni.engine import lanes
 from tomoni.engine.engine import Engine
 from tomoni.engine.lanes import deal, how_many, side_by_side
+from tomoni.engine.trained import choose
 from tomoni.errors import Diverged
 from tomoni.rows import Item
 from tomoni.settings.sft import Config
@@ -74,6 +75,25 @@ def test_the_step_is_the_same_to_rounding_and_again_to_the_bit(threads: int, bud
     for name, gradient in gradients.items():
         torch.testing.assert_close(first[name], gradient, rtol=1e-4, atol=1e-6)
         assert torch.equal(first[name], second[name])
+
+
+def lora_weights(threads: int) -> dict[str, Tensor]:
+    """After three steps."""
+    cfg = Config(model_name_or_path="m", train_file="t", output_dir="o", train="lora", threads=threads)
+    chosen = choose(tiny.model(), cfg)
+    built = Engine(chosen.model, trained=chosen.parameters, cfg=cfg)
+    for number in range(3):
+        built.forward_backward(random_items(9, seed=number), losses.nll)
+        assert all(weight.grad is None or weight.grad.is_contiguous() for weight in built.trained.values())
+        built.optim_step(0.01)
+    return {name: weight.detach().clone() for name, weight in built.trained.items()}
+
+
+def test_an_adapter_learns_in_lanes_what_it_learns_in_one() -> None:
+    alone, dealt = lora_weights(1), lora_weights(3)
+    for name, weight in alone.items():
+        assert not torch.equal(weight, torch.zeros_like(weight)), name
+        torch.testing.assert_close(dealt[name], weight, rtol=1e-3, atol=1e-4)
 
 
 def test_an_item_that_diverges_is_named_though_it_ran_in_a_lane() -> None:

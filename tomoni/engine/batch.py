@@ -76,8 +76,8 @@ def micro_batches(items: Sequence[Item], budget: int) -> Iterator[tuple[Item, ..
         yield tuple(group)
 
 
-def rectangles(lengths: Sequence[int], limit: int) -> list[list[int]]:
-    """Row indices grouped so that padding plus `RECTANGLE_COST` a group is least; each at most `limit` tokens.
+def rectangles(lengths: Sequence[int], limit: int, cost: int = RECTANGLE_COST) -> list[list[int]]:
+    """Row indices grouped so that padding plus `cost` a group is least; each at most `limit` tokens.
 
     Rows in order of length; the best cut of the first j distinct lengths extends the best cut of the first i < j.
     """
@@ -89,8 +89,8 @@ def rectangles(lengths: Sequence[int], limit: int) -> list[list[int]]:
     for j in range(1, len(values) + 1):
         for i in range(j - 1, -1, -1):
             padded = int(values[j - 1]) * (ends[j - 1] - int(starts[i]))
-            if best[i] + padded + RECTANGLE_COST < best[j]:
-                best[j], cut[j] = best[i] + padded + RECTANGLE_COST, i
+            if best[i] + padded + cost < best[j]:
+                best[j], cut[j] = best[i] + padded + cost, i
     groups: list[list[int]] = []
     j = len(values)
     while j > 0:
@@ -101,14 +101,17 @@ def rectangles(lengths: Sequence[int], limit: int) -> list[list[int]]:
     return groups
 
 
-def collate(items: Sequence[Item], *, causal: bool, limit: int, device: torch.device) -> MicroBatch:
-    """A micro-batch on the device. Causal rows predict position i from i - 1, others from i itself."""
+def collate(
+    items: Sequence[Item], *, causal: bool, limit: int, device: torch.device, cost: int = RECTANGLE_COST
+) -> MicroBatch:
+    """A micro-batch on the device. Causal rows predict position i from i - 1, others from i itself. `cost` is that of
+    one more rectangle, in tokens."""
     rows = [row for item in items for row in item.rows]
     trained = [np.flatnonzero(row.weights) for row in rows]
     starts = np.concatenate([[0], np.cumsum([len(places) for places in trained])])
     tiles = tuple(
         _tile(group, rows, trained, starts, causal=causal, device=device)
-        for group in rectangles([len(row) for row in rows], limit)
+        for group in rectangles([len(row) for row in rows], limit, cost)
     )
     targets = [
         (row.tokens if row.targets is None else row.targets)[places] for row, places in zip(rows, trained, strict=True)

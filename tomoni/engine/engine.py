@@ -318,7 +318,9 @@ class Engine:
             yield self._collate(group, budget)
 
     def _collate(self, items: Sequence[Item], budget: int) -> MicroBatch:
-        return collate(items, causal=self.forward.causal, limit=budget, device=self.device)
+        return collate(
+            items, causal=self.forward.causal, limit=budget, device=self.device, cost=self.forward.rectangle_cost
+        )
 
     def _per_row(
         self, items: Sequence[Item], read: Callable[[MicroBatch, Outputs], Sequence[Float32]]

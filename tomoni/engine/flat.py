@@ -17,6 +17,9 @@ from tomoni.engine.batch import Tile
 from tomoni.engine.blueprint import Blueprint, Layer
 from tomoni.engine.fused import Attention, Mlp, NormProject, ProjectAdd, Rectangle, RmsNorm, Rotate
 
+# what one more rectangle costs, in tokens: only attention runs over rectangles here
+RECTANGLE_COST = 24
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:

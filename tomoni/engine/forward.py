@@ -14,8 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tomoni.engine import blueprint
-from tomoni.engine.batch import MicroBatch, Tile
+from tomoni.engine import blueprint, flat
+from tomoni.engine.batch import RECTANGLE_COST, MicroBatch, Tile
 from tomoni.engine.flat import FlatDecoder
 from tomoni.engine.head import Head
 
@@ -57,6 +57,11 @@ class Forward:
         """[Q, D] or what else comes `before_head` -> logits [Q, V]."""
         head: Head = self.inner.get_output_embeddings() if self.split else _as_it_is
         return head
+
+    @property
+    def rectangle_cost(self) -> int:
+        """Of one more rectangle in a micro-batch, in tokens."""
+        return RECTANGLE_COST if self.flat is None else flat.RECTANGLE_COST
 
     def refresh(self) -> None:
         if self.flat is not None:

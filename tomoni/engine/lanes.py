@@ -22,7 +22,7 @@ from tomoni.rows import Item
 ATTENTION_EVENS = 2048
 
 # a lane with fewer tokens spends its time in Python, which its neighbours need too: all cores share its products then
-TOKENS_A_LANE = 1024
+TOKENS_A_LANE = 600
 
 Result = TypeVar("Result")
 
@@ -63,11 +63,14 @@ def side_by_side(work: Sequence[Callable[[], Result]]) -> list[Result]:
 
 
 def added(totals: list[Tensor | None], more: Sequence[Tensor | None]) -> None:
-    """Add gradients to `totals`, in place; None stands for none."""
+    """Add gradients to `totals`, in place; None stands for none.
+
+    They are laid out row by row, as the weights are: the fused optimizer reads both by their place in memory.
+    """
     for index, gradient in enumerate(more):
         total = totals[index]
         if total is None:
-            totals[index] = gradient
+            totals[index] = None if gradient is None else gradient.contiguous()
         elif gradient is not None:
             total.add_(gradient)
 
