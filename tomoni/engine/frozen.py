@@ -120,7 +120,7 @@ class Below:
         self._device = next(forward.model.parameters()).device
         self._dtype = torch.float32  # of the states inside the model
         self._parts = 0  # of what the model's layers give
-        self._said_too_large = False
+        self._said: set[str] = set()
         self.works = cut > 0 and self._try()
 
     def fill(self, batch: MicroBatch) -> MicroBatch:
@@ -130,7 +130,7 @@ class Below:
         rows = [row for item in batch.items for row in item.rows]
         tiles = tuple(self._filled(tile, [rows[index] for index in tile.rows]) for tile in batch.tiles)
         if self.kept is not None and self.kept.trouble is not None:
-            self._say(self.kept.trouble)
+            self._say_once(self.kept.trouble)
             self.kept.trouble = None
         return replace(batch, tiles=tiles)
 
@@ -155,6 +155,10 @@ class Below:
     @property
     def width(self) -> int:
         return int(self.forward.inner.config.get_text_config().hidden_size)
+
+    def bytes_needed(self, tokens: int) -> int:
+        """Of the states of so many tokens."""
+        return tokens * self.width * (2 if self.half else 4)
 
     # -- computing ---------------------------------------------------------------------------------------------------
 
@@ -214,11 +218,16 @@ class Below:
         if self.kept is None:
             return
         if self.half and not self._fits_half(states_TD):
-            if not self._said_too_large:
-                self._say("keep_frozen: float16 cannot hold some rows' states; those rows are computed again each time")
-            self._said_too_large = True
+            self._say_once(
+                "float16 cannot hold some rows' states; the frozen layers compute those rows again each time"
+            )
             return
         self.kept.put(key, states_TD.float().cpu().numpy())
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._say(text)
 
     @staticmethod
     def _fits_half(states_TD: Tensor) -> bool:
