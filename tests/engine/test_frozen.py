@@ -262,22 +262,24 @@ def test_trained_layers_draw_the_same_with_and_without(tmp_path: Path) -> None:
 # -- to the bit ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
-@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(
+    ("architecture", "half", "threads"),
+    [("llama", False, 1), ("llama", True, 1), ("gpt_neox", False, 1), ("llama", False, 2), ("gpt_neox", False, 2)],
+)
 def test_weights_do_not_depend_on_who_filled_the_store_and_when(
-    architecture: str, threads: int, half: bool, tmp_path: Path
+    architecture: str, half: bool, threads: int, tmp_path: Path
 ) -> None:
     """Not on looking first (other rows beside each other), not on a store of another run, on none, or on a full one."""
     items = random_items(10)
+    stores = [("new", 10**9), ("looked", 10**9), ("new", 10**9), ("no room", 0), ("little room", 9000)]
     found = []
-    for name, room in (("new", 10**9), ("looked", 10**9), ("new", 10**9), ("no room", 0), ("little room", 9000)):
+    for name, room in stores if threads == 1 else stores[:2]:
         engine = part(model(architecture), "top:2", threads=threads)
         keeping(engine, tmp_path / name, room=room, half=half)
         if name == "looked":
             engine.evaluate(items[::-1], losses.nll)
             engine.logprobs(items[3:5])
-        found.append(updates(engine, 5, items))
+        found.append(updates(engine, 5 if threads == 1 else 3, items))
     for other in found[1:]:
         assert_identical(found[0], other)
 
