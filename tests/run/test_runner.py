@@ -470,7 +470,7 @@ def test_the_best_checkpoint_is_kept_and_pointed_to(tmp_path: Path) -> None:
             eval_steps=2,
             save_steps=5,
             save_total_limit=1,
-            learning_rate=0.1,
+            learning_rate=1.0,
             lr_scheduler_type="constant",
             max_steps=24,
         )
@@ -491,7 +491,7 @@ def test_on_request_the_result_holds_the_best_weights_and_else_the_last(tmp_path
         cfg = jobs.config(
             folder,
             eval_steps=2,
-            learning_rate=0.1,
+            learning_rate=1.0,
             lr_scheduler_type="constant",
             max_steps=24,
             load_best_model_at_end=load_best,

@@ -15,6 +15,8 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
+# rotations that do not depend on how long the longest row is
+ROTATIONS = frozenset({"default", "linear", "llama3", "yarn"})
 FAMILY = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
 
 
@@ -33,7 +35,9 @@ class Projection:
             (name,) = module.active_adapters
             base: Any = module.get_base_layer()
             self._base = base
-            self._lora = (module.lora_A[name].weight, module.lora_B[name].weight)
+            down: Any = module.lora_A[name]
+            up: Any = module.lora_B[name]
+            self._lora = (down.weight, up.weight)
             self._scale = float(module.scaling[name])
 
     @property
@@ -129,9 +133,7 @@ class Projections:
         found[::2] = downs
         return found
 
-    def _one_by_one(
-        self, input_NI: Tensor, outputs: Sequence[Tensor], needed: Sequence[bool]
-    ) -> list[Tensor | None]:
+    def _one_by_one(self, input_NI: Tensor, outputs: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor | None]:
         found: list[Tensor | None] = []
         for part, output_NO in zip(self.parts, outputs, strict=True):
             own = needed[len(found) : len(found) + len(part.leaves)]
@@ -209,7 +211,8 @@ def read(inner: Any) -> Blueprint | None:
         return None
     config = inner.config
     body = inner.base_model
-    if config.hidden_act != "silu" or getattr(config, "attention_dropout", 0):
+    rotation = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if config.hidden_act != "silu" or getattr(config, "attention_dropout", 0) or rotation not in ROTATIONS:
         return None
     try:
         layers = [_layer(layer) for layer in body.layers]
@@ -266,7 +269,7 @@ def _is_plain(module: nn.Module) -> bool:
     if type(module) is not LoraLinear or module.merged or module.disable_adapters or len(module.active_adapters) != 1:
         return False
     (name,) = module.active_adapters
-    return (
+    return bool(
         type(module.get_base_layer()) is nn.Linear
         and not module.fan_in_fan_out
         and not module.use_dora.get(name, False)
@@ -282,5 +285,3 @@ def _window(config: Any) -> int | None:
         return None
     window = getattr(config, "sliding_window", None)
     return window if isinstance(window, int) else None
-
-

@@ -81,9 +81,7 @@ class Engine:
         self.device = pick_device(cfg.device)
         self.model = model.to(self.device)
         self.autocast = in_bfloat16(cfg.dtype, self.device)
-        self.forward = Forward(
-            model, own_type=not self.autocast, keep_no_activations=cfg.gradient_checkpointing
-        )
+        self.forward = Forward(model, own_type=not self.autocast, keep_no_activations=cfg.gradient_checkpointing)
         self.score_spec = score_head
         self.score: nn.Linear | None = None
         self.trained = dict(trained)

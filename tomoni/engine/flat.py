@@ -120,5 +120,7 @@ class FlatDecoder:
     def _positions(self, length: int) -> tuple[Tensor, Tensor]:
         """The rotations of at least `length` positions, computed once and again only for longer rows."""
         if self._rotations is None or len(self._rotations[0]) < length:
-            self._rotations = self.blueprint.rotations(max(length, 2 * len(self._rotations[0]) if self._rotations else 0))
+            self._rotations = self.blueprint.rotations(
+                max(length, 2 * len(self._rotations[0]) if self._rotations else 0)
+            )
         return self._rotations

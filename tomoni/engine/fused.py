@@ -21,9 +21,18 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.nn.functional import silu
 
 from tomoni.engine.blueprint import Projections
+from tomoni.engine.elementwise import (
+    causal_softmax_,
+    causal_softmax_backward_,
+    rms,
+    rms_again,
+    rms_backward_,
+    rotated,
+    swiglu,
+    swiglu_backward_,
+)
 
 # numbers of one block of attention's probabilities: 2 MiB in float32 stay in the cache between the two products
 BLOCK = 2**19
@@ -51,19 +60,21 @@ class NormProject(Function):
     def forward(
         ctx: Any, projections: Projections, epsilon: float, x_ND: Tensor, norm_D: Tensor, *leaves: Tensor
     ) -> tuple[Tensor, ...]:
-        inverse_N1 = _inverse_rms(x_ND, epsilon)
+        normed_ND, inverse_N1 = rms(x_ND, norm_D, epsilon)
         ctx.projections = projections
         ctx.save_for_backward(x_ND, norm_D, inverse_N1)
-        return tuple(projections(_normed(x_ND, inverse_N1, norm_D)))
+        return tuple(projections(normed_ND))
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Any, ...]:
         x_ND, norm_D, inverse_N1 = ctx.saved_tensors
-        normed_ND = _normed(x_ND, inverse_N1, norm_D)
-        gradients = ctx.projections.gradients(normed_ND, outputs, ctx.needs_input_grad[4:])
-        dx_ND, dnorm_D = _norm_backward(
-            ctx.projections.into(outputs), x_ND, inverse_N1, norm_D, ctx.needs_input_grad[3]
-        )
+        x_needed, norm_needed, *leaves_needed = ctx.needs_input_grad[2:]
+        normed_ND = rms_again(x_ND, norm_D, inverse_N1)
+        gradients = ctx.projections.gradients(normed_ND, outputs, leaves_needed)
+        if not (x_needed or norm_needed):  # the first trained layer
+            return (None, None, None, None, *gradients)
+        dx_ND = ctx.projections.into(outputs)
+        dnorm_D = rms_backward_(dx_ND, x_ND, inverse_N1, norm_D, weight_needed=norm_needed)
         return (None, None, dx_ND, dnorm_D, *gradients)
 
 
@@ -97,31 +108,27 @@ class Mlp(Function):
         norm_D: Tensor,
         *leaves: Tensor,
     ) -> Tensor:
-        inverse_N1 = _inverse_rms(x_ND, epsilon)
-        gate_NI, up_NI = gate_up(_normed(x_ND, inverse_N1, norm_D))
+        normed_ND, inverse_N1 = rms(x_ND, norm_D, epsilon)
+        gate_NI, up_NI = gate_up(normed_ND)
         ctx.parts = gate_up, down
         ctx.save_for_backward(x_ND, norm_D, inverse_N1, gate_NI, up_NI)
-        return _add_projection(x_ND, down, silu(gate_NI).mul_(up_NI))
+        return _add_projection(x_ND, down, swiglu(gate_NI, up_NI))
 
     @staticmethod
     def backward(ctx: Any, output_ND: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         gate_up, down = ctx.parts
         x_ND, norm_D, inverse_N1, gate_NI, up_NI = ctx.saved_tensors
-        needed = ctx.needs_input_grad[5:]
-        count = len(gate_up.leaves)
-        active_NI = silu(gate_NI)
-        inner_NI = down.into([output_ND])
-        dup_NI = inner_NI * active_NI
-        down_gradients: list[Tensor | None] = [None] * len(needed[count:])
-        if any(needed[count:]):
-            down_gradients = down.gradients(active_NI.mul_(up_NI), [output_ND], needed[count:])
-        dgate_NI = torch.ops.aten.silu_backward(inner_NI.mul_(up_NI), gate_NI)
-        normed_ND = _normed(x_ND, inverse_N1, norm_D)
-        gradients = gate_up.gradients(normed_ND, [dgate_NI, dup_NI], needed[:count])
-        dx_ND, dnorm_D = _norm_backward(
-            gate_up.into([dgate_NI, dup_NI]), x_ND, inverse_N1, norm_D, ctx.needs_input_grad[4]
-        )
-        return (None, None, None, dx_ND.add_(output_ND), dnorm_D, *gradients, *down_gradients)
+        norm_needed, *needed = ctx.needs_input_grad[4:]
+        first = len(gate_up.leaves)
+        dgate_NI = down.into([output_ND])
+        dup_NI, inner_NI = swiglu_backward_(dgate_NI, gate_NI, up_NI)
+        down_gradients = down.gradients(inner_NI, [output_ND], needed[first:])
+        normed_ND = rms_again(x_ND, norm_D, inverse_N1)
+        gradients = gate_up.gradients(normed_ND, [dgate_NI, dup_NI], needed[:first])
+        dx_ND = gate_up.into([dgate_NI, dup_NI])
+        residual_ND = output_ND.contiguous()
+        dnorm_D = rms_backward_(dx_ND, x_ND, inverse_N1, norm_D, residual_ND=residual_ND, weight_needed=norm_needed)
+        return (None, None, None, dx_ND, dnorm_D, *gradients, *down_gradients)
 
 
 class Rotate(Function):
@@ -131,23 +138,12 @@ class Rotate(Function):
     def forward(ctx: Any, cos_N1d: Tensor, sin_N1d: Tensor, scale: float, x_NX: Tensor) -> Tensor:
         ctx.save_for_backward(cos_N1d, sin_N1d)
         ctx.scale = scale
-        return _rotated(x_NX, cos_N1d, sin_N1d, scale, 1.0)
+        return rotated(x_NX, cos_N1d, sin_N1d, scale, 1.0)
 
     @staticmethod
     def backward(ctx: Any, output_NX: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        return (None, None, None, _rotated(output_NX, *ctx.saved_tensors, ctx.scale, -1.0))
-
-
-def _rotated(x_NX: Tensor, cos_N1d: Tensor, sin_N1d: Tensor, scale: float, direction: float) -> Tensor:
-    half = cos_N1d.shape[-1]
-    out_NX = torch.empty_like(x_NX)
-    x_NHd, out_NHd = x_NX.view(len(x_NX), -1, 2 * half), out_NX.view(len(x_NX), -1, 2 * half)
-    first, second = x_NHd[..., :half], x_NHd[..., half:]
-    if scale != 1:
-        cos_N1d, sin_N1d = cos_N1d * scale, sin_N1d * scale
-    torch.mul(first, cos_N1d, out=out_NHd[..., :half]).addcmul_(second, sin_N1d, value=-direction)
-    torch.mul(second, cos_N1d, out=out_NHd[..., half:]).addcmul_(first, sin_N1d, value=direction)
-    return out_NX
+        cos_N1d, sin_N1d = ctx.saved_tensors
+        return (None, None, None, rotated(output_NX, cos_N1d, sin_N1d, ctx.scale, -1.0))
 
 
 class Attention(Function):
@@ -195,7 +191,8 @@ class Attention(Function):
                 p_MQT = next(probabilities) if keep else _probabilities(q_MQd, k_MTd, start, end)
                 dv_MTd[:, :end].baddbmm_(p_MQT.transpose(1, 2), dout_MQd)
                 dp_MQT = torch.bmm(dout_MQd, v_MTd[:, :end].transpose(1, 2))
-                ds_MQT = torch._softmax_backward_data(dp_MQT, p_MQT, -1, dp_MQT.dtype)
+                by_query = (-1, end - start, end)
+                ds_MQT = causal_softmax_backward_(dp_MQT.view(by_query), p_MQT.view(by_query)).view(p_MQT.shape)
                 block = dq_RJGTd[..., start:end, :]
                 block.copy_(torch.bmm(ds_MQT, k_MTd[:, :end]).view(block.shape))
                 dk_MTd[:, :end].baddbmm_(ds_MQT.transpose(1, 2), q_MQd)
@@ -210,37 +207,16 @@ class RmsNorm(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, norm_D: Tensor, epsilon: float) -> Tensor:
-        inverse = _inverse_rms(x, epsilon)
+        normed, inverse = rms(x, norm_D, epsilon)
         ctx.save_for_backward(x, norm_D, inverse)
-        return _normed(x, inverse, norm_D)
+        return normed
 
     @staticmethod
     def backward(ctx: Any, output: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         x, norm_D, inverse = ctx.saved_tensors
-        return (*_norm_backward(output.clone(), x, inverse, norm_D, ctx.needs_input_grad[1]), None)
-
-
-def _inverse_rms(x: Tensor, epsilon: float) -> Tensor:
-    norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return norms.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
-
-
-def _normed(x: Tensor, inverse: Tensor, norm_D: Tensor) -> Tensor:
-    return (x * inverse).mul_(norm_D)
-
-
-def _norm_backward(
-    output: Tensor, x: Tensor, inverse: Tensor, norm_D: Tensor, weight_needed: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Gradients of x and of the norm's weight; `output` is used up.
-
-    With u = x / rms(x) and g = output * weight: dx = (g - u mean(g u)) / rms(x).
-    """
-    u = x * inverse
-    dnorm_D = torch.einsum("...d,...d->d", output, u) if weight_needed else None
-    output.mul_(norm_D)
-    along = torch.linalg.vecdot(output, u).unsqueeze(-1).div_(-x.shape[-1])
-    return output.addcmul_(u, along).mul_(inverse), dnorm_D
+        dx = output.clone(memory_format=torch.contiguous_format)
+        dnorm_D = rms_backward_(dx, x, inverse, norm_D, weight_needed=ctx.needs_input_grad[1])
+        return dx, dnorm_D, None
 
 
 def _add_projection(residual_ND: Tensor, projections: Projections, x_NI: Tensor) -> Tensor:
@@ -288,7 +264,5 @@ def _stacked(q_RJGTd: Tensor, start: int, end: int) -> Tensor:
 def _probabilities(q_MQd: Tensor, k_MTd: Tensor, start: int, end: int) -> Tensor:
     """[M, Q, end]: of the keys up to each query of the block."""
     scores_MQT = torch.bmm(q_MQd, k_MTd[:, :end].transpose(1, 2))
-    size = end - start
-    later_BB = scores_MQT.new_full((size, size), float("-inf")).triu_(1)
-    scores_MQT.view(len(k_MTd), -1, size, end)[..., start:].add_(later_BB)
-    return torch.softmax(scores_MQT, -1, out=scores_MQT)
+    causal_softmax_(scores_MQT.view(-1, end - start, end))
+    return scores_MQT

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
+from tomoni.engine.elementwise import target_softmax_
+
 # logits held at once; 2**25 float32 numbers are 128 MiB
 CHUNK_LOGITS = 2**25
 # of those that are done with before the next ones come, on a CPU: 4 MiB stay in its cache
@@ -59,14 +61,8 @@ class LinearLogprobs(Function):
         toward_PD = torch.empty_like(hidden_PD) if ctx.needs_input_grad[0] else None
         kept = []
         for part in _parts(count, vocabulary):
-            targets_Q1 = targets_P[part, None]
-            logits_QV = hidden_PD[part] @ weight_VD.t()
-            own_Q = logits_QV.gather(1, targets_Q1).squeeze(1)
-            largest_Q = logits_QV.amax(1)
-            correct_P[part] = (own_Q >= largest_Q).to(correct_P.dtype)
-            exponentials_QV = logits_QV.sub_(largest_Q[:, None]).exp_()
-            total_Q = exponentials_QV.sum(1)
-            logprobs_P[part] = own_Q - largest_Q - total_Q.log()
+            exponentials_QV = hidden_PD[part] @ weight_VD.t()
+            logprobs_P[part], correct_P[part], total_Q = target_softmax_(exponentials_QV, targets_P[part])
             if toward_PD is not None:
                 # scaled after the product: [Q, D] numbers instead of [Q, V]
                 expected_QD = (exponentials_QV @ weight_VD).div_(total_Q[:, None])

@@ -1,0 +1,104 @@
+"""Parts of a step side by side: the result is the step's, whatever the number of lanes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests import tiny
+from tests.engine.items import random_items
+from tomoni import losses
+from tomoni.engine.engine import Engine
+from tomoni.engine.lanes import deal, side_by_side
+from tomoni.errors import Diverged
+from tomoni.rows import Item
+from tomoni.settings.sft import Config
+
+
+@given(st.integers(1, 30), st.integers(1, 9), st.integers(0, 1000))
+@settings(deadline=None, max_examples=60)
+def test_every_item_is_dealt_once_and_no_lane_is_empty(count: int, lanes: int, seed: int) -> None:
+    items = random_items(count, seed=seed)
+    parts = deal(items, lanes)
+    assert sorted(item.id for part in parts for item in part) == sorted(item.id for item in items)
+    assert len(parts) == min(lanes, count)
+    assert all(parts)
+    assert [[item.id for item in part] for part in deal(items, lanes)] == [[i.id for i in part] for part in parts]
+
+
+def test_lanes_are_of_about_equal_size() -> None:
+    parts = deal(random_items(40, longest=60), 4)
+    sizes = [sum(item.tokens for item in part) for part in parts]
+    assert max(sizes) - min(sizes) <= 12
+
+
+def step(threads: int, items: list[Item], budget: int | None = None) -> tuple[float, dict[str, Tensor]]:
+    cfg = Config(model_name_or_path="m", train_file="t", output_dir="o", threads=threads, tokens_per_microbatch=budget)
+    model = tiny.model()
+    built = Engine(model, trained=dict(model.named_parameters()), cfg=cfg)
+    assert built.forward.flat is not None
+    stats = built.forward_backward(items, losses.nll)
+    return stats["loss"].value, {name: weight.grad for name, weight in built.trained.items() if weight.grad is not None}
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before():  # type: ignore[no-untyped-def]
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("budget", [None, 60])
+@pytest.mark.parametrize("threads", [2, 3])
+def test_the_step_is_the_same_to_rounding_and_again_to_the_bit(threads: int, budget: int | None) -> None:
+    items = random_items(9)
+    loss, gradients = step(1, items)
+    found, first = step(threads, items, budget)
+    again, second = step(threads, items, budget)
+    assert found == pytest.approx(loss, rel=1e-6)
+    assert again == found
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(first[name], gradient, rtol=1e-4, atol=1e-6)
+        assert torch.equal(first[name], second[name])
+
+
+def test_an_item_that_diverges_is_named_though_it_ran_in_a_lane() -> None:
+    items = random_items(6)
+    cfg = Config(model_name_or_path="m", train_file="t", output_dir="o", threads=2)
+    model = tiny.model()
+    built = Engine(model, trained=dict(model.named_parameters()), cfg=cfg)
+
+    def loss(outputs: losses.Outputs, rows: losses.Rows) -> dict[str, losses.Term]:
+        found = losses.nll(outputs, rows)
+        if float(rows.weight_B.max()) > 5:
+            return {"loss": losses.Term(found["loss"].sum * float("nan"), "token")}
+        return found
+
+    spoilt = [*items[:3], Item("spoilt", items[3].rows, weight=9.0), *items[4:]]
+    built.forward_backward(spoilt, loss)
+    with pytest.raises(Diverged) as raised:
+        built.optim_step(0.1)
+    assert raised.value.record_ids == ("spoilt",)
+
+
+def test_an_error_comes_out_when_all_lanes_are_done_and_the_threads_are_as_before() -> None:
+    done: list[int] = []
+
+    def fails() -> int:
+        raise MemoryError("out of memory")
+
+    def works() -> int:
+        done.append(torch.get_num_threads())
+        return 1
+
+    torch.set_num_threads(2)
+    pieces: list[Callable[[], int]] = [fails, works]
+    with pytest.raises(MemoryError):
+        side_by_side(pieces)
+    assert done == [1]
+    assert torch.get_num_threads() == 2
