@@ -1,0 +1,1 @@
+"""Models in other forms, each with a parity test after the change."""
