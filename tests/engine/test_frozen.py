@@ -161,6 +161,18 @@ def test_looking_sees_the_same(architecture: str, tmp_path: Path) -> None:
                     np.testing.assert_allclose(row, same, rtol=1e-4, atol=1e-4)
 
 
+@every_architecture
+def test_rows_computed_together_as_on_an_accelerator_give_the_same(architecture: str, tmp_path: Path) -> None:
+    items = random_items(7, rows=2)
+    plain, kept = part(model(architecture), "top:2"), keeping(part(model(architecture), "top:2"), tmp_path)
+    assert kept.below is not None
+    kept.below.together = True
+    for engine in (plain, kept, kept):
+        engine.forward_backward(items, losses.nll)
+    assert_alike(gradients(plain), gradients(kept))
+    assert kept.below.kept is not None and len(kept.below.kept) == 14
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
 def test_the_frozen_layers_weights_are_not_used_again_once_all_rows_are_kept(

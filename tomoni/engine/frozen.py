@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from tomoni.engine.batch import Entering, MicroBatch, Tile, collate
 from tomoni.engine.forward import PROBE, Forward, decoder_layers, same
 from tomoni.engine.kept import KeptOutputs, States
+from tomoni.engine.kernels import library
 from tomoni.engine.lanes import deal, side_by_side
 from tomoni.rows import Item, Row
 
@@ -118,6 +119,7 @@ class Below:
         self._say = say
         self._autocast = autocast
         self._device = next(forward.model.parameters()).device
+        self.together = self._device.type != "cpu"  # rows of a rectangle; alone they would leave an accelerator idle
         self._dtype = torch.float32  # of the states inside the model
         self._parts = 0  # of what the model's layers give
         self._said: set[str] = set()
@@ -166,8 +168,8 @@ class Below:
         """Each row's states [T, D], rounded as they are kept."""
         if not rows:
             return []
-        if self._device.type != "cpu":
-            return self._together(rows)
+        if self.together:
+            return self._of_rectangles(rows)
         if self.forward.flat is None:
             return [self._rounded(self._lowest(row)) for row in rows]
         items = [Item(str(index), (row,)) for index, row in enumerate(rows)]
@@ -185,7 +187,7 @@ class Below:
         (tile,) = self._tiles([row])
         return self._states(tile)[0]
 
-    def _together(self, rows: Sequence[Row]) -> list[Tensor]:
+    def _of_rectangles(self, rows: Sequence[Row]) -> list[Tensor]:
         found: dict[int, Tensor] = {}
         for tile in self._tiles(rows):
             states_NTD = self._states(tile)
@@ -324,7 +326,7 @@ def fingerprint(forward: Forward, cut: int, *, autocast: bool, half: bool) -> st
         "cut": cut,
         "autocast": autocast,
         "half": half,
-        "flat": forward.flat is not None,
+        "flat": forward.flat is not None and ("kernels" if library() is not None else "torch"),
         "device": next(model.parameters()).device.type,
         "config": {key: value for key, value in inner.config.to_dict().items() if key not in UNTOLD},
         "attention": getattr(inner.config, "_attn_implementation", None),
