@@ -6,17 +6,21 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 VENV := .venv
 READY := $(VENV)/.ready
+PEERS := .venv-bench
+PEERS_READY := $(PEERS)/.ready
+BENCH ?= run
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-all realdata format clean
+.PHONY: help setup demo check test test-all realdata bench format clean
 
 help:
 	@echo "make demo       fine-tune a small bundled model and see that it became better (about 3 minutes)"
 	@echo "make test       the tests (a few minutes)"
 	@echo "make test-all   the long tests as well"
 	@echo "make check      style, types, import contracts, documents that are true"
+	@echo "make bench      side by side with pinned peers, hours; BENCH=\"run sft-lora-8m\" for a part (docs/benchmarks.md)"
 	@echo "make format     lay out the code"
 	@echo "make clean      remove what was set up and built here"
 	@echo "The first of these sets up $(VENV): about 1.8 GB, some minutes. PYTHON=... and TORCH_INDEX=... as in the Makefile."
@@ -54,9 +58,20 @@ test-all: $(READY)
 realdata: $(READY)
 	$(PYTEST) -q -m "realdata and not slow" --durations=10
 
+# the peers live in an environment of their own
+$(PEERS_READY): bench/requirements.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) \
+	    "$$(grep '^torch==' bench/requirements.txt)"
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.txt
+	@touch $@
+
+bench: $(READY) $(PEERS_READY)
+	$(BIN)/python -m bench $(BENCH) --peers $(PEERS)/bin/python; status=$$?; $(BIN)/python -m bench report; exit $$status
+
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

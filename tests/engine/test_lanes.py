@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor
 from tests import tiny
 from tests.engine.items import random_items
 from tomoni import losses
+from tomoni.engine import lanes
 from tomoni.engine.engine import Engine
-from tomoni.engine.lanes import deal, side_by_side
+from tomoni.engine.lanes import deal, how_many, side_by_side
 from tomoni.errors import Diverged
 from tomoni.rows import Item
 from tomoni.settings.sft import Config
@@ -22,13 +23,20 @@ from tomoni.settings.sft import Config
 
 @given(st.integers(1, 30), st.integers(1, 9), st.integers(0, 1000))
 @settings(deadline=None, max_examples=60)
-def test_every_item_is_dealt_once_and_no_lane_is_empty(count: int, lanes: int, seed: int) -> None:
+def test_every_item_is_dealt_once_and_no_lane_is_empty(count: int, most: int, seed: int) -> None:
     items = random_items(count, seed=seed)
-    parts = deal(items, lanes)
+    parts = deal(items, most)
     assert sorted(item.id for part in parts for item in part) == sorted(item.id for item in items)
-    assert len(parts) == min(lanes, count)
+    assert len(parts) == min(most, count)
     assert all(parts)
-    assert [[item.id for item in part] for part in deal(items, lanes)] == [[i.id for i in part] for part in parts]
+    assert [[item.id for item in part] for part in deal(items, most)] == [[i.id for i in part] for part in parts]
+
+
+def test_small_steps_run_in_one_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "TOKENS_A_LANE", 100)
+    items = random_items(10, shortest=35, longest=35)  # 350 tokens
+    assert [how_many(items, threads) for threads in (1, 2, 8)] == [1, 2, 3]
+    assert how_many(items[:2], 8) == 1
 
 
 def test_lanes_are_of_about_equal_size() -> None:
@@ -47,7 +55,8 @@ def step(threads: int, items: list[Item], budget: int | None = None) -> tuple[fl
 
 
 @pytest.fixture(autouse=True)
-def threads_as_before():  # type: ignore[no-untyped-def]
+def small_lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(lanes, "TOKENS_A_LANE", 30)
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

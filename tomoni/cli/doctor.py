@@ -18,6 +18,7 @@ import typer
 
 from tomoni import __version__
 from tomoni.cli.options import invoke
+from tomoni.engine.kernels import reason as no_kernels
 
 PACKAGES = (
     "torch",
@@ -62,6 +63,7 @@ class Findings:
     sqlite: str
     cores: int
     threads: int
+    kernels: str
     memory_gb: float
     memory_free_gb: float
     disk_free_gb: float
@@ -106,6 +108,7 @@ def examine(*, verbose: bool = False) -> Findings:
         sqlite=sqlite3.sqlite_version,
         cores=cores(),
         threads=torch.get_num_threads(),
+        kernels=no_kernels() or "built",
         memory_gb=round(memory / GB, 1),
         memory_free_gb=round(min(memory, psutil.virtual_memory().available) / GB, 1),
         disk_free_gb=round(free / GB, 1),
@@ -168,6 +171,8 @@ def text(found: Findings) -> str:
         "packages   " + ", ".join(f"{name} {number or 'missing'}" for name, number in found.packages.items()),
         f"SQLite     {found.sqlite}",
         f"processor  {found.cores} cores, {found.threads} threads used by PyTorch",
+        f"kernels    {found.kernels}"
+        + ("" if found.kernels == "built" else "; PyTorch does the same, training is some 10 % slower"),
         f"memory     {found.memory_gb} GB, {found.memory_free_gb} GB free",
         f"disk here  {found.disk_free_gb} GB free",
     ]

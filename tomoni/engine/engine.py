@@ -29,7 +29,7 @@ from tomoni.engine.batch import MicroBatch, collate, counts, micro_batches
 from tomoni.engine.forward import Forward, ScoreHead, in_order
 from tomoni.engine.frozen import Below, lowest_trained, without_draws
 from tomoni.engine.head import target_logprobs
-from tomoni.engine.lanes import added, deal, side_by_side
+from tomoni.engine.lanes import added, deal, how_many, side_by_side
 from tomoni.engine.memory import fitting, naming_memory
 from tomoni.engine.setup import (
     EngineSettings,
@@ -257,7 +257,8 @@ class Engine:
         self._training_mode()
         self.forward.refresh()
         self.optimizer.zero_grad(set_to_none=True)
-        lanes = deal(items, torch.get_num_threads()) if self.forward.flat is not None else []
+        threads = torch.get_num_threads() if self.forward.flat is not None else 1
+        lanes = deal(items, how_many(items, threads))
         if len(lanes) > 1:
             self._in_lanes(lanes, loss, count, sums, budget)
         else:

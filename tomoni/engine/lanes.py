@@ -21,7 +21,16 @@ from tomoni.rows import Item
 # attention's share of a row's cost grows with its length; at this many tokens it is as large as all the rest
 ATTENTION_EVENS = 2048
 
+# a lane with fewer tokens spends its time in Python, which its neighbours need too: all cores share its products then
+TOKENS_A_LANE = 1024
+
 Result = TypeVar("Result")
+
+
+def how_many(items: Sequence[Item], threads: int) -> int:
+    """Lanes that pay for these items on so many threads."""
+    tokens = sum(item.tokens for item in items)
+    return max(1, min(threads, len(items), tokens // TOKENS_A_LANE))
 
 
 def deal(items: Sequence[Item], lanes: int) -> list[list[Item]]:
