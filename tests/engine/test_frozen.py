@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from transformers import BertConfig, BertForMaskedLM
 from tests import tiny
 from tests.engine.items import random_items, settings
 from tomoni import losses
+from tomoni.engine import lanes
 from tomoni.engine.engine import Engine
 from tomoni.engine.forward import ScoreHead, decoder_layers
 from tomoni.engine.frozen import Below, fingerprint
@@ -294,6 +296,30 @@ def test_weights_do_not_depend_on_who_filled_the_store_and_when(
         found.append(updates(engine, 5 if threads == 1 else 3, items))
     for other in found[1:]:
         assert_identical(found[0], other)
+
+
+@pytest.mark.parametrize("room", [10**9, 20_000, 0])
+def test_lanes_compute_nothing_themselves(room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a step runs in lanes, all rows are ready before they begin, kept or not; the result is that of one lane."""
+    monkeypatch.setattr(lanes, "TOKENS_A_LANE", 1)
+    items = random_items(8)
+    one = keeping(part(model(), "top:2"), tmp_path / "one", room=room)
+    one.forward_backward(items, losses.nll)
+    two = keeping(part(model(), "top:2", threads=2), tmp_path / "two", room=room)
+    computing: list[str] = []
+    assert two.below is not None
+    compute = two.below._compute
+
+    def recorded(rows: Sequence[Row]) -> list[Tensor]:
+        computing.extend([threading.current_thread().name] * len(rows))
+        return compute(rows)
+
+    monkeypatch.setattr(two.below, "_compute", recorded)
+    for _ in range(2):
+        two.forward_backward(items, losses.nll)
+        assert_alike(gradients(one), gradients(two))
+        assert two.below._held == {}
+    assert len(computing) >= 8 and set(computing) == {threading.current_thread().name}
 
 
 @pytest.mark.parametrize("half", [False, True])

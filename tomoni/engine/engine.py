@@ -288,7 +288,13 @@ class Engine:
             return found, gradients
 
         totals: list[Tensor | None] = [None] * len(weights)
-        for found, gradients in side_by_side([partial(work, items) for items in lanes]):
+        with (
+            contextlib.nullcontext()
+            if self.below is None
+            else self.below.ready(items for lane in lanes for items in lane)
+        ):
+            results = side_by_side([partial(work, items) for items in lanes])
+        for found, gradients in results:
             for terms in found:
                 sums.add(terms)
             added(totals, gradients)

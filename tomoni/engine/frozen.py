@@ -14,10 +14,12 @@ Frozen layers run without dropout, kept or not, and so does what comes before th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -28,7 +30,7 @@ from torch import Tensor, nn
 
 from tomoni.engine.batch import Entering, MicroBatch, Tile, collate
 from tomoni.engine.forward import PROBE, Forward, decoder_layers, same
-from tomoni.engine.kept import KeptOutputs, States
+from tomoni.engine.kept import KeptOutputs
 from tomoni.engine.kernels import library
 from tomoni.engine.lanes import deal, side_by_side
 from tomoni.rows import Item, Row
@@ -122,8 +124,25 @@ class Below:
         self.together = self._device.type != "cpu"  # rows of a rectangle; alone they would leave an accelerator idle
         self._dtype = torch.float32  # of the states inside the model
         self._parts = 0  # of what the model's layers give
+        self._held: dict[bytes, Tensor] = {}  # see ready
         self._said: set[str] = set()
+        self._saying = threading.Lock()
         self.works = cut > 0 and self._try()
+
+    @contextlib.contextmanager
+    def ready(self, items: Iterable[Item]) -> Iterator[None]:
+        """Meanwhile `fill` computes nothing for these items: to be entered before their batches are filled side by side,
+        because computing sets how many threads a product has, which is one number for the whole process."""
+        rows = {self._key(row): row for item in items for row in item.rows}
+        missing = {key: row for key, row in rows.items() if self.kept is None or self.kept.get(key) is None}
+        for key, states in zip(missing, self._compute(list(missing.values())), strict=True):
+            if not self._keep(key, states):
+                self._held[key] = states
+        self._tell_trouble()
+        try:
+            yield
+        finally:
+            self._held.clear()
 
     def fill(self, batch: MicroBatch) -> MicroBatch:
         """The same with `entering` in every tile."""
@@ -131,24 +150,26 @@ class Below:
             return batch
         rows = [row for item in batch.items for row in item.rows]
         tiles = tuple(self._filled(tile, [rows[index] for index in tile.rows]) for tile in batch.tiles)
-        if self.kept is not None and self.kept.trouble is not None:
-            self._say_once(self.kept.trouble)
-            self.kept.trouble = None
+        self._tell_trouble()
         return replace(batch, tiles=tiles)
 
-    @torch.no_grad()
     def _filled(self, tile: Tile, rows: Sequence[Row]) -> Tile:
         keys = [self._key(row) for row in rows]
-        known = [None if self.kept is None else self.kept.get(key) for key in keys]
-        missing = [index for index, states in enumerate(known) if states is None]
-        computed = dict(zip(missing, self._compute([rows[index] for index in missing]), strict=True))
+        known = [self._known(key) for key in keys]
+        missing = [line for line, states_TD in enumerate(known) if states_TD is None]
+        for line, states_TD in zip(missing, self._compute([rows[line] for line in missing]), strict=True):
+            known[line] = states_TD
+            self._keep(keys[line], states_TD)
         states_NTD = torch.zeros(*tile.tokens_NT.shape, self.width, dtype=self._dtype)
-        for line, states in enumerate(known):
-            row_TD = computed[line] if states is None else _tensor(states)
-            states_NTD[line, : len(row_TD)] = row_TD
-        for line in missing:
-            self._keep(keys[line], computed[line])
+        for line, found_TD in enumerate(known):
+            if found_TD is not None:
+                states_NTD[line, : len(found_TD)] = found_TD
         return replace(tile, entering=Entering(self.cut, states_NTD.to(self._device), self._parts))
+
+    def _known(self, key: bytes) -> Tensor | None:
+        states = None if self.kept is None else self.kept.get(key)
+        # the map itself is not to be written to, and torch knows no such tensor
+        return self._held.get(key) if states is None else torch.from_numpy(states.copy())
 
     @property
     def kind(self) -> str:
@@ -164,6 +185,7 @@ class Below:
 
     # -- computing ---------------------------------------------------------------------------------------------------
 
+    @torch.no_grad()
     def _compute(self, rows: Sequence[Row]) -> list[Tensor]:
         """Each row's states [T, D], rounded as they are kept."""
         if not rows:
@@ -216,20 +238,26 @@ class Below:
 
     # -- keeping -----------------------------------------------------------------------------------------------------
 
-    def _keep(self, key: bytes, states_TD: Tensor) -> None:
+    def _keep(self, key: bytes, states_TD: Tensor) -> bool:
         if self.kept is None:
-            return
+            return False
         if self.half and not self._fits_half(states_TD):
             self._say_once(
                 "float16 cannot hold some rows' states; the frozen layers compute those rows again each time"
             )
-            return
-        self.kept.put(key, states_TD.float().cpu().numpy())
+            return False
+        return self.kept.put(key, states_TD.float().cpu().numpy())
+
+    def _tell_trouble(self) -> None:
+        if self.kept is not None and (trouble := self.kept.take_trouble()) is not None:
+            self._say_once(trouble)
 
     def _say_once(self, text: str) -> None:
-        if text not in self._said:
+        with self._saying:
+            if text in self._said:
+                return
             self._said.add(text)
-            self._say(text)
+        self._say(text)
 
     @staticmethod
     def _fits_half(states_TD: Tensor) -> bool:
@@ -287,10 +315,6 @@ class Below:
         (whole_NTX,), _ = self.forward.before_head([tile], with_hidden=False)
         (found_NTX,), _ = self.forward.before_head([upper], with_hidden=False)
         return all(same(found_NTX[line, :length], whole_NTX[line, :length]) for line, length in enumerate(lengths))
-
-
-def _tensor(states: States) -> Tensor:
-    return torch.from_numpy(states.copy())  # the map itself is not to be written to, and torch knows no such tensor
 
 
 def _trial_tile(forward: Forward, lengths: Sequence[int]) -> Tile:

@@ -98,6 +98,12 @@ class KeptOutputs:
             self._compared.add(key)
             return True
 
+    def take_trouble(self) -> str | None:
+        """What went wrong since this was last asked."""
+        with self._lock:
+            trouble, self.trouble = self.trouble, None
+            return trouble
+
     def close(self) -> None:
         if self._own is not None:
             self._own.close()
