@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, XGLMConfig, XGLMForCausalLM
 
 from tests import tiny
 from tests.engine.items import random_items, settings
@@ -256,6 +256,20 @@ def test_nothing_below_the_first_trained_layer_draws() -> None:
     """Embedding and layers with heavy dropout, only the head trained: the training loss is the one without dropout."""
     items = random_items(5)
     engine = part(model("gpt_neox", hidden_dropout=0.5, attention_dropout=0.5), "head")
+    assert engine.forward_backward(items, losses.nll)["loss"].value == pytest.approx(
+        engine.evaluate(items, losses.nll)["loss"].value, rel=1e-6
+    )
+
+
+def test_a_draw_in_the_bodys_own_code_before_the_layers_is_frozen_too() -> None:
+    """XGLM drops out embeddings in its own forward pass, by no module."""
+    config = XGLMConfig(
+        vocab_size=tiny.VOCABULARY, d_model=32, ffn_dim=64, num_layers=LAYERS, attention_heads=4, dropout=0.5
+    )
+    torch.manual_seed(1)
+    engine = part(XGLMForCausalLM(config), "names:^model.layer_norm")
+    assert engine.frozen_layers == LAYERS
+    items = random_items(5)
     assert engine.forward_backward(items, losses.nll)["loss"].value == pytest.approx(
         engine.evaluate(items, losses.nll)["loss"].value, rel=1e-6
     )

@@ -151,6 +151,14 @@ def test_a_full_disk_ends_the_keeping_gives_the_room_back_and_is_said(
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_after_a_failed_write_nothing_more_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk has room again at once: others need it more."""
+    monkeypatch.setattr(kept, "os", FaultyOs(4, no_space))
+    found = store(tmp_path)
+    assert [number for number in range(10) if found.put(key(number), states(number))] == [0]
+    assert right(found, range(10)) == [] and list(tmp_path.iterdir()) == []
+
+
 def test_a_disk_that_takes_a_part_of_a_write_gets_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
     monkeypatch.setattr(os, "write", lambda handle, data: real(handle, data[:5]))
