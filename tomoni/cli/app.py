@@ -45,6 +45,7 @@ VERBS = (
     Verb("sft", "train", "train on prompts and the answers you want"),
     Verb("chat", "look", "talk with a model"),
     Verb("evaluate", "look", "measure a model on data it was not trained on"),
+    Verb("export", "look", "write a model for other programs, and prove that it is still the same model"),
 )
 STAGES = {
     "start": "Start here",

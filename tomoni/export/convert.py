@@ -1,0 +1,303 @@
+"""From a model to a folder that another program runs: refuse early, write aside, prove, and only then give it its name.
+
+A folder that did not pass is kept under another name (`…-failed`), with what differs, so that nobody uses it by mistake.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from tomoni.engine.checkpoint import commit, naming_disk, require_space
+from tomoni.engine.sampler import longest_row
+from tomoni.errors import ModelError, RunError, counted
+from tomoni.evaluate.subject import Subject
+from tomoni.export import architectures, card, gguf, merged, modelfile, parity
+from tomoni.export.answers import Prompt, Reader
+from tomoni.export.llamacpp import LlamaCpp, require_llamacpp
+from tomoni.export.readers import OnnxRuntime, Plain, Tomoni, written
+from tomoni.records import Message
+
+FAILED: Final = "-failed"
+LONGEST_CONTEXT: Final = 4096  # that llama.cpp makes room for while it is asked
+SMALL: Final = 200_000_000  # weights up to which one thread is enough
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is wanted. `prompts_are` says in words where the prompts come from."""
+
+    to: str
+    quantization: str
+    output: Path
+    prompts: tuple[Prompt, ...]
+    prompts_are: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`folder` is the output, or the one beside it that is named as failed."""
+
+    folder: Path
+    parity: parity.Parity
+    notes: tuple[str, ...]
+    bytes: int
+
+
+def export(subject: Subject, order: Order, say: Say = lambda text: None) -> Outcome:
+    """Raises UserErrors for all that can be told before work starts: what the form cannot hold, a missing package, no
+    room on the disk, an output that exists."""
+    form = (order.to, order.quantization)
+    refuse(subject, order)
+    chats = bool(subject.tokenizer.chat_template)
+    original = Tomoni(subject)
+    say(f"asking the model {len(order.prompts)} prompts ({order.prompts_are})")
+    context = _context(subject, order)
+    asked, notes = _askable(subject, order)
+    known = parity.answers_of(original, asked, context=context)
+    if dropped := len(asked) - len(known):
+        notes.append(f"{counted(dropped, 'prompt')} too long for the context of {context} tokens, not compared")
+    model = merged.merged(subject)
+    order.output.parent.mkdir(parents=True, exist_ok=True)
+    with naming_disk(order.output, 0):
+        work = Path(tempfile.mkdtemp(prefix=f".exporting-{order.output.name}-", dir=order.output.parent))
+    try:
+        say(f"writing {order.to} {order.quantization}")
+        notes += _write(subject, model, order, work, chats)
+        say("asking the exported model the same")
+        with ExitStack() as opened:
+            reader = _reader(opened, work, form, context, subject)
+            found = parity.compare(
+                known, reader, form, ends=_ends(subject), shown=lambda ids: str(subject.tokenizer.decode(ids.tolist()))
+            )
+        return _finish(work, order, subject, found, notes)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def refuse(subject: Subject, order: Order) -> None:
+    """Everything that can be said before work starts."""
+    refuse_output(order.output)
+    merged.refuse_unmergeable(subject)
+    match order.to:
+        case "gguf":
+            require_llamacpp()
+            own = subject.renderer.template if subject.tokenizer.chat_template else None
+            gguf.refuse(_base(subject), subject.tokenizer, own)
+        case "onnx":
+            from tomoni.export import onnx
+
+            if reasons := onnx.refusals(without_weights(_base(subject))):
+                raise ModelError(
+                    "ONNX cannot hold this model: " + "; ".join(reasons),
+                    next_step="export it with --to hf or --to gguf",
+                )
+    above = next(folder for folder in (order.output, *order.output.parents) if folder.exists())
+    require_space(above, _bytes(subject, order))
+
+
+def refuse_output(output: Path) -> None:
+    """Raises RunError where the folder, or the one it gets if parity fails, holds something."""
+    for folder in (output, failed(output)):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RunError(
+                f"{folder} exists and is not empty",
+                next_step="choose another --output, or remove it if it is not needed",
+            )
+
+
+def failed(output: Path) -> Path:
+    return output.with_name(output.name + FAILED)
+
+
+def _base(subject: Subject) -> Any:
+    """The model without an adapter around it."""
+    return subject.model if subject.located.base is None else subject.model.get_base_model()
+
+
+def _context(subject: Subject, order: Order) -> int:
+    """Tokens of a prompt and its answer that both programs can hold and that are worth the memory."""
+    own = longest_row(subject.model) or LONGEST_CONTEXT
+    held = architectures.context_of(_base(subject).config) if order.to == "gguf" else own
+    return min(own, held, LONGEST_CONTEXT)
+
+
+def _askable(subject: Subject, order: Order) -> tuple[list[Prompt], list[str]]:
+    """Prompts that mean the same everywhere. One that spells a control token is plain text in tomoni and is a control
+    token to every other program that tokenises a template's text."""
+    pattern = subject.renderer.encoder.pattern
+    kept = [
+        prompt
+        for prompt in order.prompts
+        if not (pattern and any(pattern.search(turn.content) for turn in prompt.messages))
+    ]
+    left = len(order.prompts) - len(kept)
+    said = "a control token spelt out in a prompt is read as one by other programs, as text by tomoni"
+    return kept, [f"{counted(left, 'prompt')} not compared: {said}"] if left else []
+
+
+def without_weights(model: Any) -> Any:
+    """The same architecture with nothing in it: no weights, no adapter's layers."""
+    with torch.device("meta"):
+        return type(model)(copy.deepcopy(model.config))
+
+
+def _bytes(subject: Subject, order: Order) -> int:
+    model = _base(subject)
+    match order.to:
+        case "hf":
+            return merged.hf_bytes(model, order.quantization)
+        case "gguf":
+            return gguf.largest_size(model, order.quantization)
+        case _:
+            from tomoni.export import onnx
+
+            return onnx.size_on_disk(model, order.quantization == "int8")
+
+
+def _write(subject: Subject, model: Any, order: Order, work: Path, chats: bool) -> list[str]:
+    """Fill the folder; what a user should know about it."""
+    template = subject.renderer.template
+    subject.tokenizer.chat_template = template
+    match order.to:
+        case "hf":
+            merged.write_hf(model, subject.tokenizer, template, work, order.quantization)
+            return []
+        case "onnx":
+            from tomoni.export import onnx
+
+            onnx.write_onnx(model, subject.tokenizer, work, int8=order.quantization == "int8")
+            return []
+        case _:
+            plan = gguf.plan_of(
+                model, subject.tokenizer, template, order.quantization, name=_title(subject), chats=chats
+            )
+            path = work / gguf_name(order)
+            gguf.write_gguf(plan, path)
+            return [*plan.notes, *_write_modelfile(subject, model, path, plan)]
+
+
+def gguf_name(order: Order) -> str:
+    return f"model-{order.quantization}.gguf"
+
+
+def _title(subject: Subject) -> str:
+    return Path(subject.name).name or subject.name
+
+
+def _write_modelfile(subject: Subject, model: Any, path: Path, plan: gguf.Plan) -> list[str]:
+    """Beside the GGUF file; a note where its template is none that Ollama can hold."""
+
+    def render(turns: Sequence[modelfile.Turn], asks: bool) -> str:
+        return str(
+            subject.tokenizer.apply_chat_template(
+                list(turns), tokenize=False, add_generation_prompt=asks, chat_template=subject.renderer.template
+            )
+        )
+
+    own = model.generation_config
+    drawn = bool(getattr(own, "do_sample", False))
+    parameters = {
+        "num_ctx": min(longest_row(model) or LONGEST_CONTEXT, LONGEST_CONTEXT),
+        "temperature": float(own.temperature or 1.0) if drawn else 0,
+        "repeat_penalty": 1.0,
+    }
+    bos = subject.tokenizer.bos_token if plan.vocabulary.adds_bos else ""
+    stops = [str(subject.tokenizer.convert_ids_to_tokens(token)) for token in subject.stop_tokens]
+    try:
+        text = modelfile.modelfile(path.name, render, stops=stops, parameters=parameters, bos=bos or "")
+    except ModelError as refused:
+        return [f"no Modelfile for Ollama was written: {refused.what}"]
+    (path.parent / "Modelfile").write_text(text, encoding="utf-8")
+    return []
+
+
+def _reader(opened: ExitStack, work: Path, form: tuple[str, str], context: int, subject: Subject) -> Reader:
+    match form[0]:
+        case "hf":
+            return Plain(work)
+        case "onnx":
+            return OnnxRuntime(work)
+        case _:
+            threads = 1 if subject.weights < SMALL else os.cpu_count() or 1
+            bos = _bos(subject)
+            path = work / f"model-{form[1]}.gguf"
+            return opened.enter_context(
+                LlamaCpp(path, context=context, threads=threads, exact=form[1] == "f32", bos=bos)
+            )
+
+
+def _bos(subject: Subject) -> str:
+    """The begin-of-text token's text where a chat begins with it."""
+    bos = subject.tokenizer.bos_token
+    text = written(subject.tokenizer, subject.renderer.template, Prompt("", (Message("user", "?"),)))
+    return str(bos) if bos and text.startswith(bos) else ""
+
+
+def _ends(subject: Subject) -> dict[int, str]:
+    return {token: str(subject.tokenizer.convert_ids_to_tokens(token)) for token in subject.stop_tokens}
+
+
+def _finish(work: Path, order: Order, subject: Subject, found: parity.Parity, notes: Sequence[str]) -> Outcome:
+    report = {
+        **found.as_json(),
+        "model": subject.name,
+        "prompts_are": order.prompts_are,
+        "notes": list(notes),
+        "versions": versions(),
+    }
+    (work / "parity.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    card.write_card(work, located=subject.located, to=order.to, quantization=order.quantization)
+    if not found.passed:
+        (work / "WHAT-DIFFERS.md").write_text(told(found), encoding="utf-8")
+    folder = order.output if found.passed else failed(order.output)
+    if folder.is_dir():
+        folder.rmdir()  # it is empty, or it would have been refused
+    size = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
+
+    def fill(staging: Path) -> None:
+        for path in sorted(work.iterdir()):
+            path.rename(staging / path.name)
+
+    commit(folder, fill, bytes_needed=0)
+    return Outcome(folder, found, tuple(notes), size)
+
+
+def versions() -> dict[str, str]:
+    """Of what had a part in it."""
+    found = {"python": platform.python_version()}
+    for package in ("tomoni", "torch", "transformers", "gguf", "xllamacpp", "onnx", "onnxruntime"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def told(found: parity.Parity) -> str:
+    """What differs, for people to read."""
+    lines = [f"# What differs: {found.form} in {found.program}", ""]
+    lines += [f"- {problem}" for problem in found.problems]
+    for one in found.differences:
+        margin = "" if one.margin is None else f", margin {one.margin:g}"
+        lines += [
+            "",
+            f"## {one.kind}{margin}{', within the bound' if one.passed else ''}",
+            "",
+            f"prompt: {one.prompt!r}",
+        ]
+        lines += [f"before: {one.before!r}", f"after:  {one.after!r}"]
+    return "\n".join(lines) + "\n"
