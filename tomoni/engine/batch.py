@@ -24,6 +24,16 @@ RECTANGLE_COST = 64
 
 
 @dataclass(frozen=True, slots=True)
+class Entering:
+    """A rectangle's states as they enter the layer number `layer`: the ones below need not run. `parts` is 0 where the
+    model's layers give a tensor, else how many parts their tuple has."""
+
+    layer: int
+    states_NTD: Tensor
+    parts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Tile:
     """Rows of similar length, padded on the right to a rectangle.
 
@@ -37,6 +47,7 @@ class Tile:
     segments_NT: Tensor | None
     source_Q: Tensor
     place_Q: Tensor
+    entering: Entering | None = None  # from frozen layers whose outputs are kept; see `frozen`
 
     @property
     def padded(self) -> bool:

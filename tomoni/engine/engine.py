@@ -26,7 +26,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tomoni.engine.batch import MicroBatch, collate, counts, micro_batches
-from tomoni.engine.forward import Forward, ScoreHead, decoder_layers, in_order
+from tomoni.engine.forward import Forward, ScoreHead, in_order
+from tomoni.engine.frozen import Below, lowest_trained, without_draws
 from tomoni.engine.head import target_logprobs
 from tomoni.engine.lanes import added, deal, how_many, side_by_side
 from tomoni.engine.memory import fitting, naming_memory
@@ -84,6 +85,8 @@ class Engine:
         self.score_spec = score_head
         self.score: nn.Linear | None = None
         self.trained = dict(trained)
+        self.frozen_layers = lowest_trained(self.forward, list(trained.values()))  # the lowest ones
+        self.below: Below | None = None  # see keep_frozen
         if score_head is not None:
             self.score = new_score_head(self.forward, score_head, cfg.seed, self.device)
             self.trained |= {f"score.{name}": weight for name, weight in self.score.named_parameters()}
@@ -188,6 +191,11 @@ class Engine:
 
     # -- keeping -----------------------------------------------------------------------------------------------------
 
+    def keep_frozen(self, below: Below | None) -> None:
+        """Run the lowest, frozen layers once a row; see `engine.frozen`. The same to rounding, and no more than that:
+        a resumed run goes on as it began, whatever is asked here."""
+        self.below = below if below is not None and below.works else None
+
     def save(self, folder: Path) -> None:
         """Write what is trained, the optimizer and the engine's own state into `folder`, which exists."""
         save_file(
@@ -202,6 +210,7 @@ class Engine:
             "threads": torch.get_num_threads(),
             "seed": self.cfg.seed,
             "torch": torch.__version__,
+            "keep_frozen": None if self.below is None else self.below.kind,
         }
         (folder / "engine.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
 
@@ -234,6 +243,7 @@ class Engine:
             self.budget = state["tokens_per_microbatch"]
         if self.device.type == "cpu" and self.cfg.threads is None:
             torch.set_num_threads(state["threads"])
+        self._keep_as(state.get("keep_frozen"))
 
     def bytes_to_save(self) -> int:
         """About how much `save` will write."""
@@ -278,7 +288,13 @@ class Engine:
             return found, gradients
 
         totals: list[Tensor | None] = [None] * len(weights)
-        for found, gradients in side_by_side([partial(work, items) for items in lanes]):
+        with (
+            contextlib.nullcontext()
+            if self.below is None
+            else self.below.ready(items for lane in lanes for items in lane)
+        ):
+            results = side_by_side([partial(work, items) for items in lanes])
+        for found, gradients in results:
             for terms in found:
                 sums.add(terms)
             added(totals, gradients)
@@ -291,6 +307,16 @@ class Engine:
         with self._keyed_draws(index):
             terms = loss(self._outputs(batch), batch.rows)
         return terms, _to_minimise(terms, count)
+
+    def _keep_as(self, kind: str | None) -> None:
+        """As the run began: with nothing kept a row's states are computed in another order of sums, with float16 kept
+        they are other numbers."""
+        if kind is None:
+            self.below = None
+        elif self.below is None or self.below.kind != kind:
+            self.keep_frozen(
+                Below(self.forward, self.frozen_layers, autocast=self.autocast, half=kind == "float16", kept=None)
+            )
 
     def _outputs(self, batch: MicroBatch) -> Outputs:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
@@ -318,9 +344,10 @@ class Engine:
             yield self._collate(group, budget)
 
     def _collate(self, items: Sequence[Item], budget: int) -> MicroBatch:
-        return collate(
+        batch = collate(
             items, causal=self.forward.causal, limit=budget, device=self.device, cost=self.forward.rectangle_cost
         )
+        return batch if self.below is None else self.below.fill(batch)
 
     def _per_row(
         self, items: Sequence[Item], read: Callable[[MicroBatch, Outputs], Sequence[Float32]]
@@ -366,9 +393,7 @@ class Engine:
 
     def _training_mode(self) -> None:
         self.model.train()
-        for layer in decoder_layers(self.model):
-            if not any(weight.requires_grad for weight in layer.parameters()):
-                layer.eval()
+        without_draws(self.model, self.frozen_layers)
 
     @contextlib.contextmanager
     def _keyed_draws(self, index: int) -> Iterator[None]:

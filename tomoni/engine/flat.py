@@ -50,11 +50,28 @@ class FlatDecoder:
         """[N, D] after the last layer and its norm, of the rectangles' tokens (padding included) one after another; or
         [P, D] of the tokens `at_P` alone: what follows the last layer's attention is then computed for these only."""
         layout = self.layout([tuple(tile.tokens_NT.shape) for tile in tiles])
-        x_ND = self.blueprint.embedding(torch.cat([tile.tokens_NT.flatten() for tile in tiles]))
-        *lower, last = self.blueprint.layers
-        for layer in lower:
+        first, x_ND = self._entering(tiles)
+        layers = self.blueprint.layers[first:]
+        if not layers:
+            return self.after(x_ND if at_P is None else x_ND.index_select(0, at_P))
+        for layer in layers[:-1]:
             x_ND = self.through(layer, x_ND, layout)
-        return self.after(self.through(last, x_ND, layout, at_P))
+        return self.after(self.through(layers[-1], x_ND, layout, at_P))
+
+    def lowest(self, count: int, tiles: Sequence[Tile]) -> Tensor:
+        """[N, D] after the lowest `count` layers."""
+        layout = self.layout([tuple(tile.tokens_NT.shape) for tile in tiles])
+        _, x_ND = self._entering(tiles)
+        for layer in self.blueprint.layers[:count]:
+            x_ND = self.through(layer, x_ND, layout)
+        return x_ND
+
+    def _entering(self, tiles: Sequence[Tile]) -> tuple[int, Tensor]:
+        """The first layer that runs, and what enters it [N, D]."""
+        known = [tile.entering for tile in tiles if tile.entering is not None]
+        if known:
+            return known[0].layer, torch.cat([entering.states_NTD.flatten(0, 1) for entering in known])
+        return 0, self.blueprint.embedding(torch.cat([tile.tokens_NT.flatten() for tile in tiles]))
 
     def layout(self, shapes: Sequence[tuple[int, ...]]) -> Layout:
         """For rectangles of (rows, tokens)."""

@@ -7,15 +7,17 @@ decoder of our own that stands in for the body of Llama-like models on a CPU (`f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from tomoni.engine import blueprint, flat
-from tomoni.engine.batch import RECTANGLE_COST, MicroBatch, Tile
+from tomoni.engine import blueprint, cutting, flat
+from tomoni.engine.batch import RECTANGLE_COST, Entering, MicroBatch, Tile
 from tomoni.engine.flat import FlatDecoder
 from tomoni.engine.head import Head
 
@@ -49,6 +51,7 @@ class Forward:
         self.masked = not self.causal
         self.split = False
         self.flat: FlatDecoder | None = None
+        self._cut = threading.Lock()  # held while the model runs without some of its layers
         if not self.virtual_tokens:
             self._try(own_type, keep_no_activations)
 
@@ -89,9 +92,10 @@ class Forward:
             return hidden, hidden if with_hidden else []
         logits, states = [], []
         for tile in tiles:
-            out = self.model(
-                input_ids=tile.tokens_NT, output_hidden_states=with_hidden, use_cache=False, **self._mask(tile)
-            )
+            with self._above(tile):
+                out = self.model(
+                    input_ids=tile.tokens_NT, output_hidden_states=with_hidden, use_cache=False, **self._mask(tile)
+                )
             width = tile.tokens_NT.shape[1]  # virtual tokens of prompt tuning stand in front
             logits.append(out.logits[:, -width:])
             if with_hidden:
@@ -100,9 +104,31 @@ class Forward:
 
     def _hidden(self, tiles: Sequence[Tile]) -> list[Tensor]:
         if self.flat is None or not self.flat.fits(tiles):
-            return [self._body(tile.tokens_NT, **self._mask(tile)) for tile in tiles]
+            return [self._body_of(tile) for tile in tiles]
         parts = self.flat.hidden(tiles).split([tile.tokens_NT.numel() for tile in tiles])
         return [part.unflatten(0, tuple(tile.tokens_NT.shape)) for part, tile in zip(parts, tiles, strict=True)]
+
+    def lowest(self, count: int, tile: Tile) -> Entering:
+        """What comes out of the lowest `count` layers [N, T, D], as the model's own code runs them."""
+        with self._cut:
+            return cutting.lowest(
+                list(decoder_layers(self.model)),
+                count,
+                lambda: self.model(input_ids=tile.tokens_NT, use_cache=False, **self._mask(tile)),
+            )
+
+    @contextlib.contextmanager
+    def _above(self, tile: Tile) -> Iterator[None]:
+        """The model runs the layers that the tile's states have not been through."""
+        if tile.entering is None:
+            yield
+            return
+        with self._cut, cutting.without_lowest(list(decoder_layers(self.model)), tile.entering):
+            yield
+
+    def _body_of(self, tile: Tile) -> Tensor:
+        with self._above(tile):
+            return self._body(tile.tokens_NT, **self._mask(tile))
 
     def _body(self, tokens_NT: Tensor, **mask: Tensor) -> Tensor:
         body = self.inner.base_model
@@ -126,10 +152,10 @@ class Forward:
         plain = self.model(input_ids=tokens, use_cache=False).logits
         if self.causal:
             shorter = self.model(input_ids=tokens[:, : PROBE - 3], use_cache=False).logits
-            self.masked = not _same(shorter, plain[:, : PROBE - 3])
+            self.masked = not same(shorter, plain[:, : PROBE - 3])
         try:
             split = self.inner.get_output_embeddings()(self._body(tokens))
-            self.split = split.shape == plain.shape and _same(split, plain)
+            self.split = split.shape == plain.shape and same(split, plain)
         except (AttributeError, TypeError, RuntimeError):
             self.split = False  # no such parts in this architecture: the plain pass is always there
         if self.split and own_type and not self.masked:
@@ -148,7 +174,7 @@ class Forward:
         rows, length = tokens_NT.shape
         every = torch.arange(rows * length)
         tile = Tile(tuple(range(rows)), tokens_NT, torch.full((rows,), length), None, every, every)
-        if _same(decoder.hidden([tile]).view(rows, length, -1), self._body(tokens_NT)):
+        if same(decoder.hidden([tile]).view(rows, length, -1), self._body(tokens_NT)):
             self.flat = decoder
 
 
@@ -173,7 +199,8 @@ def _as_it_is(before_head_Q: Tensor) -> Tensor:
     return before_head_Q
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
+def same(one: Tensor, other: Tensor) -> bool:
+    """Whether two ways of computing differ by no more than rounding."""
     return torch.allclose(one.float(), other.float(), rtol=1e-3, atol=1e-4 * float(other.abs().max().clamp(min=1)))
 
 

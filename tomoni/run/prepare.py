@@ -15,9 +15,10 @@ from tomoni.data.tokenize import fingerprint, load_tokenizer
 from tomoni.errors import ConfigError, DataError, RunError, counted
 from tomoni.records import Text
 from tomoni.run import datasets
-from tomoni.run.events import Listener, Preparing
+from tomoni.run.events import Listener, Notice, Preparing
 from tomoni.run.folder import RunFolder
 from tomoni.run.job import Job, Tokenizer
+from tomoni.run.keeping import keep_frozen
 from tomoni.run.methods import method_module
 from tomoni.run.samples import answers, samples
 from tomoni.settings.common import TrainingSettings
@@ -58,6 +59,7 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
     context = longest_row(trained.model)
     _require_context(context, data.longest)
     engine = Engine(trained.model, trained=trained.parameters, cfg=cfg)
+    kept = keep_frozen(cfg, engine, data, lambda text: tell(Notice(text)))
     asked = samples(data.records, render, start.tokenizer, count=cfg.sample_prompts, context=context)
     return Job(
         cfg=cfg,
@@ -75,7 +77,7 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
         prompts=[sample.shown for sample in asked],
         answer=answers(engine, start.tokenizer, render, asked) if asked else None,
         device_type=engine.device.type,
-        notices=(*render.notes, *data.notices, *_too_few(cfg, len(data.train))),
+        notices=(*render.notes, *data.notices, *_too_few(cfg, len(data.train)), *([kept] if kept else [])),
     )
 
 

@@ -135,6 +135,7 @@ class Hardware(Frozen):
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
     tokens_per_microbatch: Count | None = None  # None: what suits the device; memory only, not the mathematics
     threads: Count | None = None  # None: all cores
+    keep_frozen: Literal["auto", "float16", "none"] = "auto"  # outputs of frozen layers, on disk; auto: in float32
 
     @field_validator("device")
     @classmethod
