@@ -16,6 +16,7 @@ be slow to fill, never wrong. No torch, no pickle.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -188,6 +189,9 @@ class _Writer:
     def append(self, key: bytes, states: States) -> tuple[int, int]:
         """The states' first token and their checksum; OSError where the disk takes them not."""
         first, checksum = self._tokens, zlib.crc32(states.data)
+        if os.fstat(self._states).st_size != first * states.shape[1] * states.itemsize:
+            # written on at its old place, a file that was cut would hold zeros where rows were
+            raise OSError(errno.EIO, "the file was changed from outside")
         _write(self._states, states.reshape(-1).view(np.uint8).data)
         entry = ENTRY.pack(key, first, len(states), checksum)
         _write(self._index, memoryview(entry + CHECKED.pack(zlib.crc32(entry))))
