@@ -100,8 +100,9 @@ class SlotDecoder:
         self._head = MATRICES[self.weights](head.weight * plan.norm, head.bias)
         self._state = state
 
-    def extend(self, pieces: Sequence[Piece]) -> Tensor:
-        """Compute the pieces; the logits [P, V] behind those that are a prompt's end, in their order."""
+    def extend(self, pieces: Sequence[Piece], *, every: bool = False) -> Tensor:
+        """Compute the pieces; the logits [P, V] behind those that are a prompt's end, in their order, or behind `every`
+        token."""
         starts, tokens, slots, positions, ends = [], [], [], [], []
         for piece in pieces:
             starts.append(len(tokens))
@@ -111,7 +112,7 @@ class SlotDecoder:
             if piece.last:
                 ends.append(len(tokens) - 1)
         spans = tuple(self._prompt_span(piece, start) for piece, start in zip(pieces, starts, strict=True))
-        out_PV = self._run(tokens, slots, positions, spans, torch.tensor(ends, dtype=torch.long))
+        out_PV = self._run(tokens, slots, positions, spans, None if every else torch.tensor(ends, dtype=torch.long))
         for piece in pieces:
             piece.row.length += len(piece.tokens)
         return out_PV

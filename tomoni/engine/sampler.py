@@ -75,6 +75,7 @@ class _Answer:
     key: bytes
     most: int  # tokens
     stream: TextStream
+    streams: bool  # whether its text is wanted before its end
     tokens: list[int] = field(default_factory=list)
 
 
@@ -149,6 +150,9 @@ class Sampler:
 
         Raises UserError where the prompt is empty, fills the context or has a token that the model does not know.
         """
+        return self._add(prompt, how, id, streams=True)
+
+    def _add(self, prompt: Prompt, how: Sampling, id: str | None, *, streams: bool) -> str:
         tokens = [int(token) for token in prompt]
         self._check(tokens)
         if id is None:
@@ -160,7 +164,7 @@ class Sampler:
         self._added += 1
         most = min(how.max_new_tokens, self.room(tokens))
         stream = TextStream(self.tokenizer, prompt=tokens, stop=how.stop)
-        self._waiting.append(_Answer(id, tokens, how, draw.key(how.seed, id), most, stream))
+        self._waiting.append(_Answer(id, tokens, how, draw.key(how.seed, id), most, stream, streams))
         return id
 
     def step(self) -> list[Increment]:
@@ -220,7 +224,7 @@ class Sampler:
         prepared = list(zip(prompts, hows, names, strict=True))
         try:
             for prompt, one, name in sorted(prepared, key=lambda entry: len(entry[0])):  # neighbours of like length
-                self.add(prompt, one, name)
+                self._add(prompt, one, name, streams=bool(one.stop))
         except UserError:
             self._waiting.clear()
             raise
@@ -437,7 +441,10 @@ class Sampler:
         if token in self.eos_ids:
             finished = "stop"
         else:
-            text = answer.stream.add(token)
+            if answer.streams:
+                text = answer.stream.add(token)
+            else:
+                answer.stream.keep(token)
             if len(answer.tokens) >= answer.most:
                 finished = "length"
         if finished:
