@@ -18,6 +18,7 @@ from tomoni.engine.draw import Sampling
 from tomoni.engine.matrices import FloatMatrix, Int8Matrix
 from tomoni.engine.quantized import quality_loss
 from tomoni.engine.sampler import Sampler
+from tomoni.engine.slots import Slots
 from tomoni.errors import ModelError, UserError
 
 FAMILY = ("llama", "qwen3", "mistral")
@@ -251,7 +252,9 @@ def test_int8_answers_come_with_a_small_loss_of_quality() -> None:
     found = quality_loss(model, texts)
     assert found.tokens == sum(len(text) - 1 for text in texts)
     with torch.no_grad():  # the loss by transformers
-        sums = [float(model(torch.tensor([text]), labels=torch.tensor([text])).loss) * (len(text) - 1) for text in texts]
+        sums = [
+            float(model(torch.tensor([text]), labels=torch.tensor([text])).loss) * (len(text) - 1) for text in texts
+        ]
     assert found.loss == pytest.approx(sum(sums) / found.tokens, abs=1e-4)
     assert found.loss_int8 == pytest.approx(found.loss, abs=0.05)
     assert 0 < found.divergence < 0.02
@@ -282,3 +285,31 @@ def test_pieces_of_a_prompt_give_what_the_whole_gives() -> None:
             found = under_test.extend([Piece(row, prompt[start : start + 7], last)])
             assert last or not len(found)
     assert torch.allclose(found, whole, atol=1e-4)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 400), min_size=1, max_size=20),
+    leaving=st.lists(st.integers(0, 19), max_size=6),
+    ends=st.lists(st.integers(1, 20), max_size=3).map(sorted),
+)
+@settings(max_examples=60, deadline=None)
+def test_rows_that_move_side_by_side_keep_what_they_remember(
+    lengths: list[int], leaving: list[int], ends: list[int]
+) -> None:
+    slots = Slots(1, 2, room=512, slots=2)
+    rows = []
+    for number, length in enumerate(lengths):
+        row = slots.new(length)
+        slots.memory_LSCX[0, row.slot, :length] = number
+        row.length = length
+        rows.append((number, row))
+    slots.settle([row for _, row in rows])
+    for number in sorted(set(leaving) & set(range(len(rows) - 1)), reverse=True):
+        slots.free(rows.pop(number)[1])
+    other = slots.new(3)
+    slots.memory_LSCX[0, other.slot, :3] = -1
+    other.length = 3
+    slots.settle([row for _, row in rows], [end for end in ends if end <= len(lengths)])
+    assert sorted(row.slot for _, row in rows) == list(range(len(rows)))
+    for number, row in [*rows, (-1, other)]:
+        assert (slots.memory_LSCX[0, row.slot, : row.length] == number).all()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from tomoni.engine.matrices import MATRICES, Matrix, Weights
 from tomoni.engine.slots import SlotRow, Slots, flat_places
 
 PROBE = (11, 3)  # tokens of the trial's two rows
+CALL = 400  # keys of a row that attention reads in the time that one more call takes
 GROWING = frozenset({"dynamic", "longrope"})  # rotations that depend on how long a row has become
 
 
@@ -78,6 +80,7 @@ class SlotDecoder:
         self._inner: Any = without_adapter(model)
         self.vocabulary: int = self._inner.config.get_text_config().vocab_size
         self._epsilon = torch.tensor([plan.epsilon])
+        self._ends: list[int] = []  # of the groups in which rows were last decoded
         self._state: tuple[tuple[int, int], ...] = ()
         self._cis_Td = torch.empty(0, dtype=torch.complex64)
         self.plan = plan
@@ -120,7 +123,7 @@ class SlotDecoder:
     def decode(self, rows: Sequence[SlotRow], tokens: Sequence[int]) -> Tensor:
         """The logits [N, V] behind each row's next token."""
         self.slots.reserve(max(row.length for row in rows) + 1)
-        self.slots.settle(rows)
+        self.slots.settle(rows, self._ends)
         order = sorted(range(len(rows)), key=lambda index: rows[index].slot)
         positions = [rows[index].length for index in order]
         places = None
@@ -136,12 +139,16 @@ class SlotDecoder:
     # -- attention's units -------------------------------------------------------------------------------------------
 
     def _row_spans(self, positions: Sequence[int]) -> tuple[_Span, ...]:
-        rows = slice(0, len(positions))
+        self._ends = _group_ends(positions)
+        return tuple(self._rows_span(positions[start:end], start) for start, end in pairwise([0, *self._ends]))
+
+    def _rows_span(self, positions: Sequence[int], start: int) -> _Span:
+        rows = slice(start, start + len(positions))
         seen = max(positions) + 1
         mask = None
         if min(positions) + 1 < seen or self._is_past_window(seen):
             mask = self._mask(torch.tensor(positions), seen)[:, None, None]
-        return (_Span(rows, rows, seen, mask, one_row=False),)
+        return _Span(rows, rows, seen, mask, one_row=False)
 
     def _prompt_span(self, piece: Piece, start: int) -> _Span:
         before, count = piece.row.length, len(piece.tokens)
@@ -252,6 +259,22 @@ class SlotCohort:
 def _inverse_rms(x: Tensor, epsilon: Tensor) -> Tensor:
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return torch.addcmul(epsilon, norm, norm, value=1 / x.shape[-1]).rsqrt_()
+
+
+def _group_ends(lengths: Sequence[int], start: int = 0) -> list[int]:
+    """Where neighbouring rows are parted so that each group is padded to its own longest row only; a group more has to
+    save more than `CALL` keys."""
+    longest = max(lengths)
+    best, most = 0, CALL
+    until, behind = 0, list(accumulate(reversed(lengths), max))
+    for place in range(1, len(lengths)):
+        until = max(until, lengths[place - 1])
+        saved = place * (longest - until) + (len(lengths) - place) * (longest - behind[-place - 1])
+        if saved > most:
+            best, most = place, saved
+    if not best:
+        return [start + len(lengths)]
+    return [*_group_ends(lengths[:best], start), *_group_ends(lengths[best:], start + best)]
 
 
 # -- making the weights ------------------------------------------------------------------------------------------------

@@ -58,26 +58,43 @@ class Slots:
     def free(self, row: SlotRow) -> None:
         self._rows[row.slot] = None
 
-    def settle(self, rows: Sequence[SlotRow]) -> None:
-        """Bring these rows into the first slots, in any order; no other row may be there."""
+    def settle(self, rows: Sequence[SlotRow], ends: Sequence[int] = ()) -> None:
+        """Bring these rows into the first slots, in any order.
+
+        `ends` are where groups of rows of like length end: a place that was left is filled with its group's last row,
+        that one's place with the next group's last, so that groups stay together.
+        """
         count = len(rows)
-        outside = [row for row in rows if row.slot >= count]
-        if not outside:
-            return
         wanted = set(map(id, rows))
         for slot in range(count):
             here = self._rows[slot]
             if here is not None and id(here) not in wanted:
-                self._move(here, self._elsewhere(count, here))
-            if self._rows[slot] is None:
-                self._move(outside.pop(), slot)
+                self._move(here, self._elsewhere(count))
+        hole = self._hole(count)
+        while hole < count:
+            for end in ends:
+                last = next((slot for slot in range(end - 1, hole, -1) if id(self._rows[slot]) in wanted), None)
+                if last is not None:
+                    self._fill(hole, last)
+                    hole = last
+            if hole < count:
+                self._fill(hole, next(row.slot for row in rows if row.slot >= count))
+            hole = self._hole(count)
 
-    def _elsewhere(self, count: int, row: SlotRow) -> int:
+    def _hole(self, count: int) -> int:
+        return next((slot for slot in range(count) if self._rows[slot] is None), count)
+
+    def _fill(self, hole: int, slot: int) -> None:
+        row = self._rows[slot]
+        assert row is not None
+        self._move(row, hole)
+
+    def _elsewhere(self, count: int) -> int:
         free = [slot for slot in range(count, len(self._rows)) if self._rows[slot] is None]
-        if not free:
-            self._grow(2 * len(self._rows), self.room)
-            return self._elsewhere(count, row)
-        return free[-1]
+        if free:
+            return free[-1]
+        self._grow(2 * len(self._rows), self.room)
+        return len(self._rows) - 1
 
     def _move(self, row: SlotRow, slot: int) -> None:
         self._write(row, slot)

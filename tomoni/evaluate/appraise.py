@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from tomoni.data.render import LossOn, Renderer
+from tomoni.engine.matrices import Weights
 from tomoni.engine.sampler import Sampling
 from tomoni.errors import DataError
 from tomoni.evaluate.holdout import Held, difference, measure, token_counts, unigram
 from tomoni.evaluate.metrics import Interval, mcnemar, most_frequent, same_answer, wilson
 from tomoni.evaluate.sidebyside import Answers, Task, ask, right, tasks
-from tomoni.engine.matrices import Weights
 from tomoni.evaluate.subject import Subject, open_subject
 from tomoni.records import Chat, Record, Text
 from tomoni.rows import Item

@@ -22,14 +22,14 @@ MOST_TOKENS = 8192  # of a row that is measured, where the model's context is lo
 
 @dataclass(frozen=True)
 class Subject:
-    """`name` is what the user called it. `stop_tokens` end its answers."""
+    """`name` is what the user called it. `stop_tokens` end its answers, which are made `answers_with` such weights."""
 
     name: str
     located: Located
     model: Any
     renderer: Renderer
     stop_tokens: tuple[int, ...]
-    weights: Weights = "float32"  # that answers are made with
+    answers_with: Weights = "float32"
 
     @property
     def tokenizer(self) -> Any:
@@ -49,7 +49,7 @@ class Subject:
         return f"{self.name} ({kind}, {_short(self.weights)} weights{base}{revision})"
 
     def sampler(self, **options: Any) -> Sampler:
-        chosen = {"eos_ids": self.stop_tokens, "weights": self.weights} | options
+        chosen = {"eos_ids": self.stop_tokens, "weights": self.answers_with} | options
         return Sampler(self.model, self.renderer.tokenizer, **chosen)
 
 
