@@ -106,7 +106,9 @@ class SlotDecoder:
     def extend(self, pieces: Sequence[Piece], *, every: bool = False) -> Tensor:
         """Compute the pieces; the logits [P, V] behind those that are a prompt's end, in their order, or behind `every`
         token."""
-        starts, tokens, slots, positions, ends = [], [], [], [], []
+        tokens: list[int] = []
+        positions: list[int] = []
+        starts, slots, ends = [], [], []
         for piece in pieces:
             starts.append(len(tokens))
             tokens += piece.tokens

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from tomoni.engine import draw
 from tomoni.engine.cohort import Cohort, Decoder
-from tomoni.engine.decode import Piece, SlotCohort, SlotDecoder, slot_decoder
+from tomoni.engine.decode import SlotCohort, SlotDecoder, slot_decoder
 from tomoni.engine.draw import Sampling
+from tomoni.engine.entering import Entering, next_pieces
 from tomoni.engine.forward import virtual_tokens, without_adapter
 from tomoni.engine.matrices import Weights
 from tomoni.engine.saving import end_tokens
@@ -79,19 +80,6 @@ class _Answer:
     tokens: list[int] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Entering:
-    """A prompt that is being computed, piece by piece, for all answers that have it."""
-
-    answers: list[_Answer]
-    prompt: list[int]
-    row: SlotRow
-
-    @property
-    def left(self) -> int:
-        return len(self.prompt) - self.row.length
-
-
 class Sampler:
     """`max_batch` bounds the answers that run at once, `max_tokens` what they may come to remember together (prompt and
     answer), `max_prefill` the prompts' tokens that one step computes: a long prompt is computed over several steps, so
@@ -128,7 +116,7 @@ class Sampler:
         self._virtual_tokens = virtual_tokens(model)
         self.context = context_of(model)
         self._waiting: deque[_Answer] = deque()
-        self._entering: list[_Entering] = []
+        self._entering: list[Entering[_Answer]] = []
         self._running: list[tuple[Cohort | SlotCohort, list[_Answer]]] = []
         self._cancelled: list[Increment] = []
         self._added = 0
@@ -274,7 +262,7 @@ class Sampler:
         left = self.max_prefill
         while left > 0:
             self._let_in(decoder)
-            pieces = self._pieces(left)
+            pieces = next_pieces(self._entering, left)
             if not pieces:
                 break
             left -= sum(len(piece.tokens) for _, piece in pieces)
@@ -301,33 +289,11 @@ class Sampler:
             if known:
                 known.answers.append(answer)
                 continue
-            entering = _Entering([answer], answer.prompt, decoder.slots.new(len(answer.prompt)))
+            entering = Entering([answer], answer.prompt, decoder.slots.new(len(answer.prompt)))
             same[tuple(answer.prompt)] = entering
             self._entering.append(entering)
 
-    def _pieces(self, most: int) -> list[tuple[_Entering, Piece]]:
-        """What is computed next, at most so many tokens: half of them of the oldest prompt, then the shortest first, so
-        that neither waits for the other for long."""
-        if not self._entering:
-            return []
-        takes: dict[int, int] = {}
-        oldest, *others = range(len(self._entering))
-        turns = [(oldest, most // 2 if others else most)]
-        turns += [(index, most) for index in sorted(others, key=lambda index: self._entering[index].left)]
-        for index, limit in [*turns, (oldest, most)]:
-            take = min(limit, most, self._entering[index].left - takes.get(index, 0))
-            if take > 0:
-                takes[index] = takes.get(index, 0) + take
-                most -= take
-        pieces = []
-        for index, take in takes.items():
-            entering = self._entering[index]
-            done = entering.row.length
-            tokens = entering.prompt[done : done + take]
-            pieces.append((entering, Piece(entering.row, tokens, done + take == len(entering.prompt))))
-        return pieces
-
-    def _join(self, decoder: SlotDecoder, done: list[_Entering], logits_PV: Tensor) -> list[Increment]:
+    def _join(self, decoder: SlotDecoder, done: list[Entering[_Answer]], logits_PV: Tensor) -> list[Increment]:
         """Prompts that are done become running answers; those that have the same prompt get a copy of its row."""
         rows: list[SlotRow] = []
         answers: list[_Answer] = []
