@@ -46,6 +46,7 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(help="longest answer")] = 512,
     seed: Annotated[int, typer.Option(help="of the draws")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+    weights: Annotated[str, typer.Option(help="float32, or int8: faster on a CPU, a little less exact")] = "float32",
 ) -> int:
     """Talk with a model.
 
@@ -56,7 +57,7 @@ def chat(
     from tomoni.evaluate.talk import Talk
 
     with quiet():
-        subject = open_subject(model, device=device)
+        subject = open_subject(model, device=device, weights=weights)  # type: ignore[arg-type]  # it names the choices
     talk = Talk(subject, _how(subject, temperature, top_p, max_new_tokens, seed), system)
     if once is not None:
         return _answer(talk, once)

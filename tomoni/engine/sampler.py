@@ -15,6 +15,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -23,9 +24,13 @@ from torch import Tensor, nn
 
 from tomoni.engine import draw
 from tomoni.engine.cohort import Cohort, Decoder
+from tomoni.engine.decode import SlotCohort, SlotDecoder, slot_decoder
 from tomoni.engine.draw import Sampling
-from tomoni.engine.forward import virtual_tokens
+from tomoni.engine.entering import Entering, next_pieces
+from tomoni.engine.forward import virtual_tokens, without_adapter
+from tomoni.engine.matrices import Weights
 from tomoni.engine.saving import end_tokens
+from tomoni.engine.slots import SlotRow
 from tomoni.engine.textstream import TextStream
 from tomoni.errors import ModelError, UserError
 from tomoni.rows import Float32, Int32
@@ -71,12 +76,19 @@ class _Answer:
     key: bytes
     most: int  # tokens
     stream: TextStream
+    streams: bool  # whether its text is wanted before its end
     tokens: list[int] = field(default_factory=list)
 
 
 class Sampler:
     """`max_batch` bounds the answers that run at once, `max_tokens` what they may come to remember together (prompt and
-    answer), `max_prefill` the tokens of one prefill. One answer always runs, whatever its size."""
+    answer), `max_prefill` the prompts' tokens that one step computes: a long prompt is computed over several steps, so
+    that running answers go on. One answer always runs, whatever its size.
+
+    `weights`: "int8" decodes with rounded weights, which is faster and less exact (see `matrices`); for models of the
+    Llama family on a CPU in float32. These have a decoder of their own (see `decode`); others run as transformers has
+    them, their prompts computed whole.
+    """
 
     def __init__(
         self,
@@ -86,20 +98,37 @@ class Sampler:
         eos_ids: Sequence[int] | None = None,
         max_batch: int = 64,
         max_tokens: int = 262_144,
-        max_prefill: int = 8_192,
+        max_prefill: int = 1_024,
         dtype: torch.dtype | None = None,
+        weights: Weights = "float32",
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.eos_ids = frozenset(ends_of(model, tokenizer) if eos_ids is None else eos_ids)
         self.max_batch, self.max_tokens, self.max_prefill = max_batch, max_tokens, max_prefill
         self.dtype = dtype  # of the arithmetic, by autocast; None: the weights' own
-        self._decoder = Decoder(model)
+        self._weights = weights
+        if weights != "float32" and self._slots is None:
+            raise ModelError(
+                f"{weights} weights are for models of the Llama family on a CPU in float32, and this is {_kind_of(model)}",
+                next_step="leave the weights as they are (float32)",
+            )
+        self._virtual_tokens = virtual_tokens(model)
         self.context = context_of(model)
         self._waiting: deque[_Answer] = deque()
-        self._running: list[tuple[Cohort, list[_Answer]]] = []
+        self._entering: list[Entering[_Answer]] = []
+        self._running: list[tuple[Cohort | SlotCohort, list[_Answer]]] = []
         self._cancelled: list[Increment] = []
         self._added = 0
+
+    @cached_property
+    def _slots(self) -> SlotDecoder | None:
+        """Made when it is first needed: it copies the weights."""
+        return slot_decoder(self.model, self._weights) if self.dtype in (None, torch.float32) else None
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        return Decoder(self.model)
 
     # -- the verbs -------------------------------------------------------------------------------------------------
 
@@ -109,23 +138,32 @@ class Sampler:
 
         Raises UserError where the prompt is empty, fills the context or has a token that the model does not know.
         """
+        return self._add(prompt, how, id, streams=True)
+
+    def _add(self, prompt: Prompt, how: Sampling, id: str | None, *, streams: bool) -> str:
         tokens = [int(token) for token in prompt]
         self._check(tokens)
         if id is None:
             id = str(self._added)
         if any(answer.id == id for answer in self._answers()):
             raise ValueError(f"an answer with the id {id!r} is still running")
+        if self._slots and not (self._running or self._entering):
+            self._slots.refresh()
         self._added += 1
         most = min(how.max_new_tokens, self.room(tokens))
         stream = TextStream(self.tokenizer, prompt=tokens, stop=how.stop)
-        self._waiting.append(_Answer(id, tokens, how, draw.key(how.seed, id), most, stream))
+        self._waiting.append(_Answer(id, tokens, how, draw.key(how.seed, id), most, stream, streams))
         return id
 
     def step(self) -> list[Increment]:
-        """A token for every running answer, and for those that enter now."""
+        """A token for every running answer, and for those whose prompt is done now."""
         told, self._cancelled = self._cancelled, []
+        if self._slots:
+            with torch.no_grad():
+                return told + self._step_in_slots(self._slots)
         with _looking(self.model, self.dtype):
             for cohort, answers in self._running:
+                assert isinstance(cohort, Cohort)
                 logits_NV = self._decoder.decode(cohort, [answer.tokens[-1] for answer in answers])
                 told += self._advance(cohort, answers, logits_NV)
             self._running = [(cohort, answers) for cohort, answers in self._running if answers]
@@ -139,6 +177,14 @@ class Sampler:
             if answer.id == id:
                 self._waiting.remove(answer)
                 self._cancelled.append(Increment(id, None, "", None, "cancelled"))
+        for entering in list(self._entering):
+            kept_answers = [answer for answer in entering.answers if answer.id != id]
+            if len(kept_answers) < len(entering.answers):
+                entering.answers = kept_answers
+                self._cancelled.append(Increment(id, None, "", None, "cancelled"))
+            if not kept_answers and self._slots:
+                self._slots.slots.free(entering.row)
+                self._entering.remove(entering)
         for cohort, answers in self._running:
             kept = [row for row, answer in enumerate(answers) if answer.id != id]
             if len(kept) < len(answers):
@@ -150,7 +196,7 @@ class Sampler:
     @property
     def idle(self) -> bool:
         """Nothing runs, waits or is still to be told."""
-        return not (self._running or self._waiting or self._cancelled)
+        return not (self._running or self._entering or self._waiting or self._cancelled)
 
     def sample(
         self, prompts: Sequence[Prompt], how: Sampling | Sequence[Sampling], *, ids: Sequence[str] | None = None
@@ -166,7 +212,7 @@ class Sampler:
         prepared = list(zip(prompts, hows, names, strict=True))
         try:
             for prompt, one, name in sorted(prepared, key=lambda entry: len(entry[0])):  # neighbours of like length
-                self.add(prompt, one, name)
+                self._add(prompt, one, name, streams=bool(one.stop))
         except UserError:
             self._waiting.clear()
             raise
@@ -178,7 +224,7 @@ class Sampler:
 
     def room(self, prompt: Prompt) -> int:
         """How many tokens an answer to this prompt can have at most; 0 or less: none."""
-        taken = self._decoder.virtual_tokens + len(prompt)
+        taken = self._virtual_tokens + len(prompt)
         return sys.maxsize if self.context is None else self.context - taken
 
     # -- entering and leaving --------------------------------------------------------------------------------------
@@ -188,19 +234,86 @@ class Sampler:
             raise UserError("the prompt is empty", next_step="give at least one token")
         if self.room(tokens) <= 0:
             raise UserError(
-                f"the prompt has {self._decoder.virtual_tokens + len(tokens)} tokens and the model's context is {self.context}: no room for an answer",
+                f"the prompt has {self._virtual_tokens + len(tokens)} tokens and the model's context is {self.context}: no room for an answer",
                 next_step="shorten the prompt, or drop the oldest turns of the conversation",
             )
-        if not 0 <= min(tokens) <= max(tokens) < self._decoder.vocabulary:
+        vocabulary = without_adapter(self.model).config.get_text_config().vocab_size
+        if not 0 <= min(tokens) <= max(tokens) < vocabulary:
             raise ModelError(
-                f"the prompt has token {max(tokens)} and the model knows {self._decoder.vocabulary} tokens",
+                f"the prompt has token {max(tokens)} and the model knows {vocabulary} tokens",
                 next_step="use the tokenizer that belongs to the model",
             )
 
     def _answers(self) -> Iterator[_Answer]:
         yield from self._waiting
+        for entering in self._entering:
+            yield from entering.answers
         for _, answers in self._running:
             yield from answers
+
+    def _step_in_slots(self, decoder: SlotDecoder) -> list[Increment]:
+        told: list[Increment] = []
+        for cohort, answers in self._running:
+            assert isinstance(cohort, SlotCohort)
+            told += self._advance(
+                cohort, answers, decoder.decode(cohort.rows, [answer.tokens[-1] for answer in answers])
+            )
+        self._running = [(cohort, answers) for cohort, answers in self._running if answers]
+        left = self.max_prefill
+        while left > 0:
+            self._let_in(decoder)
+            pieces = next_pieces(self._entering, left)
+            if not pieces:
+                break
+            left -= sum(len(piece.tokens) for _, piece in pieces)
+            logits_PV = decoder.extend([piece for _, piece in pieces])
+            done = [entering for entering, piece in pieces if piece.last]
+            if done:
+                told += self._join(decoder, done, logits_PV)
+        return told
+
+    def _let_in(self, decoder: SlotDecoder) -> None:
+        """Waiting prompts become entering ones, in their order, as long as there are places and memory."""
+        present = [answer for answer in self._answers() if answer not in self._waiting]
+        used = sum(len(answer.prompt) + answer.most for answer in present)
+        count = len(present)
+        same = {tuple(entering.prompt): entering for entering in self._entering}
+        while self._waiting and count < self.max_batch:
+            answer = self._waiting[0]
+            size = len(answer.prompt) + answer.most
+            if count and used + size > self.max_tokens:
+                return
+            self._waiting.popleft()
+            count, used = count + 1, used + size
+            known = same.get(tuple(answer.prompt))
+            if known:
+                known.answers.append(answer)
+                continue
+            entering = Entering([answer], answer.prompt, decoder.slots.new(len(answer.prompt)))
+            same[tuple(answer.prompt)] = entering
+            self._entering.append(entering)
+
+    def _join(self, decoder: SlotDecoder, done: list[Entering[_Answer]], logits_PV: Tensor) -> list[Increment]:
+        """Prompts that are done become running answers; those that have the same prompt get a copy of its row."""
+        rows: list[SlotRow] = []
+        answers: list[_Answer] = []
+        sources: list[int] = []
+        for index, entering in enumerate(done):
+            self._entering.remove(entering)
+            copies = [decoder.slots.copy(entering.row, entering.row.length) for _ in entering.answers[1:]]
+            rows += [entering.row, *copies]
+            answers += entering.answers
+            sources += [index] * len(entering.answers)
+        cohort = SlotCohort(decoder.slots, rows)
+        told = self._advance(cohort, answers, logits_PV[sources] if len(sources) > len(done) else logits_PV)
+        if answers and self._running:
+            running = self._running[0][0]
+            assert isinstance(running, SlotCohort)
+            running.rows += cohort.rows
+            self._running[0][1].extend(answers)
+        elif answers:
+            self._running.append((cohort, answers))
+        return told
 
     def _admit(self) -> list[_Answer]:
         """The waiting prompts that enter now as one prefill. While more than half of the places are taken they wait, so
@@ -234,24 +347,28 @@ class Sampler:
         cohort.select(rows)
         told = self._advance(cohort, answers, logits_NV[rows])
         if answers and self._running and self._decoder.mergeable:
-            self._running[0][0].merge(cohort)
+            running = self._running[0][0]
+            assert isinstance(running, Cohort)
+            running.merge(cohort)
             self._running[0][1].extend(answers)
         elif answers:
             self._running.append((cohort, answers))
         return told
 
-    def _keep(self, cohort: Cohort, answers: list[_Answer], rows: list[int]) -> None:
+    def _keep(self, cohort: Cohort | SlotCohort, answers: list[_Answer], rows: list[int]) -> None:
         if len(rows) == len(answers):
             return
         answers[:] = [answers[row] for row in rows]
-        if rows:
+        if isinstance(cohort, SlotCohort):
+            cohort.select(rows)
+        elif rows:
             cohort.select(rows)
             if self._decoder.mergeable:
                 cohort.trim()
 
     # -- tokens ----------------------------------------------------------------------------------------------------
 
-    def _advance(self, cohort: Cohort, answers: list[_Answer], logits_NV: Tensor) -> list[Increment]:
+    def _advance(self, cohort: Cohort | SlotCohort, answers: list[_Answer], logits_NV: Tensor) -> list[Increment]:
         """Choose each row's token; rows that end leave `cohort` and `answers`."""
         tokens, logprobs = self._choose(answers, logits_NV)
         told = [self._tell(*entry) for entry in zip(answers, tokens, logprobs, strict=True)]
@@ -290,7 +407,10 @@ class Sampler:
         if token in self.eos_ids:
             finished = "stop"
         else:
-            text = answer.stream.add(token)
+            if answer.streams:
+                text = answer.stream.add(token)
+            else:
+                answer.stream.keep(token)
             if len(answer.tokens) >= answer.most:
                 finished = "length"
         if finished:
@@ -298,6 +418,13 @@ class Sampler:
         if answer.stream.stopped:
             finished = "stop"
         return Increment(answer.id, token, text, logprob, finished)
+
+
+def _kind_of(model: nn.Module) -> str:
+    weight = next(model.parameters())
+    return (
+        f"{type(without_adapter(model)).__name__} in {str(weight.dtype).removeprefix('torch.')} on {weight.device.type}"
+    )
 
 
 def ends_of(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -7,8 +7,10 @@ decided; `finish` gives what is left.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerFast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,9 +30,11 @@ class TextStream:
     ) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
+        self._plain = _plain_decoder(tokenizer)
         self._tokens = [int(token) for token in prompt[-CONTEXT:]]
-        if self._decode(self._tokens).endswith(UNDECIDED):
-            self._tokens = []
+        self._done = self._decode(self._tokens)  # the text of tokens[from:read]
+        if self._done.endswith(UNDECIDED):
+            self._tokens, self._done = [], ""
         self._from = 0  # tokens before are decoded and done with
         self._read = len(self._tokens)  # text of the tokens before has been taken into `_held` or given
         self._held = ""  # decoded, but perhaps the beginning of a stop string
@@ -38,19 +42,24 @@ class TextStream:
 
     def add(self, token: int) -> str:
         """The text that is certain now; may be empty."""
-        self._tokens.append(token)
-        done = self._decode(self._tokens[self._from : self._read])
+        self.keep(token)
         text = self._decode(self._tokens[self._from :])
+        done = self._done
         if text.endswith(UNDECIDED) or len(text) <= len(done):
             return ""
         self._from, self._read = self._read, len(self._tokens)
+        self._done = self._decode(self._tokens[self._from :])
         return self._past_stop(text[len(done) :])
+
+    def keep(self, token: int) -> None:
+        """For who wants no text before the end: `finish` gives all of it. Stop strings are then found only there."""
+        self._tokens.append(token)
 
     def finish(self) -> str:
         """What was held back, at the end of the answer."""
-        done = self._decode(self._tokens[self._from : self._read])
-        rest = self._decode(self._tokens[self._from :])[len(done) :]
+        rest = self._decode(self._tokens[self._from :])[len(self._done) :]
         self._from = self._read = len(self._tokens)
+        self._done = ""
         text = self._past_stop(rest) + self._held
         self._held = ""
         return text
@@ -68,9 +77,21 @@ class TextStream:
         return text[: len(text) - keep]
 
     def _decode(self, tokens: Sequence[int]) -> str:
+        if self._plain is not None:
+            return self._plain(tokens)
         text = self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)  # one sequence of tokens, one text
         return text
+
+
+def _plain_decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[int]], str] | None:
+    """The tokenizer's inner decoder, where the class around it adds nothing but time."""
+    kind = type(tokenizer)
+    fast = PreTrainedTokenizerFast
+    if not issubclass(kind, fast) or kind.decode is not fast.decode or kind._decode is not fast._decode:
+        return None
+    inner = tokenizer.backend_tokenizer
+    return lambda tokens: inner.decode(tokens, skip_special_tokens=True)
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tomoni.data.render import LossOn, Renderer
+from tomoni.engine.matrices import Weights
 from tomoni.engine.sampler import Sampling
 from tomoni.errors import DataError
 from tomoni.evaluate.holdout import Held, difference, measure, token_counts, unigram
@@ -125,13 +126,20 @@ class Comparison:
 
 
 def appraise(
-    name: str, data: Data, *, answers: int = 500, max_new_tokens: int | None = None, device: str = "auto"
+    name: str,
+    data: Data,
+    *,
+    answers: int = 500,
+    max_new_tokens: int | None = None,
+    device: str = "auto",
+    weights: Weights = "float32",
 ) -> Appraisal:
-    """Open the model, measure it, ask it at most `answers` of the records, and let go of it.
+    """Open the model, measure it, ask it at most `answers` of the records (its answers are made with
+    `weights`, the loss always with its own), and let go of it.
 
     Raises DataError where there is nothing to measure, and what `open_subject` raises.
     """
-    subject = open_subject(name, device=device, loss_on=data.loss_on, max_length=data.max_length)
+    subject = open_subject(name, device=device, loss_on=data.loss_on, max_length=data.max_length, weights=weights)
     begin = time.monotonic()
     items = rows_of(data.held, subject.renderer)
     if not items:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tomoni.data.render import LossOn, Renderer
 from tomoni.data.tokenize import load_tokenizer
 from tomoni.engine.hub import Located, locate
+from tomoni.engine.matrices import Weights
 from tomoni.engine.models import examine, load
 from tomoni.engine.sampler import Sampler, ends_of, longest_row
 from tomoni.engine.setup import pick_device
-from tomoni.errors import RunError
+from tomoni.errors import ConfigError, RunError
 
 RESULTS = ("model", "adapter")  # where a run leaves what it trained
 MOST_TOKENS = 8192  # of a row that is measured, where the model's context is longer
@@ -21,13 +22,14 @@ MOST_TOKENS = 8192  # of a row that is measured, where the model's context is lo
 
 @dataclass(frozen=True)
 class Subject:
-    """`name` is what the user called it. `stop_tokens` end its answers."""
+    """`name` is what the user called it. `stop_tokens` end its answers, which are made `answers_with` such weights."""
 
     name: str
     located: Located
     model: Any
     renderer: Renderer
     stop_tokens: tuple[int, ...]
+    answers_with: Weights = "float32"
 
     @property
     def tokenizer(self) -> Any:
@@ -47,18 +49,27 @@ class Subject:
         return f"{self.name} ({kind}, {_short(self.weights)} weights{base}{revision})"
 
     def sampler(self, **options: Any) -> Sampler:
-        return Sampler(self.model, self.renderer.tokenizer, eos_ids=self.stop_tokens, **options)
+        chosen = {"eos_ids": self.stop_tokens, "weights": self.answers_with} | options
+        return Sampler(self.model, self.renderer.tokenizer, **chosen)
 
 
 def open_subject(
-    name: str | Path, *, device: str = "auto", loss_on: LossOn = "assistant", max_length: int | None = None
+    name: str | Path,
+    *,
+    device: str = "auto",
+    loss_on: LossOn = "assistant",
+    max_length: int | None = None,
+    weights: Weights = "float32",
 ) -> Subject:
     """Load a model by any name that `locate` takes, or the result in a run's folder.
 
     `loss_on` and `max_length` (the model's context unless given) say how records become rows; longer ones are cut, and
-    `renderer.truncated` counts them. Raises RunError for a run without a result, ModelError for anything wrong with
-    the model.
+    `renderer.truncated` counts them. `weights` are those that answers are made with. Raises RunError for a run without
+    a result, ModelError for anything wrong with the model, or where it cannot have such weights.
     """
+    known = get_args(Weights)
+    if weights not in known:
+        raise ConfigError(f"--weights {weights!r} is not known", choices=known)
     located = find(name)
     on = pick_device(device)
     tokenizer = load_tokenizer(located.tokenizer_folder)
@@ -67,7 +78,10 @@ def open_subject(
     longest = min(size for size in (max_length, longest_row(model), MOST_TOKENS) if size is not None)
     renderer = Renderer(tokenizer, loss_on=loss_on, max_length=longest, on_long_rows="truncate")
     ends = dict.fromkeys([*renderer.stop_tokens, *ends_of(model, tokenizer)])
-    return Subject(str(name), located, model, renderer, tuple(ends))
+    subject = Subject(str(name), located, model, renderer, tuple(ends), weights)
+    if weights != "float32":
+        subject.sampler()  # says at once where it cannot be
+    return subject
 
 
 def find(name: str | Path) -> Located:

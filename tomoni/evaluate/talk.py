@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 
 from tomoni.engine.hub import read_json
-from tomoni.engine.sampler import Sampling
+from tomoni.engine.sampler import Sampler, Sampling
 from tomoni.errors import ModelError
 from tomoni.evaluate.subject import Subject, shorter
 from tomoni.records import Message
@@ -31,6 +32,10 @@ class Talk:
     def messages(self) -> list[Message]:
         return [*([Message("system", self.system)] if self.system else []), *self.turns]
 
+    @cached_property
+    def _sampler(self) -> Sampler:
+        return self.subject.sampler(max_batch=1)
+
     def say(self, text: str) -> Iterator[str]:
         """The answer, part by part. Where it is interrupted, what was told of it stays in the conversation, and a
         question without any answer does not.
@@ -44,7 +49,7 @@ class Talk:
         try:
             tokens = self._fitting()
             self._asked += 1
-            sampler = self.subject.sampler(max_batch=1)
+            sampler = self._sampler
             sampler.add(tokens, self.how, id=str(self._asked))
             while not sampler.idle:
                 for increment in sampler.step():
@@ -53,6 +58,8 @@ class Talk:
                         told.append(increment.text)
                         yield increment.text
         finally:
+            if not self._sampler.idle:  # interrupted, and perhaps within a step
+                del self._sampler
             answer = "".join(told)
             if answer or self.finish:
                 self.turns.append(Message("assistant", answer))
@@ -70,7 +77,7 @@ class Talk:
 
     def _fitting(self) -> Int32:
         """The prompt's tokens, without as many of the oldest turns as it takes to leave room for an answer."""
-        sampler = self.subject.sampler(max_batch=1)
+        sampler = self._sampler
         wanted = (
             self.how.max_new_tokens if sampler.context is None else min(self.how.max_new_tokens, sampler.context // 4)
         )
