@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +18,7 @@ from tomoni.engine.trained import choose
 from tomoni.methods import sft
 from tomoni.report import State
 from tomoni.rows import Item, Row
+from tomoni.run import keeping
 from tomoni.settings.sft import Config
 
 
@@ -65,9 +64,6 @@ def measure(job: Mapping[str, Any], clock: Clock) -> dict[str, Any]:
 
 def keep_frozen(engine: Engine, data: Given, cfg: Config) -> str | None:
     """As a run does it where rows are seen again: outputs of frozen layers are computed once and kept on disk."""
-    if importlib.util.find_spec("tomoni.run.keeping") is None:
-        return None
-    keeping = importlib.import_module("tomoni.run.keeping")
     datasets: Any = SimpleNamespace(train=data.items, looked_at=[], looked_at_is="training")
     said: str | None = keeping.keep_frozen(cfg, engine, datasets, print)
     return said
