@@ -129,7 +129,7 @@ def test_what_is_not_a_number_comes_through(bad: float) -> None:
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    caches = (kernels.library, kernels.reason, kernels._built)
+    caches = (kernels._library, kernels._reason, kernels._built)
     for cached in caches:
         cached.cache_clear()
     yield
@@ -147,7 +147,7 @@ def gradients() -> dict[str, Tensor]:
 @pytest.mark.usefixtures("fresh")
 def test_without_a_compiler_training_is_the_same_to_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     with_kernels = gradients()
-    for cached in (kernels.library, kernels.reason, kernels._built):
+    for cached in (kernels._library, kernels._reason, kernels._built):
         cached.cache_clear()
     monkeypatch.setattr(kernels, "_compiler", lambda: None)
     assert kernels.library() is None

@@ -15,6 +15,7 @@ import platform
 import shutil
 import subprocess  # runs the machine's C compiler, with a fixed list of arguments
 import tempfile
+import threading
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("kernels.c")
@@ -24,15 +25,33 @@ NATIVE = {"arm64": "-mcpu=native", "aarch64": "-mcpu=native"}
 BUILD_SECONDS = 60
 
 
-@functools.cache
+_building = threading.RLock()
+
+
 def library() -> ctypes.CDLL | None:
     """The built kernels; None where there are none."""
-    return None if reason() else _load()
+    with _building:
+        return _library()
+
+
+def reason() -> str | None:
+    """Why there are no kernels here, in words; None where there are."""
+    with _building:
+        return _reason()
+
+
+def build_ahead() -> None:
+    """Begin to build, where that is still to be done, beside whatever else there is to do first."""
+    threading.Thread(target=library, name="kernels", daemon=True).start()
 
 
 @functools.cache
-def reason() -> str | None:
-    """Why there are no kernels here, in words; None where there are."""
+def _library() -> ctypes.CDLL | None:
+    return None if _reason() else _load()
+
+
+@functools.cache
+def _reason() -> str | None:
     if os.environ.get("TOMONI_KERNELS", "").lower() in ("off", "0"):
         return "switched off by TOMONI_KERNELS"
     if _compiler() is None:

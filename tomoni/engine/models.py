@@ -37,6 +37,7 @@ from transformers.utils.logging import (
     set_verbosity_error,
 )
 
+from tomoni.engine import kernels
 from tomoni.engine.hub import PICKLED, TO_CONVERT, Located, first_line, read_json
 from tomoni.errors import ModelError, did_you_mean
 
@@ -78,6 +79,7 @@ def load(located: Located, *, attn_implementation: Attention = "sdpa") -> PreTra
 
     Raises ModelError for whatever is missing, damaged, refused or does not fit together.
     """
+    kernels.build_ahead()  # a second, once a machine, while the weights are read
     model = _load_whole(located.model, attn_implementation)
     if located.base is None:
         return model
