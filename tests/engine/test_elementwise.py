@@ -195,3 +195,13 @@ def test_kernels_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOMONI_KERNELS", "off")
     assert kernels.library() is None
     assert "TOMONI_KERNELS" in str(kernels.reason())
+
+
+@needs_kernels
+@pytest.mark.usefixtures("fresh")
+def test_a_build_that_was_cut_short_is_made_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made = kernels._built()
+    made.write_bytes(made.read_bytes()[:100])
+    assert kernels.library() is not None
+    assert kernels.reason() is None

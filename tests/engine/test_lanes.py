@@ -36,8 +36,17 @@ def test_every_item_is_dealt_once_and_no_lane_is_empty(count: int, most: int, se
 def test_small_steps_run_in_one_lane(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "TOKENS_A_LANE", 100)
     items = random_items(10, shortest=35, longest=35)  # 350 tokens
-    assert [how_many(items, threads) for threads in (1, 2, 8)] == [1, 2, 3]
-    assert how_many(items[:2], 8) == 1
+    plenty = {"budget": 10**6, "bytes_trained": 1}
+    assert [how_many(items, threads, **plenty) for threads in (1, 2, 8)] == [1, 2, 3]
+    assert how_many(items[:2], 8, **plenty) == 1
+
+
+def test_lanes_are_no_more_than_memory_is_there_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "TOKENS_A_LANE", 1)
+    items = random_items(10, shortest=35, longest=35)
+    assert how_many(items, 8, budget=3 * 35, bytes_trained=1) == 3  # each may hold its longest item
+    assert how_many(items, 8, budget=10**6, bytes_trained=2**28) == 4  # 2 GiB of gradients, two sets a lane
+    assert how_many(items, 8, budget=1, bytes_trained=2**40) == 1
 
 
 def test_lanes_are_of_about_equal_size() -> None:
@@ -63,7 +72,7 @@ def small_lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("budget", [None, 60])
+@pytest.mark.parametrize("budget", [None, 130])
 @pytest.mark.parametrize("threads", [2, 3])
 def test_the_step_is_the_same_to_rounding_and_again_to_the_bit(threads: int, budget: int | None) -> None:
     items = random_items(9)

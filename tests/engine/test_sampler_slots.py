@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
 from tests import tiny
+from tests.engine.items import engine, random_items
 from tests.engine.test_sampler import END, GREEDY, PROMPTS, generated, sampler
+from tomoni import losses
 from tomoni.engine.decode import Piece, SlotDecoder, slot_decoder
 from tomoni.engine.draw import Sampling
 from tomoni.engine.matrices import FloatMatrix, Int8Matrix
@@ -207,6 +209,26 @@ def test_weights_that_change_between_answers_are_taken_up() -> None:
             if "lora" in name:
                 weight.mul_(3)
     after = under_test.sample([PROMPTS[1]], GREEDY)[0].tokens.tolist()
+    assert after == generated(model, PROMPTS[1], 24)
+    assert before != after
+
+
+@pytest.mark.parametrize("queued", [False, True], ids=["asked after", "queued before"])
+def test_a_sampler_that_is_kept_over_a_training_step_answers_with_the_new_weights(queued: bool) -> None:
+    model = tiny.model()
+    training = engine(model)
+    under_test = sampler(model)
+    before = under_test.sample([PROMPTS[1]], GREEDY)[0].tokens.tolist()
+    if queued:
+        under_test.add(PROMPTS[1], GREEDY, "it")
+    training.forward_backward(random_items(6), losses.nll)
+    training.optim_step(0.05)
+    model.eval()
+    if not queued:
+        under_test.add(PROMPTS[1], GREEDY, "it")
+    after = []
+    while not under_test.idle:
+        after += [increment.token for increment in under_test.step()]
     assert after == generated(model, PROMPTS[1], 24)
     assert before != after
 

@@ -175,6 +175,8 @@ class Engine:
                 group["lr"] = lr
             with naming_memory(f"the optimizer's moments of {len(weights):,} tensors"):
                 self.optimizer.step()
+            # the fused optimizer does not count its writes, and a sampler asks that count whether weights have changed
+            torch.autograd.graph.increment_version(weights)
         self.optimizer.zero_grad(set_to_none=True)
         self.updates += 1
         stats = Stats(learning_rate=Mean(lr), skipped=Mean(0.0 if finite else 1.0))
@@ -258,7 +260,8 @@ class Engine:
         self.forward.refresh()
         self.optimizer.zero_grad(set_to_none=True)
         threads = torch.get_num_threads() if self.forward.flat is not None else 1
-        lanes = deal(items, how_many(items, threads))
+        bytes_trained = sum(weight.numel() * weight.element_size() for weight in self.trained.values())
+        lanes = deal(items, how_many(items, threads, budget=budget, bytes_trained=bytes_trained))
         if len(lanes) > 1:
             self._in_lanes(lanes, loss, count, sums, budget)
         else:
@@ -417,6 +420,8 @@ class Engine:
     def _nonfinite_items(self, items: Sequence[Item], loss: Loss) -> list[str]:
         """The items whose own loss or gradient is not finite, each computed alone."""
         found = []
+        self._training_mode()
+        self.forward.refresh()
         for item in items:
             self.optimizer.zero_grad(set_to_none=True)
             _, objective = self._objective(self._collate([item], self.budget), loss, counts([item]), 0)

@@ -122,8 +122,8 @@ class FlatDecoder:
 
     def _positions(self, length: int) -> tuple[Tensor, Tensor]:
         """The rotations of at least `length` positions, computed once and again only for longer rows."""
-        if self._rotations is None or len(self._rotations[0]) < length:
-            self._rotations = self.blueprint.rotations(
-                max(length, 2 * len(self._rotations[0]) if self._rotations else 0)
-            )
-        return self._rotations
+        found = self._rotations  # lanes come here at the same time; each goes on with what it has seen
+        if found is None or len(found[0]) < length:
+            found = self.blueprint.rotations(max(length, 2 * len(found[0]) if found else 0))
+            self._rotations = found
+        return found

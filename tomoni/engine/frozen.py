@@ -197,7 +197,8 @@ class Below:
         items = [Item(str(index), (row,)) for index, row in enumerate(rows)]
         lanes = deal(items, torch.get_num_threads())
         found: dict[str, Tensor] = {}
-        for part in side_by_side([partial(_with_one_core, partial(self._each, lane)) for lane in lanes]):
+        # so that a row's bits do not depend on how many rows are computed at once
+        for part in side_by_side([partial(self._each, lane) for lane in lanes], cores=1):
             found |= part
         return [found[item.id] for item in items]
 
@@ -322,18 +323,6 @@ def _trial_tile(forward: Forward, lengths: Sequence[int]) -> Tile:
     tokens = (torch.arange(len(lengths) * max(lengths), device=device) * 7 + 1) % forward.vocabulary
     every = torch.arange(len(tokens), device=device)
     return Tile(tuple(range(len(lengths))), tokens.view(len(lengths), -1), torch.tensor(lengths), None, every, every)
-
-
-def _with_one_core(work: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """So that a row's bits do not depend on how many rows are computed at once."""
-    before = torch.get_num_threads()
-    if before == 1:
-        return work()
-    torch.set_num_threads(1)
-    try:
-        return work()
-    finally:
-        torch.set_num_threads(before)
 
 
 # -- the key ---------------------------------------------------------------------------------------------------------

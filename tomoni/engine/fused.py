@@ -36,8 +36,8 @@ from tomoni.engine.elementwise import (
 
 # numbers of one block of attention's probabilities: 2 MiB in float32 stay in the cache between the two products
 BLOCK = 2**19
-# a rectangle whose probabilities have more numbers than this computes them again in the backward pass
-KEPT = 2**24
+# probabilities of a layer that have more numbers than this are computed again in the backward pass; 32 MiB in float32
+KEPT = 2**23
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +159,11 @@ class Attention(Function):
     ) -> Tensor:
         out_NX = torch.empty_like(q_NX)
         kept: list[Tensor] = []
+        keep = _are_kept(rectangles, q_NX.shape[1] // head_dim)
         for rectangle in rectangles:
             q_RJGTd = _grouped(q_NX, k_NX, rectangle, head_dim)
             out_RJGTd = _grouped(out_NX, k_NX, rectangle, head_dim)
             k_MTd, v_MTd = _keys(k_NX, rectangle, head_dim), _keys(v_NX, rectangle, head_dim)
-            keep = _is_kept(q_RJGTd)
             for start, end in _blocks(q_RJGTd):
                 p_MQT = _probabilities(_stacked(q_RJGTd, start, end), k_MTd, start, end)
                 block = out_RJGTd[..., start:end, :]
@@ -178,6 +178,7 @@ class Attention(Function):
     def backward(ctx: Any, output_NX: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         q_NX, k_NX, v_NX, *kept = ctx.saved_tensors
         probabilities = iter(kept)
+        keep = _are_kept(ctx.rectangles, q_NX.shape[1] // ctx.head_dim)
         dq_NX, dk_NX, dv_NX = torch.empty_like(q_NX), torch.empty_like(k_NX), torch.empty_like(v_NX)
         for rectangle in ctx.rectangles:
             q_RJGTd, dq_RJGTd, dout_RJGTd = (
@@ -185,7 +186,6 @@ class Attention(Function):
             )
             k_MTd, v_MTd = _keys(k_NX, rectangle, ctx.head_dim), _keys(v_NX, rectangle, ctx.head_dim)
             dk_MTd, dv_MTd = k_MTd.new_zeros(k_MTd.shape), v_MTd.new_zeros(v_MTd.shape)
-            keep = _is_kept(q_RJGTd)
             for start, end in _blocks(q_RJGTd):
                 q_MQd, dout_MQd = _stacked(q_RJGTd, start, end), _stacked(dout_RJGTd, start, end)
                 p_MQT = next(probabilities) if keep else _probabilities(q_MQd, k_MTd, start, end)
@@ -250,9 +250,8 @@ def _blocks(q_RJGTd: Tensor) -> list[tuple[int, int]]:
     return [(start, min(start + size, width)) for start in range(0, width, size)]
 
 
-def _is_kept(q_RJGTd: Tensor) -> bool:
-    rows, among, group, width, _ = q_RJGTd.shape
-    return rows * among * group * width * width // 2 <= KEPT
+def _are_kept(rectangles: Sequence[Rectangle], heads: int) -> bool:
+    return sum(one.rows * heads * one.width * one.width // 2 for one in rectangles) <= KEPT
 
 
 def _stacked(q_RJGTd: Tensor, start: int, end: int) -> Tensor:

@@ -71,7 +71,13 @@ def _compiler() -> str | None:
 
 
 def _load() -> ctypes.CDLL:
-    return ctypes.CDLL(str(_built()))
+    path = _built()
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:  # cut short by a crash, perhaps: built once more
+        path.unlink(missing_ok=True)
+        _built.cache_clear()
+        return ctypes.CDLL(str(_built()))
 
 
 @functools.cache

@@ -24,13 +24,19 @@ ATTENTION_EVENS = 2048
 # a lane with fewer tokens spends its time in Python, which its neighbours need too: all cores share its products then
 TOKENS_A_LANE = 600
 
+# each lane holds gradients of its own; all of them together at most so many bytes
+GRADIENT_BYTES = 2**31
+
 Result = TypeVar("Result")
 
 
-def how_many(items: Sequence[Item], threads: int) -> int:
-    """Lanes that pay for these items on so many threads."""
+def how_many(items: Sequence[Item], threads: int, *, budget: int, bytes_trained: int) -> int:
+    """Lanes that pay for these items on so many threads, and that memory is there for: `budget` tokens over all lanes,
+    of which the longest item alone may take a lane's share, and twice `bytes_trained` a lane."""
     tokens = sum(item.tokens for item in items)
-    return max(1, min(threads, len(items), tokens // TOKENS_A_LANE))
+    longest = max(item.tokens for item in items)
+    room = min(budget // max(1, longest), GRADIENT_BYTES // max(1, 2 * bytes_trained))
+    return max(1, min(threads, len(items), tokens // TOKENS_A_LANE, room))
 
 
 def deal(items: Sequence[Item], lanes: int) -> list[list[Item]]:
@@ -50,13 +56,14 @@ def _cost(item: Item) -> float:
     return sum(len(row) * (1 + len(row) / ATTENTION_EVENS) for row in item.rows)
 
 
-def side_by_side(work: Sequence[Callable[[], Result]]) -> list[Result]:
-    """The results of all pieces of work, each done by a thread of its own with its share of PyTorch's threads. All are
-    waited for, then the first error in order is raised."""
-    if len(work) == 1:
-        return [work[0]()]
+def side_by_side(work: Sequence[Callable[[], Result]], *, cores: int | None = None) -> list[Result]:
+    """The results of all pieces of work, each done by a thread of its own with its share of PyTorch's threads, or with
+    `cores` of them. All are waited for, then the first error in order is raised."""
     threads = torch.get_num_threads()
-    share = max(1, threads // len(work))
+    share = cores or max(1, threads // max(1, len(work)))
+    if len(work) == 1:
+        with _threads_a_piece(share, threads):
+            return [work[0]()]
     with _threads_a_piece(share, threads), ThreadPoolExecutor(len(work), "lane") as pool:
         futures = [pool.submit(_with_threads, share, piece) for piece in work]
     return [future.result() for future in futures]

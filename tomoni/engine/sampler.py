@@ -253,6 +253,8 @@ class Sampler:
 
     def _step_in_slots(self, decoder: SlotDecoder) -> list[Increment]:
         told: list[Increment] = []
+        if not (self._running or self._entering):
+            decoder.refresh()
         for cohort, answers in self._running:
             assert isinstance(cohort, SlotCohort)
             told += self._advance(
@@ -274,7 +276,8 @@ class Sampler:
 
     def _let_in(self, decoder: SlotDecoder) -> None:
         """Waiting prompts become entering ones, in their order, as long as there are places and memory."""
-        present = [answer for answer in self._answers() if answer not in self._waiting]
+        present = [answer for entering in self._entering for answer in entering.answers]
+        present += [answer for _, answers in self._running for answer in answers]
         used = sum(len(answer.prompt) + answer.most for answer in present)
         count = len(present)
         same = {tuple(entering.prompt): entering for entering in self._entering}

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -116,7 +117,8 @@ class Slots:
         """Zeros, since a place that was never written is multiplied by a weight of 0. The system gives memory only to
         what is written, so slots that stay empty cost nothing."""
         layers, _, _, width = self.memory_LSCX.shape
-        larger_LSCX = torch.zeros(layers, slots, room, width)
+        # by numpy, since PyTorch writes its zeros out, which takes the memory at once
+        larger_LSCX = torch.from_numpy(np.zeros((layers, slots, room, width), dtype=np.float32))
         for row in self._rows:
             if row is not None:
                 larger_LSCX[:, row.slot, : row.length] = self.memory_LSCX[:, row.slot, : row.length]
