@@ -31,7 +31,7 @@ the logits); where they do not, the row says *not comparable* and the command en
 
     make bench                                  measure everything (hours) and write this document
     make bench BENCH="run sft-lora-8m"          one workload
-    make bench BENCH="run --small --results /tmp/trial"    a trial of the machinery
+    make bench BENCH="run --small --results trial"    a trial of the machinery
 
 """
 
