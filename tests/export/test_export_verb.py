@@ -222,10 +222,43 @@ def test_prompts_that_cannot_be_compared_are_left_out_and_counted(
     assert "1 prompt too long for the context of 512 tokens, not compared" in said
 
 
-def test_no_prompt_that_can_be_compared_is_a_failure(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prompts_of_which_none_can_be_compared_are_refused_before_anything_is_written(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("prompts.txt").write_text("長" * 400 + "\n", encoding="utf-8")
-    assert exported("hf", "f32") == 1
-    assert "no prompt was compared" in capsys.readouterr().err
+    before = sorted(place.iterdir())
+    assert exported("hf", "f32") == 2
+    said = capsys.readouterr().err
+    assert "can be compared: each is too long for the context of 512 tokens" in said and "--prompts FILE" in said
+    assert sorted(place.iterdir()) == before
+
+
+def test_outputs_that_could_not_be_put_in_place_are_refused_first(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("real").mkdir()
+    Path("link").symlink_to("real")
+    Path("file").write_text("")
+    for output, said in (
+        (".", "the working directory cannot be the output"),
+        ("link", "link is a link or a mount point"),
+        ("file/out", "file is not a folder that can be written to"),
+    ):
+        assert main(["export", "model", "--to", "hf", "--output", output]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_penalty_in_the_generation_config_is_no_difference_of_the_model(place: Path) -> None:
+    path = Path("model/generation_config.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "repetition_penalty": 1.3}))
+    assert exported("hf", "f32") == 0
+
+
+def test_a_report_that_is_given_away_holds_no_prompt_and_no_path(place: Path) -> None:
+    assert main(["export", str(place / "model"), "--to", "gguf", "--quantization", "q8_0", "--output", "out"]) == 0
+    text = json.dumps(report())
+    assert report()["model"] == "model" and str(place) not in text
+    assert all(one.keys() <= {"kind", "at", "margin", "passed"} for one in report()["differences"])
 
 
 def test_hf_needs_no_package_of_the_other_forms(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,11 +26,17 @@ def open_plain_tokenizer(folder: Path) -> Any:
 
 
 def generate(model: Any, tokens: list[int], most: int) -> list[int]:
-    """Greedily by transformers' own `generate`, stopping where the model's generation config says; at most `most`."""
+    """Greedily by transformers' own `generate`, stopping where the model's generation config says; at most `most`. A
+    penalty in that config is a way of sampling, not of the weights, and is left out as tomoni's sampler leaves it out."""
     asked = torch.tensor([tokens], device=model.device)
     with torch.no_grad(), quiet():
         made = model.generate(
-            asked, attention_mask=torch.ones_like(asked), max_new_tokens=most, do_sample=False, num_beams=1
+            asked,
+            attention_mask=torch.ones_like(asked),
+            max_new_tokens=most,
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
         )
     return [int(token) for token in made[0, len(tokens) :]]
 

@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ import torch
 
 from tomoni.engine.checkpoint import commit, naming_disk, require_space
 from tomoni.engine.sampler import longest_row
-from tomoni.errors import ModelError, RunError, counted
+from tomoni.errors import DataError, ModelError, RunError, counted
 from tomoni.evaluate.subject import Subject
 from tomoni.export import architectures, card, gguf, merged, modelfile, parity
 from tomoni.export.answers import Prompt, Reader
@@ -68,6 +69,12 @@ def export(subject: Subject, order: Order, say: Say = lambda text: None) -> Outc
     context = _context(subject, order)
     asked, notes = _askable(subject, order)
     known = parity.answers_of(original, asked, context=context)
+    if not known:
+        raise DataError(
+            f"none of the {counted(len(order.prompts), 'prompt')} ({order.prompts_are}) can be compared: "
+            + ("; ".join(notes) or f"each is too long for the context of {context} tokens"),
+            next_step="name shorter ones with --prompts FILE",
+        )
     if dropped := len(asked) - len(known):
         notes.append(f"{counted(dropped, 'prompt')} too long for the context of {context} tokens, not compared")
     model = merged.merged(subject)
@@ -111,7 +118,19 @@ def refuse(subject: Subject, order: Order) -> None:
 
 def refuse_output(output: Path) -> None:
     """Raises RunError where the folder, or the one it gets if parity fails, holds something."""
+    if output.resolve() == Path.cwd().resolve():
+        raise RunError("the working directory cannot be the output", next_step="name a folder in it: --output NAME")
+    if not output.name:
+        raise RunError(f"--output {output} is no folder that could be made", next_step="name a new folder")
+    above = next(folder for folder in output.parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise RunError(f"{above} is not a folder that can be written to", next_step="choose another --output")
     for folder in (output, failed(output)):
+        if folder.is_symlink() or os.path.ismount(folder):
+            raise RunError(
+                f"{folder} is a link or a mount point; a finished export takes its place by one rename",
+                next_step=f"name a folder inside it: --output {folder / 'model'}",
+            )
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunError(
                 f"{folder} exists and is not empty",
@@ -135,14 +154,16 @@ def _context(subject: Subject, order: Order) -> int:
     return min(own, held, LONGEST_CONTEXT)
 
 
+def _texts(prompt: Prompt) -> list[str]:
+    return [turn.content for turn in prompt.messages] + ([prompt.text] if prompt.text else [])
+
+
 def _askable(subject: Subject, order: Order) -> tuple[list[Prompt], list[str]]:
     """Prompts that mean the same everywhere. One that spells a control token is plain text in tomoni and is a control
     token to every other program that tokenises a template's text."""
     pattern = subject.renderer.encoder.pattern
     kept = [
-        prompt
-        for prompt in order.prompts
-        if not (pattern and any(pattern.search(turn.content) for turn in prompt.messages))
+        prompt for prompt in order.prompts if not (pattern and any(pattern.search(text) for text in _texts(prompt)))
     ]
     left = len(order.prompts) - len(kept)
     said = "a control token spelt out in a prompt is read as one by other programs, as text by tomoni"
@@ -252,10 +273,16 @@ def _ends(subject: Subject) -> dict[int, str]:
 
 
 def _finish(work: Path, order: Order, subject: Subject, found: parity.Parity, notes: Sequence[str]) -> Outcome:
+    compared = found.as_json()
+    if found.passed:  # made to be given away: without the prompts, which may be private, and the names of folders here
+        compared["differences"] = [
+            {key: value for key, value in one.items() if key not in ("prompt", "before", "after")}
+            for one in compared["differences"]
+        ]
     report = {
-        **found.as_json(),
-        "model": subject.name,
-        "prompts_are": order.prompts_are,
+        **compared,
+        "model": Path(subject.name).name if found.passed else subject.name,
+        "prompts_are": re.sub(r"\S*[/\\](?=[^/\\\s])", "", order.prompts_are) if found.passed else order.prompts_are,
         "notes": list(notes),
         "versions": versions(),
     }

@@ -27,27 +27,41 @@ MOST_TOKENS: Final = 48  # of an answer that is compared
 SHOWN: Final = 200  # characters of a text in the report
 
 
+# however coarse the form: an answer that the original preferred by more than this (20 to 1) must not become another
+MOST_MARGIN: Final = 3.0
+# with an end token this likely the original's answer is over; an answer that goes on there has lost its end
+SURE_END: Final = np.log(0.9)
+FEW: Final = 8  # prompts too few to ask for a share of them
+
+
 @dataclass(frozen=True, slots=True)
 class Bound:
     """`logprob`: the largest difference of a logprob, in nats. `divergence`: the mean over places of the
-    Kullback-Leibler divergence from the original, in nats a token."""
+    Kullback-Leibler divergence from the original, in nats a token. `equal`: the least share of greedy answers that must
+    be the same."""
 
     logprob: float
     divergence: float
+    equal: float
+
+    @property
+    def margin(self) -> float:
+        """The largest by which the original may have preferred its own token where answers part."""
+        return min(2 * self.logprob, MOST_MARGIN)
 
 
 BOUNDS: Final = {
-    ("hf", "f32"): Bound(0.002, 1e-5),
-    ("hf", "f16"): Bound(0.1, 1e-4),
-    ("hf", "bf16"): Bound(0.5, 3e-4),
-    ("gguf", "f32"): Bound(0.01, 1e-5),
-    ("gguf", "f16"): Bound(0.1, 1e-4),
-    ("gguf", "bf16"): Bound(0.5, 3e-4),
-    ("gguf", "q8_0"): Bound(0.7, 1e-3),
-    ("gguf", "q5_1"): Bound(3.0, 0.01),
-    ("gguf", "q4_0"): Bound(5.0, 0.03),
-    ("onnx", "f32"): Bound(0.002, 1e-5),
-    ("onnx", "int8"): Bound(3.0, 0.02),
+    ("hf", "f32"): Bound(0.002, 1e-5, 0.9),
+    ("hf", "f16"): Bound(0.1, 1e-4, 0.75),
+    ("hf", "bf16"): Bound(0.5, 3e-4, 0.6),
+    ("gguf", "f32"): Bound(0.01, 1e-5, 0.9),
+    ("gguf", "f16"): Bound(0.1, 1e-4, 0.75),
+    ("gguf", "bf16"): Bound(0.5, 3e-4, 0.6),
+    ("gguf", "q8_0"): Bound(0.7, 1e-3, 0.6),
+    ("gguf", "q5_1"): Bound(3.0, 0.01, 0.5),
+    ("gguf", "q4_0"): Bound(5.0, 0.03, 0.3),
+    ("onnx", "f32"): Bound(0.002, 1e-5, 0.9),
+    ("onnx", "int8"): Bound(3.0, 0.02, 0.4),
 }
 
 
@@ -139,9 +153,10 @@ def compare(
         divergences += apart
         if moved > bound.logprob:
             differences.append(Difference(one.prompt.shown[:SHOWN], "logprob", "", f"differs by {moved:.3g}"))
-        differences += _compare_answers(one, after, bound, shown)
+        differences += _compare_answers(one, after, bound, shown, set(ends))
     stopping = {text: reader.ends_at(token, known[0].tokens) for token, text in ends.items()} if known else {}
     divergence = float(np.mean(divergences)) if divergences else 0.0
+    same = sum(_same(one.answer, after) for one, after in zip(known, answers, strict=True))
     return Parity(
         form=" ".join(form),
         program=reader.name,
@@ -149,7 +164,7 @@ def compare(
         prompts=len(known),
         text_equal=texts,
         tokens_equal=tokens,
-        answers_equal=sum(_same(one.answer, after) for one, after in zip(known, answers, strict=True)),
+        answers_equal=same,
         ended_before=sum(one.answer.finish == "stop" for one in known),
         ended=sum(one.answer.finish == "stop" == after.finish for one, after in zip(known, answers, strict=True)),
         logprob=largest,
@@ -157,7 +172,10 @@ def compare(
         places=len(divergences),
         ends=stopping,
         differences=tuple(differences),
-        problems=tuple(_problems(differences, divergence, bound, stopping, len(known))),
+        problems=(
+            *_problems(differences, divergence, bound, stopping, len(known)),
+            *_too_few_equal(same, len(known), bound),
+        ),
     )
 
 
@@ -169,7 +187,7 @@ def _problems(
         "text": "the chat template writes another text",
         "tokens": "the text becomes other tokens",
         "logprob": f"logprobs differ by more than {bound.logprob:g}",
-        "answer": f"greedy answers part where the margin is more than {2 * bound.logprob:g}",
+        "answer": f"greedy answers part where the margin is more than {bound.margin:g}",
         "end": "an answer does not end where it ended",
     }
     for kind, words in said.items():
@@ -182,6 +200,12 @@ def _problems(
     if not prompts:
         found.append("no prompt was compared")
     return found
+
+
+def _too_few_equal(same: int, prompts: int, bound: Bound) -> list[str]:
+    if prompts < FEW or same >= bound.equal * prompts:
+        return []
+    return [f"only {same} of {prompts} greedy answers are the same; at least {bound.equal:.0%} are expected"]
 
 
 def _compare_reading(one: Known, reader: Reader) -> list[Difference]:
@@ -198,7 +222,9 @@ def _compare_reading(one: Known, reader: Reader) -> list[Difference]:
     return found
 
 
-def _compare_answers(one: Known, after: Answer, bound: Bound, shown: Callable[[Int32], str]) -> list[Difference]:
+def _compare_answers(
+    one: Known, after: Answer, bound: Bound, shown: Callable[[Int32], str], ends: set[int]
+) -> list[Difference]:
     before = one.answer
     if _same(before, after):
         return []
@@ -206,8 +232,10 @@ def _compare_answers(one: Known, after: Answer, bound: Bound, shown: Callable[[I
     texts = shown(before.tokens)[:SHOWN], shown(after.tokens)[:SHOWN]
     if at >= min(len(before.tokens), len(after.tokens)):  # the same as far as the shorter one goes
         return [Difference(one.prompt.shown[:SHOWN], "end", *texts, at)]
+    if int(before.tokens[at]) in ends and _logprob(before, at) > SURE_END:
+        return [Difference(one.prompt.shown[:SHOWN], "end", *texts, at)]
     margin = _margin(before, at, int(after.tokens[at]))
-    passed = margin <= 2 * bound.logprob
+    passed = margin <= bound.margin
     return [Difference(one.prompt.shown[:SHOWN], "answer", *texts, at, round(margin, 4), passed)]
 
 
@@ -228,6 +256,11 @@ def distances(before: Answer, after: Answer) -> tuple[float, list[float]]:
         largest = max(largest, float(np.abs(moved[likely]).max(initial=0.0)))
         divergences.append(max(0.0, float((np.exp(ours) * moved).sum())))
     return largest, divergences
+
+
+def _logprob(before: Answer, at: int) -> float:
+    """Of the original's own token."""
+    return float(before.logprobs[at][np.flatnonzero(before.ids[at] == before.tokens[at])[0]])
 
 
 def _margin(before: Answer, at: int, token: int) -> float:
