@@ -42,10 +42,10 @@ def tile(tokens_NT: Tensor) -> Tile:
     return Tile(tuple(range(rows)), tokens_NT, torch.full((rows,), length), None, every, every)
 
 
-def double(architecture: str, *, lora: bool = False, **changes: Any) -> Any:
+def double(architecture: str, *, lora: bool = False, targets: Any = "all-linear", **changes: Any) -> Any:
     model = built(architecture, **changes)
     if lora:
-        config = LoraConfig(task_type="CAUSAL_LM", r=3, lora_alpha=7, target_modules="all-linear")
+        config = LoraConfig(task_type="CAUSAL_LM", r=3, lora_alpha=7, target_modules=targets)
         torch.manual_seed(1)
         model = get_peft_model(model, config)
         for name, weight in model.named_parameters():
@@ -87,6 +87,11 @@ def assert_same_as_modules(model: Any, widths: tuple[tuple[int, int], ...]) -> N
 @pytest.mark.parametrize("architecture", OURS)
 def test_hidden_states_and_gradients_are_those_of_the_models_own_modules(architecture: str, lora: bool) -> None:
     assert_same_as_modules(double(architecture, lora=lora, sliding_window=None), ((1, 13), (3, 7), (2, 1)))
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["k_proj", "up_proj"]], ids=" and ".join)
+def test_an_adapter_on_some_projections_of_an_input_learns_as_in_the_modules(targets: list[str]) -> None:
+    assert_same_as_modules(double("qwen2", lora=True, targets=targets), ((1, 13), (3, 7)))
 
 
 @pytest.mark.parametrize("kept", [0, 2**24], ids=["computed again", "kept"])

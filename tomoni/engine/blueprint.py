@@ -84,7 +84,7 @@ class Projections:
 
     def __init__(self, *parts: Projection) -> None:
         self.parts = parts
-        self._downs_XI: Tensor | None = None  # the scaled A of all parts, one below the other
+        self._downs_XI: Tensor | None = None  # the scaled A of all parts that have one, one below the other
 
     @property
     def leaves(self) -> tuple[Tensor, ...]:
@@ -94,8 +94,8 @@ class Projections:
     def refresh(self) -> None:
         for part in self.parts:
             part.refresh()
-        if all(part.scaled is not None for part in self.parts):
-            self._downs_XI = torch.cat([part.scaled[0] for part in self.parts if part.scaled is not None])
+        if downs := [part.scaled[0] for part in self.parts if part.scaled is not None]:
+            self._downs_XI = torch.cat(downs)
 
     def __call__(self, input_NI: Tensor) -> list[Tensor]:
         """[N, in] -> each part's [N, out]; no gradient."""
@@ -116,39 +116,25 @@ class Projections:
         """
         if not any(needed):
             return [None] * len(needed)
-        if self._downs_XI is None:
-            return self._one_by_one(input_NI, outputs, needed)
-        thin_NX = input_NI @ self._downs_XI.t()
+        thin_NX = input_NI.new_empty(0) if self._downs_XI is None else input_NI @ self._downs_XI.t()
         inner_NX = torch.empty_like(thin_NX)
         found: list[Tensor | None] = []
-        start = 0
+        adapted: dict[int, int] = {}  # where a part's A stands among the gradients: its rank
         for part, output_NO in zip(self.parts, outputs, strict=True):
-            assert part.scaled is not None
+            if part.scaled is None:
+                found += part.gradients(input_NI, output_NO, needed[len(found) : len(found) + len(part.leaves)])
+                continue
             up_OR = part.scaled[1]
+            start = sum(adapted.values())
             columns = slice(start, start + up_OR.shape[1])
             torch.mm(output_NO, up_OR, out=inner_NX[:, columns])
+            adapted[len(found)] = up_OR.shape[1]
             found += [None, (thin_NX[:, columns].t() @ output_NO).t()]
-            start = columns.stop
-        downs = (inner_NX.t() @ input_NI).split([part.leaves[0].shape[0] for part in self.parts])
-        found[::2] = downs
+        if adapted:
+            downs = (inner_NX.t() @ input_NI).split(list(adapted.values()))
+            for place, down_RI in zip(adapted, downs, strict=True):
+                found[place] = down_RI
         return found
-
-    def _one_by_one(self, input_NI: Tensor, outputs: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor | None]:
-        found: list[Tensor | None] = []
-        for part, output_NO in zip(self.parts, outputs, strict=True):
-            own = needed[len(found) : len(found) + len(part.leaves)]
-            if part.scaled is not None:
-                found += Projections._of_one(part).gradients(input_NI, [output_NO], own)
-            else:
-                found += part.gradients(input_NI, output_NO, own)
-        return found
-
-    @staticmethod
-    def _of_one(part: Projection) -> Projections:
-        alone = Projections(part)
-        assert part.scaled is not None
-        alone._downs_XI = part.scaled[0]
-        return alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +165,6 @@ class Blueprint:
     kv_heads: int
     head_dim: int
     window: int | None  # rows longer than this are not for code that knows no sliding window
-
-    @property
-    def hidden(self) -> int:
-        return self.embedding.embedding_dim
 
     @property
     def scale(self) -> float:

@@ -21,13 +21,12 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 
 from tomoni.engine import blueprint
 from tomoni.engine.blueprint import Blueprint, Layer, Projection
-from tomoni.engine.forward import virtual_tokens, without_adapter
+from tomoni.engine.forward import in_eval_mode, virtual_tokens, without_adapter
 from tomoni.engine.matrices import MATRICES, Matrix, Weights
 from tomoni.engine.slots import SlotRow, Slots, flat_places
 
 PROBE = (11, 3)  # tokens of the trial's two rows
 CALL = 400  # keys of a row that attention reads in the time that one more call takes
-GROWING = frozenset({"dynamic", "longrope"})  # rotations that depend on how long a row has become
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,6 @@ class _Pass:
     cis_N1d: Tensor
     places_N: Tensor
     spans: tuple[_Span, ...]
-    at_P: Tensor | None  # tokens that are needed after the last layer; None: all
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +93,9 @@ class SlotDecoder:
         state = tuple((weight.data_ptr(), weight._version) for weight in self.model.parameters())
         if state == self._state:
             return
-        plan = blueprint.read(self._inner)
-        assert plan is not None  # it was read at the start, and its parts do not change
-        self.plan = plan
-        self._layers = [_fused(plan, layer, self.weights) for layer in plan.layers]
+        self._layers = [_fused(self.plan, layer, self.weights) for layer in self.plan.layers]
         head = self._inner.get_output_embeddings()
-        self._head = MATRICES[self.weights](head.weight * plan.norm, head.bias)
+        self._head = MATRICES[self.weights](head.weight * self.plan.norm, head.bias)
         self._state = state
 
     def extend(self, pieces: Sequence[Piece], *, every: bool = False) -> Tensor:
@@ -182,7 +177,7 @@ class SlotDecoder:
         at_P: Tensor | None,
     ) -> Tensor:
         cis_N1d = self._rotations(max(positions) + 1)[torch.tensor(positions)][:, None]
-        shared = _Pass(cis_N1d, flat_places(slots, positions, self.slots.room), spans, at_P)
+        shared = _Pass(cis_N1d, flat_places(slots, positions, self.slots.room), spans)
         x_ND = self.plan.embedding.weight[torch.tensor(tokens)]
         last = len(self._layers) - 1
         for index, layer in enumerate(self._layers):
@@ -335,8 +330,8 @@ def slot_decoder(model: nn.Module, weights: Weights) -> SlotDecoder | None:
 
 
 def _is_regular(inner: Any, plan: Blueprint) -> bool:
-    """A plain head, rotations that stay as they are, and a window for all layers or none."""
-    if type(inner.get_output_embeddings()) is not nn.Linear or getattr(plan.rotary, "rope_type", "default") in GROWING:
+    """A plain head, and a window for all layers or none."""
+    if type(inner.get_output_embeddings()) is not nn.Linear:
         return False
     kinds = set(getattr(inner.config, "layer_types", None) or ())
     return plan.window is None or len(kinds) < 2
@@ -346,13 +341,8 @@ def _agrees(decoder: SlotDecoder, inner: Any) -> bool:
     """Two rows, one in two pieces, then a token each, against the model's own forward pass. int8 differs by its
     rounding, so it is held only to being much nearer than chance."""
     rows = [[(7 * at + start) % decoder.vocabulary for at in range(PROBE[0])] for start in PROBE]
-    was_training = [module for module in inner.modules() if module.training]
-    inner.eval()
-    try:
+    with in_eval_mode(inner):
         expected = inner(input_ids=torch.tensor(rows), use_cache=False).logits[:, -1].float()
-    finally:
-        for module in was_training:
-            module.training = True
     places = [decoder.slots.new(PROBE[0]) for _ in rows]
     decoder.extend([Piece(places[0], rows[0][:5], False), Piece(places[1], rows[1][:-1], True)])
     decoder.extend([Piece(places[0], rows[0][5:-1], True)])

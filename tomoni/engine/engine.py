@@ -90,6 +90,7 @@ class Engine:
         if score_head is not None:
             self.score = new_score_head(self.forward, score_head, cfg.seed, self.device)
             self.trained |= {f"score.{name}": weight for name, weight in self.score.named_parameters()}
+        self.bytes_trained = sum(weight.numel() * weight.element_size() for weight in self.trained.values())
         if cfg.gradient_checkpointing:
             keep_no_activations(model)
         self.reference = (
@@ -249,7 +250,7 @@ class Engine:
 
     def bytes_to_save(self) -> int:
         """About how much `save` will write."""
-        return sum(3 * weight.numel() * weight.element_size() for weight in self.trained.values()) + 65536
+        return 3 * self.bytes_trained + 65536
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -260,8 +261,7 @@ class Engine:
         self.forward.refresh()
         self.optimizer.zero_grad(set_to_none=True)
         threads = torch.get_num_threads() if self.forward.flat is not None else 1
-        bytes_trained = sum(weight.numel() * weight.element_size() for weight in self.trained.values())
-        lanes = deal(items, how_many(items, threads, budget=budget, bytes_trained=bytes_trained))
+        lanes = deal(items, how_many(items, threads, budget=budget, bytes_trained=self.bytes_trained))
         if len(lanes) > 1:
             self._in_lanes(lanes, loss, count, sums, budget)
         else:

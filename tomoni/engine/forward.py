@@ -143,10 +143,11 @@ class Forward:
         mask = torch.arange(width)[None, :] < tile.lengths_N[:, None]
         return {"attention_mask": mask.long().to(tile.tokens_NT.device), **extra}
 
-    @torch.no_grad()
     def _try(self, own_type: bool, keep_no_activations: bool) -> None:
-        was_training = self.model.training
-        self.model.eval()
+        with torch.no_grad(), in_eval_mode(self.model):
+            self._try_each(own_type, keep_no_activations)
+
+    def _try_each(self, own_type: bool, keep_no_activations: bool) -> None:
         device = next(self.model.parameters()).device
         tokens = (torch.arange(2 * PROBE, device=device) * 7 % self.vocabulary).view(2, PROBE)
         plain = self.model(input_ids=tokens, use_cache=False).logits
@@ -160,7 +161,6 @@ class Forward:
             self.split = False  # no such parts in this architecture: the plain pass is always there
         if self.split and own_type and not self.masked:
             self._try_flat(tokens, keep_no_activations)
-        self.model.train(was_training)
 
     def _try_flat(self, tokens_NT: Tensor, keep_no_activations: bool) -> None:
         weights = list(self.inner.parameters())
@@ -172,10 +172,28 @@ class Forward:
         decoder = FlatDecoder(plan, keep_no_activations=keep_no_activations)
         decoder.refresh()
         rows, length = tokens_NT.shape
-        every = torch.arange(rows * length)
-        tile = Tile(tuple(range(rows)), tokens_NT, torch.full((rows,), length), None, every, every)
+        tile = trial_tile(tokens_NT, [length] * rows)
         if same(decoder.hidden([tile]).view(rows, length, -1), self._body(tokens_NT)):
             self.flat = decoder
+
+
+@contextlib.contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Meanwhile no part of the model is in training mode; afterwards each is in its own mode again."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def trial_tile(tokens_NT: Tensor, lengths: Sequence[int]) -> Tile:
+    """Tokens as a rectangle of which every position is looked at."""
+    every = torch.arange(tokens_NT.numel(), device=tokens_NT.device)
+    return Tile(tuple(range(len(tokens_NT))), tokens_NT, torch.tensor(lengths), None, every, every)
 
 
 def in_order(parts: Sequence[Tensor], batch: MicroBatch) -> Tensor:

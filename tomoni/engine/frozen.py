@@ -29,7 +29,7 @@ import transformers
 from torch import Tensor, nn
 
 from tomoni.engine.batch import Entering, MicroBatch, Tile, collate
-from tomoni.engine.forward import PROBE, Forward, decoder_layers, same
+from tomoni.engine.forward import PROBE, Forward, decoder_layers, in_eval_mode, same, trial_tile
 from tomoni.engine.kept import KeptOutputs
 from tomoni.engine.kernels import library
 from tomoni.engine.lanes import deal, side_by_side
@@ -59,16 +59,11 @@ def lowest_trained(forward: Forward, trained: Sequence[nn.Parameter]) -> int:
         cut += 1
     if cut == 0:
         return 0
-    was_training = [module for module in forward.model.modules() if module.training]
-    forward.model.eval()
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), in_eval_mode(forward.model):
             reached = forward.lowest(cut, _trial_tile(forward, [PROBE])).states_NTD.requires_grad
     except (AttributeError, TypeError, RuntimeError, IndexError, KeyError):
         return 0
-    finally:
-        for module in was_training:
-            module.training = True
     return 0 if reached else cut
 
 
@@ -282,14 +277,13 @@ class Below:
         """Two rows of different length: the model on top of what the lowest layers gave, against the whole model; by
         every path that may be taken."""
         forward = self.forward
-        was_training = [module for module in forward.model.modules() if module.training]
-        forward.model.eval()
         tile = _trial_tile(forward, [PROBE, PROBE - 2])
         flat = forward.flat
         try:
             if flat is not None:
                 flat.refresh()
-            with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._autocast):
+            autocast = torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._autocast)
+            with in_eval_mode(forward.model), autocast:
                 entering = forward.lowest(self.cut, tile)
                 self._dtype, self._parts = entering.states_NTD.dtype, entering.parts
                 return self._agrees(tile) and (flat is None or self._agrees_plainly(tile))
@@ -297,8 +291,6 @@ class Below:
             return False  # layers that are called in another way than one after another
         finally:
             forward.flat = flat
-            for module in was_training:
-                module.training = True
 
     def _agrees_plainly(self, tile: Tile) -> bool:
         self.forward.flat = None
@@ -321,8 +313,7 @@ class Below:
 def _trial_tile(forward: Forward, lengths: Sequence[int]) -> Tile:
     device = next(forward.model.parameters()).device
     tokens = (torch.arange(len(lengths) * max(lengths), device=device) * 7 + 1) % forward.vocabulary
-    every = torch.arange(len(tokens), device=device)
-    return Tile(tuple(range(len(lengths))), tokens.view(len(lengths), -1), torch.tensor(lengths), None, every, every)
+    return trial_tile(tokens.view(len(lengths), -1), lengths)
 
 
 # -- the key ---------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from tomoni.engine.cohort import Cohort, Decoder
 from tomoni.engine.decode import SlotCohort, SlotDecoder, slot_decoder
 from tomoni.engine.draw import Sampling
 from tomoni.engine.entering import Entering, next_pieces
-from tomoni.engine.forward import virtual_tokens, without_adapter
+from tomoni.engine.forward import in_eval_mode, virtual_tokens, without_adapter
 from tomoni.engine.matrices import Weights
 from tomoni.engine.saving import end_tokens
 from tomoni.engine.slots import SlotRow
@@ -147,8 +147,6 @@ class Sampler:
             id = str(self._added)
         if any(answer.id == id for answer in self._answers()):
             raise ValueError(f"an answer with the id {id!r} is still running")
-        if self._slots and not (self._running or self._entering):
-            self._slots.refresh()
         self._added += 1
         most = min(how.max_new_tokens, self.room(tokens))
         stream = TextStream(self.tokenizer, prompt=tokens, stop=how.stop)
@@ -472,13 +470,6 @@ def _looking(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
     Not `torch.inference_mode`: some models recompute a rotary buffer in the forward pass, and training could not use a
     tensor made there.
     """
-    training = [module for module in model.modules() if module.training]
     device = next(model.parameters()).device.type
-    for module in training:
-        module.training = False
-    try:
-        with torch.no_grad(), torch.autocast(device, dtype=dtype, enabled=dtype is not None):
-            yield
-    finally:
-        for module in training:
-            module.training = True
+    with in_eval_mode(model), torch.no_grad(), torch.autocast(device, dtype=dtype, enabled=dtype is not None):
+        yield

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tomoni.engine.batch import MicroBatch, collate, micro_batches
-from tomoni.engine.forward import Forward
+from tomoni.engine.forward import Forward, in_eval_mode
 from tomoni.engine.head import target_logprobs
 from tomoni.evaluate.metrics import Interval, paired_bootstrap, perplexity
 from tomoni.rows import Int32, Item
@@ -48,13 +48,8 @@ class Held:
 @torch.no_grad()
 def measure(model: nn.Module, items: Sequence[Item], *, tokens_at_once: int = TOKENS_AT_ONCE) -> Held:
     """The model's loss on the items' trained positions. The model is in eval mode meanwhile and afterwards as before."""
-    modes = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
+    with in_eval_mode(model):
         return _measure(Forward(model), items, tokens_at_once)
-    finally:
-        for module in modes:
-            module.training = True
 
 
 def _measure(forward: Forward, items: Sequence[Item], tokens_at_once: int) -> Held:
