@@ -18,7 +18,7 @@ import yaml
 
 import tomoni
 from tomoni.engine.hub import Located
-from tomoni.export.facts import Facts, gather
+from tomoni.export.facts import Facts, gather, origin
 from tomoni.yamltext import Dumper
 
 FILE: Final = "README.md"
@@ -251,11 +251,11 @@ def _form(facts: Facts, to: str, quantization: str) -> list[str]:
         return [f"{to}, {quantization}.", files, "Parity with the original: not tested."]
     bound = found.get("bound")
     bounds: Mapping[str, Any] = bound if isinstance(bound, Mapping) else {}
-    prompts = _count(found.get("prompts"))
+    prompts, said = _count(found.get("prompts")), found.get("prompts_are")
     rows = [
         ("passed", {True: "yes", False: "NO"}.get(found.get("passed"), UNKNOWN)),  # type: ignore[arg-type]
         ("program", code(found.get("program"))),
-        ("prompts", f"{prompts} {_origin(found.get('prompts_are'))}"),
+        ("prompts", f"{prompts} {code(origin(said)) if isinstance(said, str) and said else ''}"),
         ("template text equal", f"{_count(found.get('text_equal'))} of {prompts}"),
         ("tokens equal", f"{_count(found.get('tokens_equal'))} of {prompts}"),
         ("greedy answers equal", f"{_count(found.get('answers_equal'))} of {prompts}"),
@@ -271,14 +271,6 @@ def _form(facts: Facts, to: str, quantization: str) -> list[str]:
         "Compared with the original before it changed its form:",
         table(("", ""), rows),
     ]
-
-
-def _origin(prompts_are: Any) -> str:
-    """Where the prompts come from; of a file only its name."""
-    if not isinstance(prompts_are, str) or not prompts_are:
-        return ""
-    start, named, file = prompts_are.partition("from ")
-    return code(f"from {Path(file).name}" if named and not start else prompts_are)
 
 
 def _measured(facts: Facts, when: str) -> Mapping[str, Any]:

@@ -10,7 +10,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from tomoni.engine.checkpoint import commit, naming_disk, require_space
 from tomoni.engine.sampler import longest_row
 from tomoni.errors import DataError, ModelError, RunError, counted
 from tomoni.evaluate.subject import Subject
-from tomoni.export import architectures, card, gguf, merged, modelfile, parity
+from tomoni.export import architectures, card, facts, gguf, merged, modelfile, parity
 from tomoni.export.answers import Prompt, Reader
 from tomoni.export.llamacpp import LlamaCpp, require_llamacpp
 from tomoni.export.readers import OnnxRuntime, Plain, Tomoni, written
@@ -97,7 +96,7 @@ def export(subject: Subject, order: Order, say: Say = lambda text: None) -> Outc
 
 def refuse(subject: Subject, order: Order) -> None:
     """Everything that can be said before work starts."""
-    refuse_output(order.output)
+    above = refuse_output(order.output)
     merged.refuse_unmergeable(subject)
     match order.to:
         case "gguf":
@@ -112,12 +111,12 @@ def refuse(subject: Subject, order: Order) -> None:
                     "ONNX cannot hold this model: " + "; ".join(reasons),
                     next_step="export it with --to hf or --to gguf",
                 )
-    above = next(folder for folder in (order.output, *order.output.parents) if folder.exists())
     require_space(above, _bytes(subject, order))
 
 
-def refuse_output(output: Path) -> None:
-    """Raises RunError where the folder, or the one it gets if parity fails, holds something."""
+def refuse_output(output: Path) -> Path:
+    """The folder that is there already and that all will stand in. Raises RunError where that cannot be, or where the
+    output, or the folder it gets if parity fails, holds something."""
     if output.resolve() == Path.cwd().resolve():
         raise RunError("the working directory cannot be the output", next_step="name a folder in it: --output NAME")
     if not output.name:
@@ -136,6 +135,7 @@ def refuse_output(output: Path) -> None:
                 f"{folder} exists and is not empty",
                 next_step="choose another --output, or remove it if it is not needed",
             )
+    return above
 
 
 def failed(output: Path) -> Path:
@@ -281,8 +281,8 @@ def _finish(work: Path, order: Order, subject: Subject, found: parity.Parity, no
         ]
     report = {
         **compared,
-        "model": Path(subject.name).name if found.passed else subject.name,
-        "prompts_are": re.sub(r"\S*[/\\](?=[^/\\\s])", "", order.prompts_are) if found.passed else order.prompts_are,
+        "model": facts.short(subject.name) if found.passed else subject.name,
+        "prompts_are": facts.origin(order.prompts_are) if found.passed else order.prompts_are,
         "notes": list(notes),
         "versions": versions(),
     }

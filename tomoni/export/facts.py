@@ -118,6 +118,12 @@ def short(name: str) -> str:
     return name if not name.startswith(("/", "~", ".")) and not Path(name).exists() else Path(name).resolve().name
 
 
+def origin(prompts_are: str) -> str:
+    """Where the prompts of a parity test come from; of a file only its name."""
+    start, named, file = prompts_are.partition("from ")
+    return f"from {Path(file).name}" if named and not start else prompts_are
+
+
 # -- data and base ---------------------------------------------------------------------------------------------------
 
 

@@ -40,9 +40,9 @@ class Plan:
     notes: list[str] = field(default_factory=list)
 
 
-def refuse(model: Any, tokenizer: Any, template: str | None = None) -> None:
-    """What can be said without looking at a weight. Raises ModelError for a missing package, an architecture, a detail
-    of it or a tokenizer that llama.cpp does not have."""
+def refuse(model: Any, tokenizer: Any, template: str | None = None) -> Vocabulary:
+    """The vocabulary. Raises ModelError for what can be said without looking at a weight: a missing package, an
+    architecture, a detail of it or a tokenizer that llama.cpp does not have."""
     _require_library()
     config = model.config
     architectures.architecture_of(config)
@@ -51,7 +51,7 @@ def refuse(model: Any, tokenizer: Any, template: str | None = None) -> None:
             f"llama.cpp would not compute what this {config.model_type} computes: " + "; ".join(refused),
             next_step="export it with --to hf or --to onnx",
         )
-    vocabulary.vocabulary_of(tokenizer, config.vocab_size, template)
+    return vocabulary.vocabulary_of(tokenizer, config.vocab_size, template)
 
 
 def largest_size(model: Any, quantization: str) -> int:
@@ -68,9 +68,8 @@ def plan_of(
     tokenizer that the format cannot hold, what llama.cpp would compute otherwise, weights too large for F16.
 
     Without `chats` the model continues plain texts, and the file says what stands before those."""
-    refuse(model, tokenizer, template if chats else None)
+    words = refuse(model, tokenizer, template if chats else None)
     config = model.config
-    words = vocabulary.vocabulary_of(tokenizer, config.vocab_size, template if chats else None)
     forms, size = {}, ROOM + sum(len(token) + 16 for token in words.tokens) * 3
     kept = []
     for tensor, weight in architectures.tensors(model):

@@ -25,8 +25,6 @@ from tomoni.rows import Int32
 LIKELY: Final = np.log(0.01)
 MOST_TOKENS: Final = 48  # of an answer that is compared
 SHOWN: Final = 200  # characters of a text in the report
-
-
 # however coarse the form: an answer that the original preferred by more than this (20 to 1) must not become another
 MOST_MARGIN: Final = 3.0
 # with an end token this likely the original's answer is over; an answer that goes on there has lost its end
@@ -142,7 +140,8 @@ def compare(
     bound = BOUNDS[form]
     differences: list[Difference] = []
     answers = reader.answers([one.tokens for one in known], most)
-    largest, divergences, texts, tokens = 0.0, [0.0][:0], 0, 0
+    divergences: list[float] = []
+    largest, texts, tokens, same = 0.0, 0, 0, 0
     for one, after in zip(known, answers, strict=True):
         read = _compare_reading(one, reader)
         differences += read
@@ -153,10 +152,10 @@ def compare(
         divergences += apart
         if moved > bound.logprob:
             differences.append(Difference(one.prompt.shown[:SHOWN], "logprob", "", f"differs by {moved:.3g}"))
+        same += _same(one.answer, after)
         differences += _compare_answers(one, after, bound, shown, set(ends))
     stopping = {text: reader.ends_at(token, known[0].tokens) for token, text in ends.items()} if known else {}
     divergence = float(np.mean(divergences)) if divergences else 0.0
-    same = sum(_same(one.answer, after) for one, after in zip(known, answers, strict=True))
     return Parity(
         form=" ".join(form),
         program=reader.name,
@@ -230,9 +229,8 @@ def _compare_answers(
         return []
     at = _parting(before.tokens, after.tokens)
     texts = shown(before.tokens)[:SHOWN], shown(after.tokens)[:SHOWN]
-    if at >= min(len(before.tokens), len(after.tokens)):  # the same as far as the shorter one goes
-        return [Difference(one.prompt.shown[:SHOWN], "end", *texts, at)]
-    if int(before.tokens[at]) in ends and _logprob(before, at) > SURE_END:
+    shorter = at >= min(len(before.tokens), len(after.tokens))  # the same as far as the shorter one goes
+    if shorter or (int(before.tokens[at]) in ends and _logprob(before, at, int(before.tokens[at])) > SURE_END):
         return [Difference(one.prompt.shown[:SHOWN], "end", *texts, at)]
     margin = _margin(before, at, int(after.tokens[at]))
     passed = margin <= bound.margin
@@ -258,18 +256,15 @@ def distances(before: Answer, after: Answer) -> tuple[float, list[float]]:
     return largest, divergences
 
 
-def _logprob(before: Answer, at: int) -> float:
-    """Of the original's own token."""
-    return float(before.logprobs[at][np.flatnonzero(before.ids[at] == before.tokens[at])[0]])
+def _logprob(before: Answer, at: int, token: int) -> float:
+    """Of a token at a place of the original's answer; minus infinity where it was not among the likeliest."""
+    where = np.flatnonzero(before.ids[at] == token)
+    return float(before.logprobs[at][where[0]]) if len(where) else float("-inf")
 
 
 def _margin(before: Answer, at: int, token: int) -> float:
     """By how much the original preferred its own token to `token`; infinite where that was not among the likeliest."""
-    where = np.flatnonzero(before.ids[at] == token)
-    if not len(where):
-        return float("inf")
-    own = np.flatnonzero(before.ids[at] == before.tokens[at])[0]
-    return float(before.logprobs[at][own] - before.logprobs[at][where[0]])
+    return _logprob(before, at, int(before.tokens[at])) - _logprob(before, at, token)
 
 
 def _same(before: Answer, after: Answer) -> bool:

@@ -44,15 +44,13 @@ class Tomoni:
         return token in self.subject.stop_tokens
 
 
-class Plain:
-    """A folder in Hugging Face's form, loaded afresh by transformers without tomoni."""
+class _Folder:
+    """A program that runs an exported folder: its own tokenizer, and the tokens that its generation config says end an
+    answer."""
 
-    name = "transformers"
-
-    def __init__(self, folder: Path) -> None:
-        self.model, self.tokenizer = open_plain(folder)
-        ends = self.model.generation_config.eos_token_id
-        self.ends = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+    def __init__(self, tokenizer: Any, ends: Any) -> None:
+        self.tokenizer = tokenizer
+        self.ends = tuple(ends if isinstance(ends, list) else [] if ends is None else [ends])
 
     def text(self, prompt: Prompt) -> str:
         return written(self.tokenizer, None, prompt)
@@ -64,14 +62,27 @@ class Plain:
         return [self._answer(tokens, most) for tokens in prompts]
 
     def _answer(self, tokens: Int32, most: int) -> Answer:
-        made = np.asarray(generate(self.model, tokens.tolist(), most), dtype=np.int32)
-        return _looked_at(self.model, tokens, made, _finish(made, self.ends))
+        raise NotImplementedError
 
     def ends_at(self, token: int, tokens: Int32) -> bool:
         return token in self.ends
 
 
-class OnnxRuntime:
+class Plain(_Folder):
+    """A folder in Hugging Face's form, loaded afresh by transformers without tomoni."""
+
+    name = "transformers"
+
+    def __init__(self, folder: Path) -> None:
+        self.model, tokenizer = open_plain(folder)
+        super().__init__(tokenizer, self.model.generation_config.eos_token_id)
+
+    def _answer(self, tokens: Int32, most: int) -> Answer:
+        made = np.asarray(generate(self.model, tokens.tolist(), most), dtype=np.int32)
+        return _looked_at(self.model, tokens, made, _finish(made, self.ends))
+
+
+class OnnxRuntime(_Folder):
     """A folder with an ONNX file, its tokenizer and its generation config, run by onnxruntime."""
 
     name = "onnxruntime"
@@ -80,26 +91,12 @@ class OnnxRuntime:
         from tomoni.export.onnx import OnnxReader
 
         self.reader = OnnxReader(folder)
-        self.tokenizer = open_plain_tokenizer(folder)
-        said = read_json(folder / "generation_config.json").get("eos_token_id")
-        self.ends = tuple(said if isinstance(said, list) else [] if said is None else [said])
-
-    def text(self, prompt: Prompt) -> str:
-        return written(self.tokenizer, None, prompt)
-
-    def tokens(self, prompt: Prompt) -> Int32:
-        return _tokenized(self.tokenizer, prompt)
-
-    def answers(self, prompts: Sequence[Int32], most: int) -> list[Answer]:
-        return [self._answer(tokens, most) for tokens in prompts]
+        super().__init__(open_plain_tokenizer(folder), read_json(folder / "generation_config.json").get("eos_token_id"))
 
     def _answer(self, tokens: Int32, most: int) -> Answer:
         made = np.asarray(self.reader.greedy(tokens, ends=self.ends, most=most), dtype=np.int32)
         logits_TV = self.reader.logits(np.concatenate([tokens, made[:-1]]))[-len(made) :]
         return _told(made, _finish(made, self.ends), logits_TV)
-
-    def ends_at(self, token: int, tokens: Int32) -> bool:
-        return token in self.ends
 
 
 def written(tokenizer: Any, template: str | None, prompt: Prompt) -> str:
