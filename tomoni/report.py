@@ -61,7 +61,8 @@ class Report:
     """One finished optimizer update: `step` counts from 0, `item_ids` and `tokens` are of the items it trained on.
 
     `resumable` says whether a checkpoint may be taken after it (for reinforcement learning only after a rollout's
-    last update). `values` is what `State.values` must hold for the next step.
+    last update). `values` is what `State.values` must hold for the next step. `completions` are those that were sampled
+    for it, as JSON values, with their scores; `stop` says why the method ends the run here, if it does.
     """
 
     step: int
@@ -70,6 +71,8 @@ class Report:
     tokens: int = 0
     resumable: bool = True
     values: Mapping[str, Any] = field(default_factory=dict)
+    completions: Sequence[Mapping[str, Any]] = ()
+    stop: str | None = None
 
     @classmethod
     def after(
@@ -80,7 +83,10 @@ class Report:
         *,
         resumable: bool = True,
         values: Mapping[str, Any] | None = None,
+        completions: Sequence[Mapping[str, Any]] = (),
+        stop: str | None = None,
     ) -> Report:
         """Of an update on these items."""
         ids = tuple(item.id for item in items)
-        return cls(step, stats, ids, sum(item.tokens for item in items), resumable, values or {})
+        tokens = sum(item.tokens for item in items)
+        return cls(step, stats, ids, tokens, resumable, values or {}, completions, stop)

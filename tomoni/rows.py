@@ -7,8 +7,9 @@ that a misaligned column is found where it is made and not three modules later.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +72,7 @@ class Item:
     """Rows that belong together: 1 for SFT, (chosen, rejected) for a preference, k of a group, the documents of a pack.
 
     `weight` is a person's weight, `margin` a preference's strength, `noise` its flip rate. An item is never split
-    across micro-batches or ranks.
+    across micro-batches or ranks. `about` is what a reward may read of the record, as JSON values (`data.prompts`).
     """
 
     id: str
@@ -79,6 +80,7 @@ class Item:
     weight: float = 1.0
     margin: float = 0.0
     noise: float = 0.0
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -89,7 +91,7 @@ class Item:
         return sum(len(row) for row in self.rows)
 
     def with_rows(self, rows: Sequence[Row]) -> Item:
-        return Item(self.id, tuple(rows), self.weight, self.margin, self.noise)
+        return replace(self, rows=tuple(rows))
 
 
 def with_reference(items: Sequence[Item], logprobs: Sequence[Sequence[Float32]]) -> list[Item]:

@@ -29,5 +29,9 @@ def random_items(count: int, *, seed: int = 0, shortest: int = 3, longest: int =
 
 def engine(model: nn.Module, **changes: object) -> Engine:
     """All weights trained."""
-    options = {key: changes.pop(key) for key in ("score_head", "keep_reference") if key in changes}
+    options = {
+        key: changes.pop(key)
+        for key in ("score_head", "keep_reference", "reference_engine", "temperature", "tokenizer")
+        if key in changes
+    }
     return Engine(model, trained=dict(model.named_parameters()), cfg=settings(**changes), **options)  # type: ignore[arg-type]

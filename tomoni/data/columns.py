@@ -71,7 +71,7 @@ class Writer:
         self.items = self.rows = self.tokens = 0
         self._ends = dict.fromkeys(NAMES, 0)  # values written to each column
         self._out = {
-            name: _File(folder / f"{name}.bin") for name in (*NAMES, "items", "facts", "rows", "ids", "labels")
+            name: _File(folder / f"{name}.bin") for name in (*NAMES, "items", "facts", "rows", "ids", "labels", "about")
         }
 
     def __enter__(self) -> Writer:
@@ -94,12 +94,16 @@ class Writer:
         self._end_of_item()
         self._out["facts"].write(np.asarray([item.weight, item.margin, item.noise], dtype="<f8").tobytes())
         self._out["ids"].write(item.id.encode("utf-8"))
+        if item.about:
+            self._out["about"].write(json.dumps(item.about, ensure_ascii=False).encode("utf-8", "surrogatepass"))
         for row in item.rows:
             self._row(row)
         self.items += 1
 
     def _end_of_item(self) -> None:
-        self._out["items"].write(np.asarray([self.rows, self._out["ids"].size], dtype="<i8").tobytes())
+        self._out["items"].write(
+            np.asarray([self.rows, self._out["ids"].size, self._out["about"].size], dtype="<i8").tobytes()
+        )
 
     def _row(self, row: Row) -> None:
         entry = array("q", [len(row)])

@@ -19,7 +19,7 @@ import numpy as np
 from tomoni.data.templates import Conversation, Layout, Template, default_template
 from tomoni.data.tokenize import Encoder
 from tomoni.errors import DataError, ModelError
-from tomoni.records import Chat, Comparison, Message, Source, Text
+from tomoni.records import Chat, Comparison, Message, Prompt, Source, Text
 from tomoni.rows import Int32, Row
 
 if TYPE_CHECKING:
@@ -154,6 +154,17 @@ class Renderer:
         layout = self._template.lay_out(talk, generation=True)
         tokens, _ = self._tokens(talk, self._pieces(layout, talk, frozenset(), everything=False))
         return np.asarray(tokens, dtype=np.int32)
+
+    def asked(self, messages: Sequence[Message], record: Prompt | Chat | Comparison) -> Int32 | None:
+        """`prompt` of a record's messages; None, and counted in `left_out`, where it is longer than max_length and
+        long rows are not to stop: a prompt that is cut would ask something else."""
+        tokens = self.prompt(messages, record.tools, record.template_kwargs)
+        if len(tokens) <= self.max_length:
+            return tokens
+        if self.on_long_rows == "stop":
+            raise TooLong(_name(record.source, record.id), len(tokens), self.max_length)
+        self.left_out["prompt longer than max_length"] += 1
+        return None
 
     def _learnt(self, messages: Sequence[Message]) -> frozenset[int]:
         """Messages that are learnt: by the config, unless a message says otherwise."""

@@ -25,7 +25,7 @@ from tomoni.errors import DataError, DiskError
 from tomoni.records import Record
 from tomoni.rows import Item, Row
 
-FORMAT = 2  # of the files and of what records become: raise it whenever the same record gives other rows
+FORMAT = 3  # of the files and of what records become: raise it whenever the same record gives other rows
 SHOWN = 20
 
 
@@ -38,11 +38,12 @@ class ItemStore:
         self.key: str = manifest["key"]
         self.summary: dict[str, Any] = manifest["summary"]
         self.tokens: int = manifest["tokens"]
-        self._items = _array(folder, "items", np.int64).reshape(-1, 2)  # first row, end of the id
+        self._items = _array(folder, "items", np.int64).reshape(-1, 3)  # first row, start of the id, of `about`
         self._facts = _array(folder, "facts", np.float64).reshape(-1, 3)  # weight, margin, noise
         self._rows = _array(folder, "rows", np.int64).reshape(-1, 1 + len(NAMES) + 1)
         self._ids = _array(folder, "ids", np.uint8)
         self._labels = _array(folder, "labels", np.uint8)
+        self._about = _array(folder, "about", np.uint8)
         self._columns = {
             column.name: _array(folder, column.name, np.dtype(column.dtype)).reshape(-1, *column.shape)
             for column in COLUMNS
@@ -60,7 +61,12 @@ class ItemStore:
         name = self.id(index)
         first, last = int(self._items[index, 0]), int(self._items[index + 1, 0])
         weight, margin, noise = (float(value) for value in self._facts[index])
-        return Item(name, tuple(self.row(row) for row in range(first, last)), weight, margin, noise)
+        rows = tuple(self.row(row) for row in range(first, last))
+        return Item(name, rows, weight, margin, noise, self._about_of(index))
+
+    def _about_of(self, index: int) -> dict[str, Any]:
+        text = bytes(self._about[int(self._items[index, 2]) : int(self._items[index + 1, 2])])
+        return json.loads(text.decode("utf-8", "surrogatepass")) if text else {}
 
     def rows_of(self, index: int) -> range:
         return range(int(self._items[index, 0]), int(self._items[index + 1, 0]))

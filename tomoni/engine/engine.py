@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -31,6 +29,7 @@ from tomoni.engine.frozen import Below, lowest_trained, without_draws
 from tomoni.engine.head import target_logprobs
 from tomoni.engine.lanes import added, deal, how_many, side_by_side
 from tomoni.engine.memory import fitting, naming_memory
+from tomoni.engine.reference import Reference
 from tomoni.engine.setup import (
     EngineSettings,
     adamw,
@@ -40,6 +39,7 @@ from tomoni.engine.setup import (
     new_score_head,
     pick_device,
 )
+from tomoni.engine.sums import Sums, numpy_of, spread, to_minimise
 from tomoni.errors import CheckpointError, Diverged
 from tomoni.losses import Loss, Outputs, Term, Unit
 from tomoni.report import Mean, Stats
@@ -61,9 +61,10 @@ class Engine:
     """One model, what of it is trained, and its optimizer. Several engines may live in one process.
 
     `trained` maps names to the parameters that are trained (see `trained.choose`); `score_head` adds a linear head
-    whose weights are trained too; `keep_reference` keeps a copy of the trained weights as they are now, for
+    whose weights are trained too. `keep_reference` keeps a copy of the trained weights as they are now, for
     `logprobs(of="reference")`: since a resumed run starts from the same model before it loads its checkpoint, this is
-    the run's start in either case.
+    the run's start in either case; `reference_engine` stands in its place where the reference is another model.
+    Log-probabilities are those of softmax(logits / `temperature`), as a policy that samples so needs them.
     """
 
     def __init__(
@@ -74,6 +75,9 @@ class Engine:
         cfg: EngineSettings,
         score_head: ScoreHead | None = None,
         keep_reference: bool = False,
+        reference_engine: Engine | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        temperature: float = 1.0,
     ) -> None:
         if cfg.threads:
             torch.set_num_threads(cfg.threads)
@@ -93,9 +97,8 @@ class Engine:
         self.bytes_trained = sum(weight.numel() * weight.element_size() for weight in self.trained.values())
         if cfg.gradient_checkpointing:
             keep_no_activations(model)
-        self.reference = (
-            {name: weight.detach().clone() for name, weight in self.trained.items()} if keep_reference else None
-        )
+        self.reference = Reference(self, keep=keep_reference, other=reference_engine)
+        self.tokenizer, self.temperature = tokenizer, temperature
         self.optimizer = adamw(self.trained, cfg, self.device)
         self.updates = 0
         self.budget = cfg.tokens_per_microbatch or TOKENS_PER_MICROBATCH.get(self.device.type, 4096)
@@ -107,19 +110,39 @@ class Engine:
     # -- looking: no gradient, no dropout, no trace ------------------------------------------------------------------
 
     def logprobs(
-        self, items: Sequence[Item], *, of: Literal["policy", "reference"] = "policy"
+        self, items: Sequence[Item], *, of: Literal["policy", "reference"] = "policy", keep: bool = False
     ) -> list[tuple[Float32, ...]]:
-        """Per item and row float32[T]: the log-probability of each trained position's target, 0 elsewhere."""
-        with self._as(of):
-            return self._per_row(items, lambda batch, out: _spread(batch, out.logprobs_P))
+        """Per item and row float32[T]: the log-probability of each trained position's target, 0 elsewhere. `keep`: a
+        reference's are computed once an item, and found again when it comes again (see `reference`)."""
+        if of == "reference":
+            return self.reference.logprobs(items, keep=keep)
+        return self._per_row(items, lambda batch, out: spread(batch, out.logprobs_P))
+
+    def logprobs_alone(self, items: Sequence[Item]) -> list[tuple[Float32, ...]]:
+        """As `logprobs`, each item by itself on one core: the same bits whatever else is asked for."""
+
+        def look(items: Sequence[Item]) -> list[tuple[Float32, ...]]:
+            with torch.no_grad():  # which is each thread's own
+                batches = [self._collate([item], self.looking_budget) for item in items]
+                return [tuple(spread(batch, self._outputs(batch).logprobs_P)) for batch in batches]
+
+        lanes = torch.get_num_threads() if self.forward.flat is not None else 1
+        size = -(-len(items) // lanes)
+        parts = [items[start : start + size] for start in range(0, len(items), size)]
+        with self._looking(), self._frozen_ready(items):
+            return [rows for part in side_by_side([partial(look, part) for part in parts], cores=1) for rows in part]
+
+    def move_reference(self, rate: float) -> None:
+        """reference := (1 - rate) reference + rate policy (a moving average as anchor)."""
+        self.reference.move(rate)
 
     def scores(self, items: Sequence[Item]) -> list[tuple[Float32, ...]]:
         """Per item and row: float32[C] of a head per row, or float32[T, C] of a head per token (0 where untrained)."""
         if self.score_spec is None:
             raise ValueError("this engine was built without a score head")
         if self.score_spec.per == "row":
-            return self._per_row(items, lambda batch, out: list(_numpy(out.scores_N)))
-        return self._per_row(items, lambda batch, out: _spread(batch, out.scores_P))
+            return self._per_row(items, lambda batch, out: list(numpy_of(out.scores_N)))
+        return self._per_row(items, lambda batch, out: spread(batch, out.scores_P))
 
     def features(self, items: Sequence[Item]) -> list[tuple[Float32, ...]]:
         """Per item and row float32[2 D]: the mean of the last layer's hidden states, and the last one."""
@@ -132,7 +155,7 @@ class Engine:
                     hidden = self.forward.hidden(tile).float()
                     for line, index in enumerate(tile.rows):
                         real = hidden[line, : int(tile.lengths_N[line])]
-                        rows[index] = _numpy(torch.cat([real.mean(0), real[-1]]))
+                        rows[index] = numpy_of(torch.cat([real.mean(0), real[-1]]))
                 found.append(tuple(rows[index] for index in range(len(item.rows))))
         return found
 
@@ -185,10 +208,14 @@ class Engine:
 
     # -- sampling ----------------------------------------------------------------------------------------------------
 
-    def sampler(self, tokenizer: PreTrainedTokenizerBase, **options: object) -> Sampler:
-        """Continuous sampling from this engine's model; see `engine.sampler`."""
+    def sampler(self, tokenizer: PreTrainedTokenizerBase | None = None, **options: object) -> Sampler:
+        """Continuous sampling from this engine's model, with its own tokenizer unless one is given; see
+        `engine.sampler`."""
         from tomoni.engine.sampler import Sampler
 
+        tokenizer = tokenizer or self.tokenizer
+        if tokenizer is None:
+            raise ValueError("sampling needs a tokenizer: give one here or to the engine")
         arithmetic = {"dtype": torch.bfloat16 if self.autocast else None}  # that of the other verbs, unless said
         return Sampler(self.model, tokenizer, **(arithmetic | options))  # type: ignore[arg-type]
 
@@ -215,6 +242,7 @@ class Engine:
             "torch": torch.__version__,
             "keep_frozen": None if self.below is None else self.below.kind,
         }
+        self.reference.save(folder)
         (folder / "engine.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
 
     def load(self, folder: Path) -> None:
@@ -247,10 +275,11 @@ class Engine:
         if self.device.type == "cpu" and self.cfg.threads is None:
             torch.set_num_threads(state["threads"])
         self._keep_as(state.get("keep_frozen"))
+        self.reference.load(folder)
 
     def bytes_to_save(self) -> int:
         """About how much `save` will write."""
-        return 3 * self.bytes_trained + 65536
+        return (3 + self.reference.moved) * self.bytes_trained + 65536
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -286,16 +315,12 @@ class Engine:
             gradients: list[Tensor | None] = [None] * len(weights)
             for batch in self._batches(items, max(1, budget // len(lanes))):
                 terms = loss(self._outputs(batch), batch.rows)
-                added(gradients, torch.autograd.grad(_to_minimise(terms, count), weights, allow_unused=True))
+                added(gradients, torch.autograd.grad(to_minimise(terms, count), weights, allow_unused=True))
                 found.append({name: replace(term, sum=term.sum.detach()) for name, term in terms.items()})
             return found, gradients
 
         totals: list[Tensor | None] = [None] * len(weights)
-        with (
-            contextlib.nullcontext()
-            if self.below is None
-            else self.below.ready(items for lane in lanes for items in lane)
-        ):
+        with self._frozen_ready([item for lane in lanes for item in lane]):
             results = side_by_side([partial(work, items) for items in lanes])
         for found, gradients in results:
             for terms in found:
@@ -304,12 +329,15 @@ class Engine:
         for weight, gradient in zip(weights, totals, strict=True):
             weight.grad = gradient
 
+    def _frozen_ready(self, items: Sequence[Item]) -> contextlib.AbstractContextManager[object]:
+        return contextlib.nullcontext() if self.below is None else self.below.ready(items)
+
     def _objective(
         self, batch: MicroBatch, loss: Loss, count: Mapping[Unit, float], index: int
     ) -> tuple[dict[str, Term], Tensor]:
         with self._keyed_draws(index):
             terms = loss(self._outputs(batch), batch.rows)
-        return terms, _to_minimise(terms, count)
+        return terms, to_minimise(terms, count)
 
     def _keep_as(self, kind: str | None) -> None:
         """As the run began: with nothing kept a row's states are computed in another order of sums, with float16 kept
@@ -325,7 +353,11 @@ class Engine:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             before_head_P, hidden = self.forward.trained(batch, with_hidden=self.score is not None)
             logprobs_P, correct_P = target_logprobs(
-                self.forward.head, before_head_P, batch.targets_P, vocabulary=self.forward.vocabulary
+                self.forward.head,
+                before_head_P,
+                batch.targets_P,
+                vocabulary=self.forward.vocabulary,
+                temperature=self.temperature,
             )
         if self.score is None or self.score_spec is None:
             return Outputs(logprobs_P, correct_P)
@@ -376,23 +408,6 @@ class Engine:
         self.forward.refresh()
         with torch.no_grad():
             yield
-
-    @contextlib.contextmanager
-    def _as(self, of: Literal["policy", "reference"]) -> Iterator[None]:
-        """The trained weights as of the run's start, for the time of a look; swapped by storage, so nothing is copied."""
-        if of == "policy":
-            yield
-            return
-        if self.reference is None:
-            raise ValueError("this engine keeps no reference; build it with keep_reference=True")
-        current = {name: weight.data for name, weight in self.trained.items()}
-        try:
-            for name, weight in self.trained.items():
-                weight.data = self.reference[name]
-            yield
-        finally:
-            for name, weight in self.trained.items():
-                weight.data = current[name]
 
     def _training_mode(self) -> None:
         self.model.train()
@@ -446,46 +461,3 @@ def _pool(hidden_NTD: Tensor, lengths_N: Tensor, how: str) -> Tensor:
         return hidden_NTD[torch.arange(len(lengths_N), device=lengths_N.device), lengths_N - 1]
     mask_NT = torch.arange(hidden_NTD.shape[1], device=lengths_N.device)[None] < lengths_N[:, None]
     return (hidden_NTD * mask_NT[..., None]).sum(1) / lengths_N[:, None]
-
-
-def _to_minimise(terms: Mapping[str, Term], count: Mapping[Unit, float]) -> Tensor:
-    parts = [term.coefficient * term.sum / max(count[term.unit], 1e-30) for term in terms.values() if not term.metric]
-    return torch.stack(parts).sum()
-
-
-class Sums:
-    """Each term's sum over micro-batches, kept in float64, and its unit."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._units: dict[str, Unit] = {}
-        self.finite = True  # of all that is minimised
-
-    def add(self, terms: Mapping[str, Term]) -> None:
-        for name, term in terms.items():
-            value = float(term.sum.detach())
-            self.finite &= term.metric or math.isfinite(value)
-            self._sums[name] = self._sums.get(name, 0.0) + value
-            self._units[name] = term.unit
-
-    def over(self, count: Mapping[Unit, float]) -> Stats:
-        return Stats({name: Mean(total, count[self._units[name]]) for name, total in self._sums.items()})
-
-
-def _spread(batch: MicroBatch, values_P: Tensor | None) -> list[Float32]:
-    """Flat values back onto each row's tokens, 0 where nothing is trained."""
-    flat = _numpy(values_P)
-    rows = [row for item in batch.items for row in item.rows]
-    found, start = [], 0
-    for row in rows:
-        places = np.flatnonzero(row.weights)
-        column = np.zeros((len(row), *flat.shape[1:]), dtype=np.float32)
-        column[places] = flat[start : start + len(places)]
-        start += len(places)
-        found.append(column)
-    return found
-
-
-def _numpy(tensor: Tensor | None) -> Float32:
-    assert tensor is not None
-    return tensor.detach().float().cpu().numpy()

@@ -25,12 +25,19 @@ CACHED_LOGITS = 2**20
 Head = Callable[[Tensor], Tensor]  # [Q, D] -> [Q, V]
 
 
-def target_logprobs(head: Head, hidden_PD: Tensor, targets_P: Tensor, *, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the targets [P], and 1.0 where the target is the most probable token [P].
+def target_logprobs(
+    head: Head, hidden_PD: Tensor, targets_P: Tensor, *, vocabulary: int, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the targets [P] under softmax(logits / temperature), and 1.0 where the target is the most
+    probable token [P].
 
     Where all logits together exceed `CHUNK_LOGITS`, they are computed chunk by chunk and again in the backward pass,
     so that memory is bounded by a chunk whatever the vocabulary.
     """
+    if temperature != 1.0 and type(head) is nn.Linear and head.bias is None:
+        hidden_PD = hidden_PD / temperature
+    elif temperature != 1.0:
+        head = _tempered(head, temperature)
     if type(head) is nn.Linear and head.bias is None and _is_full(head.weight, hidden_PD):
         weight_VD = head.weight if torch.is_grad_enabled() else head.weight.detach()
         logprobs_P, correct_P = LinearLogprobs.apply(hidden_PD, weight_VD, targets_P)  # type: ignore[no-untyped-call]
@@ -86,6 +93,10 @@ class LinearLogprobs(Function):
             dweight_VD.addmm_(p_QV.t(), scaled_PD[part], alpha=-1)
         dweight_VD.index_add_(0, targets_P, scaled_PD)
         return dhidden_PD, dweight_VD, None
+
+
+def _tempered(head: Head, temperature: float) -> Head:
+    return lambda hidden_QD: head(hidden_QD) / temperature
 
 
 def _parts(count: int, vocabulary: int) -> list[slice]:

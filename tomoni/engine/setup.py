@@ -83,8 +83,9 @@ def adamw(trained: Mapping[str, nn.Parameter], cfg: EngineSettings, device: torc
     decayed = [weight for weight in trained.values() if weight.dim() >= 2]
     plain = [weight for weight in trained.values() if weight.dim() < 2]
     groups = [{"params": decayed, "weight_decay": cfg.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    filled = [group for group in groups if group["params"]]
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        filled or [nn.Parameter(torch.zeros(0))],  # an engine that only looks
         lr=0.0,
         betas=(cfg.adam_beta1, cfg.adam_beta2),
         eps=cfg.adam_epsilon,

@@ -7,13 +7,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tomoni import losses
 from tomoni.errors import DataError
 from tomoni.records import Chat, Record, Text, kind_of
-from tomoni.report import Report, State
+from tomoni.report import Report, State, Stats
 from tomoni.rows import Item
 from tomoni.settings.sft import CHOSEN_ONLY, FORMS, Config
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tomoni.data.render import Renderer
     from tomoni.data.stream import Stream
     from tomoni.engine.engine import Engine
+    from tomoni.rewards.answered import Rewards
 
 
 def items(record: Record, render: Renderer) -> list[Item]:
@@ -38,11 +39,11 @@ def items(record: Record, render: Renderer) -> list[Item]:
             )
 
 
-def loss(cfg: Config) -> losses.Loss:
-    return losses.nll
+def evaluate(engine: Engine, items: Sequence[Item], cfg: Config, rewards: Rewards | None = None) -> Stats:
+    return engine.evaluate(items, losses.nll)
 
 
-def steps(engine: Engine, data: Stream, cfg: Config, state: State) -> Iterator[Report]:
+def steps(engine: Engine, data: Stream, cfg: Config, state: State, rewards: Rewards | None = None) -> Iterator[Report]:
     for step in range(state.step, cfg.steps):
         batch = data.batch(step)
         stats = engine.forward_backward(batch, losses.nll)

@@ -31,6 +31,7 @@ class Carried:
     window_seconds: float = 0.0
     best: Best | None = None
     evaluation_due: bool = False
+    ended: str | None = None  # why the method ended the run before its last step
     last_evaluation: Measured | None = None
     last_evaluation_step: int = -1
     _recent: float = 0.0  # seconds a step, smoothed; for the time left only
@@ -91,6 +92,7 @@ class Carried:
             "window_seconds": self.window_seconds,
             "best": None if self.best is None else {"step": self.best.step, "loss": self.best.loss},
             "evaluation_due": self.evaluation_due,
+            "ended": self.ended,
             "last_evaluation": None if self.last_evaluation is None else self.last_evaluation.as_json(),
             "last_evaluation_step": self.last_evaluation_step,
         }
@@ -104,6 +106,7 @@ class Carried:
             window=stats_from_json(body["window"]),
             best=None if best is None else Best(best["step"], best["loss"]),
             evaluation_due=body["evaluation_due"],
+            ended=body.get("ended"),
             last_evaluation=None if last is None else Measured.from_json(last),
             last_evaluation_step=body["last_evaluation_step"],
         )

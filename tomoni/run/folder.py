@@ -6,6 +6,7 @@ lock                 held (flock) by the process that trains; names it
 status.json          state (running, stopped, finished, failed), step, pid, host, start
 metrics.jsonl        one line per logged step and per evaluation
 ledger.jsonl         one line per step: the ids of the items it trained on
+completions.jsonl    one line per sampled completion with its scores, where the method samples
 before.json          loss and answers before the first step
 checkpoints/         step-000123/ and so on; best.json names the best
 model/ or adapter/   the result, in Hugging Face's or PEFT's form
@@ -65,6 +66,7 @@ class RunFolder:
         self.checkpoints = root / "checkpoints"
         self.metrics = root / "metrics.jsonl"
         self.ledger = root / "ledger.jsonl"
+        self.completions = root / "completions.jsonl"
         self.holder = holder
         self._lock = lock
 

@@ -13,9 +13,7 @@ from tomoni.settings.common import TrainingSettings
 
 if TYPE_CHECKING:
     from tomoni.data.stream import Items, Stream
-    from tomoni.losses import Loss
-    from tomoni.report import Stats
-    from tomoni.rows import Item
+    from tomoni.rewards.answered import Rewards
 
 Tokenizer = Any  # of transformers, which is known in engine and data only
 
@@ -23,7 +21,6 @@ Tokenizer = Any  # of transformers, which is known in engine and data only
 class Verbs(Protocol):
     """The part of an Engine that the runner itself uses; methods use the rest."""
 
-    def evaluate(self, items: Sequence[Item], loss: Loss) -> Stats: ...
     def save(self, folder: Path) -> None: ...
     def load(self, folder: Path) -> None: ...
     def bytes_to_save(self) -> int: ...
@@ -48,5 +45,6 @@ class Job:
     save_model: Callable[[Path], None]
     prompts: Sequence[Answer] = ()
     answer: Callable[[], list[str]] | None = None
+    rewards: Rewards | None = None
     device_type: str = "cpu"
     notices: Sequence[str] = field(default=())

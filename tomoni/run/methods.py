@@ -9,14 +9,14 @@ from tomoni.errors import ConfigError, did_you_mean
 from tomoni.settings.common import TrainingSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from tomoni.data.render import Renderer
     from tomoni.data.stream import Stream
     from tomoni.engine.engine import Engine
-    from tomoni.losses import Loss
     from tomoni.records import Record
-    from tomoni.report import Report, State
+    from tomoni.report import Report, State, Stats
+    from tomoni.rewards.answered import Rewards
     from tomoni.rows import Item
 
 METHODS = ("pretrain", "sft")
@@ -26,8 +26,16 @@ class Method(Protocol):
     """A module of `tomoni.methods`."""
 
     def items(self, record: Record, render: Renderer) -> list[Item]: ...
-    def loss(self, cfg: TrainingSettings) -> Loss: ...
-    def steps(self, engine: Engine, data: Stream, cfg: TrainingSettings, state: State) -> Iterator[Report]: ...
+
+    def evaluate(
+        self, engine: Engine, items: Sequence[Item], cfg: TrainingSettings, rewards: Rewards | None = None
+    ) -> Stats:
+        """A look without a trace; its "loss" is what the best is chosen by, lower is better."""
+        ...
+
+    def steps(
+        self, engine: Engine, data: Stream, cfg: TrainingSettings, state: State, rewards: Rewards | None = None
+    ) -> Iterator[Report]: ...
 
 
 def config_class(method: str) -> type[TrainingSettings]:

@@ -17,6 +17,7 @@ from tomoni.records import Text
 from tomoni.run import datasets
 from tomoni.run.events import Listener, Notice, Preparing
 from tomoni.run.folder import RunFolder
+from tomoni.run.holding import models_held, opened_rewards, reference_engine, score_head
 from tomoni.run.job import Job, Tokenizer
 from tomoni.run.keeping import keep_frozen
 from tomoni.run.methods import method_module
@@ -57,9 +58,19 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
     tell(Preparing("model"))
     trained = choose(_model(cfg, start), cfg, seed=cfg.seed)
     context = longest_row(trained.model)
-    _require_context(context, data.longest)
-    engine = Engine(trained.model, trained=trained.parameters, cfg=cfg)
-    kept = keep_frozen(cfg, engine, data, lambda text: tell(Notice(text)))
+    _require_context(context, data.longest + getattr(cfg, "max_completion_length", 0))
+    held = models_held(cfg)
+    engine = Engine(
+        trained.model,
+        trained=trained.parameters,
+        cfg=cfg,
+        score_head=score_head(cfg, held),
+        keep_reference="reference" in held,
+        reference_engine=reference_engine(cfg, start.tokenizer) if "reference" in held else None,
+        tokenizer=start.tokenizer,
+        temperature=getattr(cfg, "temperature", 1.0),
+    )
+    kept = None if "rewards" in held else keep_frozen(cfg, engine, data, lambda text: tell(Notice(text)))
     asked = samples(data.records, render, start.tokenizer, count=cfg.sample_prompts, context=context)
     return Job(
         cfg=cfg,
@@ -76,6 +87,7 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
         save_model=lambda staging: _save(trained.model, trained.adapter, start.tokenizer, staging),
         prompts=[sample.shown for sample in asked],
         answer=answers(engine, start.tokenizer, render, asked) if asked else None,
+        rewards=opened_rewards(cfg) if "rewards" in held else None,
         device_type=engine.device.type,
         notices=(*render.notes, *data.notices, *_too_few(cfg, len(data.train)), *([kept] if kept else [])),
     )

@@ -119,16 +119,21 @@ class Runner:
         self.folder = folder
         self.tell = tell
         self.stop = stop
-        self.loss = job.method.loss(job.cfg)
         self.metrics = Journal(folder.metrics)
         self.ledger = Journal(folder.ledger)
+        self.completions = Journal(folder.completions) if job.rewards is not None else None
         self.carried = Carried()
         self.last_save = time.monotonic()
         self.saved_at = -1  # number of updates in the newest checkpoint
 
+    @property
+    def _journals(self) -> dict[str, Journal]:
+        sampled = {} if self.completions is None else {"completions": self.completions}
+        return {"ledger": self.ledger, "metrics": self.metrics, **sampled}
+
     def close(self) -> None:
-        self.metrics.close()
-        self.ledger.close()
+        for journal in self._journals.values():
+            journal.close()
 
     def run(self) -> Result:
         resumed_from = self._resume()
@@ -152,6 +157,8 @@ class Runner:
             self._evaluate_and_save()
         if self.stop:
             return  # it came again: not a step before the evaluation that is due
+        if self.carried.ended:
+            return
         for report in self._steps():
             self._account(report)
             if self._evaluation_due():
@@ -160,13 +167,14 @@ class Runner:
                     self._evaluate_and_save()
             if report.resumable and self._save_due():
                 self._save()
-            if self.stop and report.resumable:
+            if report.resumable and (self.stop or self.carried.ended):
                 return
 
     def _steps(self) -> Iterator[Report]:
         """The method's reports; the time that passes inside the method is the training's time."""
         state = State(self.carried.step, self.carried.values)
-        steps = iter(self.job.method.steps(cast(Any, self.job.engine), self.job.data, self.cfg, state))
+        engine = cast(Any, self.job.engine)
+        steps = iter(self.job.method.steps(engine, self.job.data, self.cfg, state, self.job.rewards))
         while True:
             begin = time.monotonic()
             report = next(steps, None)
@@ -178,6 +186,12 @@ class Runner:
     def _account(self, report: Report) -> None:
         self.carried.add(report, peak_bytes(self.job.device_type))
         self.ledger.append({"step": report.step, "items": list(report.item_ids)})
+        if self.completions is not None:
+            for completion in report.completions:
+                self.completions.append({"step": report.step, **completion})
+        if report.stop:
+            self.carried.ended = report.stop
+            self.tell(Notice(f"ended after step {report.step + 1}: {report.stop}"))
         done = self.carried.step
         line = None
         if done % self.cfg.logging_steps == 0 or done == self.cfg.steps:
@@ -195,7 +209,7 @@ class Runner:
         done = self.carried.step
         if done == self.saved_at:
             return False
-        if self.stop or done == self.cfg.steps:
+        if self.stop or self.carried.ended or done == self.cfg.steps:
             return True
         if self.cfg.save_steps:
             return done % self.cfg.save_steps == 0
@@ -210,7 +224,8 @@ class Runner:
             if self.stop:
                 raise _Stopped
             end = min(begin + ITEMS_PER_LOOK, len(items))
-            part = self.job.engine.evaluate([items[index] for index in range(begin, end)], self.loss)
+            some = [items[index] for index in range(begin, end)]
+            part = self.job.method.evaluate(cast(Any, self.job.engine), some, self.cfg, self.job.rewards)
             stats = part if stats is None else stats + part
             self.tell(Evaluating(end, len(items)))
         if stats is None:
@@ -264,7 +279,7 @@ class Runner:
 
     def _save(self) -> None:
         done = self.carried.step
-        body = self.carried.as_json() | {"ledger": self.ledger.position(), "metrics": self.metrics.position()}
+        body = self.carried.as_json() | {name: journal.position() for name, journal in self._journals.items()}
 
         def write(staging: Path) -> None:
             self.job.engine.save(staging)
@@ -304,14 +319,14 @@ class Runner:
                 )
             )
         if found is None:
-            self.metrics.cut(None)
-            self.ledger.cut(None)
+            for journal in self._journals.values():
+                journal.cut(None)
             return None
         self.job.engine.load(found)
         body = json.loads((found / "run.json").read_text(encoding="utf-8"))
         self.carried = Carried.from_json(body)
-        for journal, position in ((self.metrics, body["metrics"]), (self.ledger, body["ledger"])):
-            if not journal.cut(position):
+        for name, journal in self._journals.items():
+            if not journal.cut(body[name]):
                 self.tell(Notice(f"{journal.path} is not what was written before; a new one begins at this step"))
         self.saved_at = self.carried.step
         self._point_to_best()

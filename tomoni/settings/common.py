@@ -30,7 +30,7 @@ Files = Annotated[tuple[Filled, ...], BeforeValidator(_as_tuple)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 
 DEVICES = re.compile(r"auto|cpu|cuda(:[0-9]+)?|mps")
-Form = Literal["text", "messages", "prompt_completion", "alpaca", "sharegpt", "preference"]
+Form = Literal["text", "messages", "prompt_completion", "alpaca", "sharegpt", "preference", "unpaired", "prompt"]
 ADAPTERS = ("lora", "dora", "rslora", "ia3", "prompt_tuning")
 
 

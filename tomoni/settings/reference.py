@@ -1,0 +1,30 @@
+"""What a method measures its distance from."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from tomoni.config import Frozen
+from tomoni.settings.common import Filled, Share
+
+
+class ReferenceSettings(Frozen):
+    """`reference`: "start", the policy as it was when the run began, adapters included; "ema", a moving average of the
+    policy; or another model's name or folder, which must have the same tokenizer."""
+
+    reference: Filled = "start"
+    ref_model_mixup_alpha: Share = 0.05  # ema: reference := (1 - alpha) reference + alpha policy ...
+    ref_model_sync_steps: Annotated[int, Field(ge=1)] = 1  # ... every so many steps
+
+    @model_validator(mode="after")
+    def _moves_only_an_average(self) -> ReferenceSettings:
+        given = self.model_fields_set & {"ref_model_mixup_alpha", "ref_model_sync_steps"}
+        if given and self.reference != "ema":
+            raise ValueError(f"{' and '.join(sorted(given))} is for reference: ema, and reference is {self.reference}")
+        return self
+
+    def reference_moves(self, step: int) -> bool:
+        """Whether the reference takes a part of the policy after this step, counted from 0."""
+        return self.reference == "ema" and (step + 1) % self.ref_model_sync_steps == 0

@@ -1,0 +1,36 @@
+"""How completions are sampled for learning, and what scores them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from tomoni.config import Frozen
+from tomoni.settings.common import Filled, Positive
+
+
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, str | int | float) else value
+
+
+class RolloutSettings(Frozen):
+    """`reward_funcs` names Python functions ("file.py:name", "package.module:name"), folders of trained reward models,
+    or an endpoint (http:// or https://); a completion's reward is the sum of their scores times `reward_weights`."""
+
+    reward_funcs: Annotated[tuple[Filled, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    reward_weights: Annotated[tuple[float, ...], BeforeValidator(_as_tuple)] = ()  # (): 1 each
+    reward_api_key_env: Filled | None = None  # the environment variable that holds an endpoint's key
+    num_generations: Annotated[int, Field(ge=1)] = 8  # completions of a prompt
+    max_completion_length: Annotated[int, Field(ge=1)] = 128  # tokens
+    temperature: Positive = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _a_weight_for_each_reward(self) -> RolloutSettings:
+        if self.reward_weights and len(self.reward_weights) != len(self.reward_funcs):
+            raise ValueError(
+                f"reward_weights has {len(self.reward_weights)} values for {len(self.reward_funcs)} reward_funcs"
+            )
+        return self
