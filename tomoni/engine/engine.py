@@ -144,6 +144,14 @@ class Engine:
             return self._per_row(items, lambda batch, out: list(numpy_of(out.scores_N)))
         return self._per_row(items, lambda batch, out: spread(batch, out.scores_P))
 
+    def logprobs_and_scores(self, items: Sequence[Item]) -> list[tuple[tuple[Float32, Float32], ...]]:
+        """Both in one pass, of a head per token: per item and row (float32[T], float32[T, C])."""
+
+        def both(batch: MicroBatch, out: Outputs) -> list[tuple[Float32, Float32]]:
+            return list(zip(spread(batch, out.logprobs_P), spread(batch, out.scores_P), strict=True))
+
+        return self._per_row(items, both)
+
     def features(self, items: Sequence[Item]) -> list[tuple[Float32, ...]]:
         """Per item and row float32[2 D]: the mean of the last layer's hidden states, and the last one."""
         found: list[tuple[Float32, ...]] = []
@@ -385,10 +393,10 @@ class Engine:
         return batch if self.below is None else self.below.fill(batch)
 
     def _per_row(
-        self, items: Sequence[Item], read: Callable[[MicroBatch, Outputs], Sequence[Float32]]
-    ) -> list[tuple[Float32, ...]]:
-        def look(budget: int) -> list[tuple[Float32, ...]]:
-            found: dict[int, tuple[Float32, ...]] = {}
+        self, items: Sequence[Item], read: Callable[[MicroBatch, Outputs], Sequence[Seen]]
+    ) -> list[tuple[Seen, ...]]:
+        def look(budget: int) -> list[tuple[Seen, ...]]:
+            found: dict[int, tuple[Seen, ...]] = {}
             for batch in self._batches(items, budget):
                 rows = iter(read(batch, self._outputs(batch)))
                 for item in batch.items:  # an item that is given twice says the same twice

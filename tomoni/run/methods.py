@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tomoni.rewards.answered import Rewards
     from tomoni.rows import Item
 
-METHODS = ("pretrain", "sft")
+METHODS = ("pretrain", "sft", "bestofn", "grpo", "rloo", "ppo")
 
 
 class Method(Protocol):

@@ -195,7 +195,7 @@ class Runner:
         done = self.carried.step
         line = None
         if done % self.cfg.logging_steps == 0 or done == self.cfg.steps:
-            line = self.carried.take_line(epoch=self.job.data.epoch(report.step))
+            line = self.carried.take_line(epoch=self.job.data.epoch(report.step // self.cfg.updates_per_batch))
             self.metrics.append(line)
         loss = report.stats["loss"].value if "loss" in report.stats else float("nan")
         rate, left = self.carried.pace(self.cfg.steps)

@@ -120,6 +120,12 @@ class Optimization(Frozen):
             raise ValueError("the number of steps is not known before the data is counted")
         return self.max_steps
 
+    @property
+    def updates_per_batch(self) -> int:
+        """Optimizer updates that are made on one batch of the data; more than 1 where completions are learnt from
+        several times."""
+        return 1
+
     def lr_at(self, step: int) -> float:
         warmup = self.warmup_steps or math.ceil(self.warmup_ratio * self.steps)
         decay = round(self.decay_ratio * self.steps)
@@ -173,7 +179,10 @@ class TrainingSettings(DataSettings, TrainedPart, Optimization, Hardware, Runnin
         if self.max_steps >= 0:
             return self
         return self.model_copy(
-            update={"max_steps": math.ceil(items_seen(items, self.num_train_epochs) / self.batch_size)}
+            update={
+                "max_steps": self.updates_per_batch
+                * math.ceil(items_seen(items, self.num_train_epochs) / self.batch_size)
+            }
         )
 
 

@@ -14,23 +14,36 @@ def _as_tuple(value: object) -> object:
     return (value,) if isinstance(value, str | int | float) else value
 
 
-class RolloutSettings(Frozen):
+class RewardSettings(Frozen):
     """`reward_funcs` names Python functions ("file.py:name", "package.module:name"), folders of trained reward models,
     or an endpoint (http:// or https://); a completion's reward is the sum of their scores times `reward_weights`."""
 
     reward_funcs: Annotated[tuple[Filled, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
     reward_weights: Annotated[tuple[float, ...], BeforeValidator(_as_tuple)] = ()  # (): 1 each
     reward_api_key_env: Filled | None = None  # the environment variable that holds an endpoint's key
-    num_generations: Annotated[int, Field(ge=1)] = 8  # completions of a prompt
-    max_completion_length: Annotated[int, Field(ge=1)] = 128  # tokens
-    temperature: Positive = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
-    def _a_weight_for_each_reward(self) -> RolloutSettings:
+    def _a_weight_for_each_reward(self) -> RewardSettings:
         if self.reward_weights and len(self.reward_weights) != len(self.reward_funcs):
             raise ValueError(
                 f"reward_weights has {len(self.reward_weights)} values for {len(self.reward_funcs)} reward_funcs"
             )
         return self
+
+
+class RolloutSettings(RewardSettings):
+    """`batch_size` counts prompts; each has `num_generations` completions of at most `max_completion_length` tokens."""
+
+    num_generations: Annotated[int, Field(ge=1)] = 8
+    max_completion_length: Annotated[int, Field(ge=1)] = 128
+    temperature: Positive = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+
+
+def require_a_group(num_generations: int, method: str) -> None:
+    if num_generations < 2:
+        raise ValueError(
+            f"num_generations is {num_generations}: {method} compares the completions of a prompt with each other, "
+            "so it needs at least 2"
+        )

@@ -1,0 +1,53 @@
+"""Proximal policy optimisation with a value head on the policy."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tomoni.settings.common import Filled, Phase, Positive, Share, TrainingSettings
+from tomoni.settings.reference import ReferenceSettings
+from tomoni.settings.rollouts import RolloutSettings
+
+
+class Config(TrainingSettings, RolloutSettings, ReferenceSettings):
+    method: Literal["ppo"] = "ppo"
+    model_name_or_path: Filled
+    chat_template: Filled | None = None
+    batch_size: Annotated[int, Field(ge=1)] = 64  # prompts per rollout
+    num_generations: Annotated[int, Field(ge=1)] = 1
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-5
+    num_train_epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    num_ppo_epochs: Annotated[int, Field(ge=1)] = 4  # passes over a rollout
+    num_mini_batches: Annotated[int, Field(ge=1)] = 1  # updates in each
+    kl_coef: Annotated[float, Field(ge=0)] = 0.05
+    target_kl: Positive | None = None  # nats a completion; kl_coef moves so that the divergence stays there
+    kl_horizon: Positive = 10_000.0  # completions
+    gamma: Share = 1.0
+    lam: Share = 0.95
+    cliprange: Annotated[float, Field(gt=0)] = 0.2
+    cliprange_value: Annotated[float, Field(gt=0)] = 0.2
+    vf_coef: Annotated[float, Field(ge=0)] = 0.1
+    whiten_rewards: bool = False
+    missing_eos_penalty: Annotated[float, Field(ge=0)] = 0.0  # taken off a completion that does not come to its end
+
+    @property
+    def updates_per_batch(self) -> int:
+        return self.num_ppo_epochs * self.num_mini_batches
+
+
+def phases(cfg: Config) -> tuple[Phase, ...]:
+    sampled = "batch_size * num_generations"
+    return (
+        Phase("sample", models=("policy",), passes=("sample",), units=sampled),
+        Phase("score", models=("rewards",), passes=("forward",), units=sampled),
+        Phase("distance", models=("reference",), passes=("forward",), units=sampled),
+        Phase("value", models=("policy", "value"), passes=("forward",), units=sampled),
+        Phase(
+            "train",
+            models=("policy", "value"),
+            passes=("forward", "backward", "update"),
+            units=f"{sampled} * num_ppo_epochs",
+        ),
+    )
