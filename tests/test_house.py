@@ -301,4 +301,4 @@ def test_every_verb_file_is_in_the_table() -> None:
     files = {
         path.stem for path in (PACKAGE / "cli").glob("*.py") if "\ndef command(" in path.read_text(encoding="utf-8")
     }
-    assert files <= {verb.name for verb in VERBS}
+    assert {f"tomoni.cli.{name}" for name in files} <= {verb.module for verb in VERBS}

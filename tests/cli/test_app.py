@@ -81,17 +81,19 @@ def test_output_that_cannot_be_written_is_not_a_success() -> None:
 def test_help_lists_verbs_by_stage_and_only_those_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main([]) == 0
     shown = capsys.readouterr().out
-    folder = Path(app.__file__).parent
+    package = Path(app.__file__).parents[1]
     for known in app.VERBS:
-        assert (f"\n  {known.name} " in shown) == (folder / f"{known.name}.py").exists()
+        file = package / ("settings" if known.learns else "cli") / f"{known.name}.py"
+        assert (f"\n  {known.name} " in shown) == file.exists()
     assert shown.index("Start here:") < shown.index("  init ") < shown.index("Options:")
 
 
 def test_every_verb_has_a_stage_and_a_command() -> None:
     assert {known.stage for known in app.VERBS} == set(app.STAGES)
     for known in app.available():
-        source = (Path(app.__file__).parent / f"{known.name}.py").read_text(encoding="utf-8")
-        assert "\ndef command(argv: list[str]) -> int:" in source, known.name
+        source = (Path(app.__file__).parent / f"{known.module.rpartition('.')[2]}.py").read_text(encoding="utf-8")
+        argument = ", method: str" if known.learns else ""
+        assert f"\ndef command(argv: list[str]{argument}) -> int:" in source, known.name
 
 
 def test_an_unknown_verb_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

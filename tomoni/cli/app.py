@@ -29,10 +29,11 @@ class Verb:
     name: str
     stage: str
     help: str
+    learns: bool = False  # a method of learning from preferences or rewards; these share a module
 
     @property
     def module(self) -> str:
-        return f"tomoni.cli.{self.name}"
+        return "tomoni.cli.learning" if self.learns else f"tomoni.cli.{self.name}"
 
 
 VERBS = (
@@ -43,6 +44,15 @@ VERBS = (
     Verb("train", "train", "run the method that a config names"),
     Verb("pretrain", "train", "train on plain text, from scratch or on from an existing model"),
     Verb("sft", "train", "train on prompts and the answers you want"),
+    Verb("reward", "learn", "a model that scores answers, from pairs of a better and a worse one", learns=True),
+    Verb("dpo", "learn", "from such pairs at once, beside a reference (also ipo, hinge, robust)", learns=True),
+    Verb("orpo", "learn", "from such pairs, together with the answers themselves", learns=True),
+    Verb("simpo", "learn", "from such pairs, by mean log-probability, without a reference", learns=True),
+    Verb("kto", "learn", "from single answers with a thumb up or down", learns=True),
+    Verb("grpo", "learn", "raise a reward: completions of a prompt against each other", learns=True),
+    Verb("rloo", "learn", "raise a reward: each completion against the mean of the others", learns=True),
+    Verb("ppo", "learn", "raise a reward: with a value for every token", learns=True),
+    Verb("bestofn", "learn", "raise a reward the safe way: learn the best of several completions", learns=True),
     Verb("chat", "look", "talk with a model"),
     Verb("evaluate", "look", "measure a model on data it was not trained on"),
     Verb("export", "look", "write a model for other programs, and prove that it is still the same model"),
@@ -51,12 +61,17 @@ STAGES = {
     "start": "Start here",
     "data": "Look at data",
     "train": "Train",
+    "learn": "Learn from preferences and rewards",
     "look": "Use and judge a model",
 }
 
 
 def available() -> tuple[Verb, ...]:
-    return tuple(verb for verb in VERBS if find_spec(verb.module) is not None)
+    return tuple(verb for verb in VERBS if find_spec(verb.module) is not None and (not verb.learns or _is_method(verb)))
+
+
+def _is_method(verb: Verb) -> bool:
+    return find_spec(f"tomoni.settings.{verb.name}") is not None
 
 
 def help_text() -> str:
@@ -129,12 +144,15 @@ def _run(words: list[str]) -> int:
     if words[0] in ("--version", "-V"):
         print(f"tomoni {__version__}")
         return 0
-    names = tuple(verb.name for verb in available())
-    if words[0] not in names:
+    verbs = {verb.name: verb for verb in available()}
+    names = tuple(verbs)
+    if words[0] not in verbs:
         kind = "option" if words[0].startswith("-") else "verb"
         what = f'unknown {kind} "{words[0]}"{did_you_mean(words[0], names)}'
         raise UserError(what, choices=names, next_step="tomoni --help")
-    code: int = import_module(f"tomoni.cli.{words[0]}").command(words[1:])
+    verb = verbs[words[0]]
+    more = (verb.name,) if verb.learns else ()
+    code: int = import_module(verb.module).command(words[1:], *more)
     return code
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tomoni import config
 from tomoni.errors import ConfigError, DataError, UserError
-from tomoni.settings import pretrain, sft
-from tomoni.settings.common import TrainingSettings
+from tomoni.run.methods import METHODS, config_class, forms_of
+from tomoni.settings import pretrain
+from tomoni.settings.rollouts import RolloutSettings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,7 +80,7 @@ def _config(path: str | None, rest: list[str]) -> Any:
     defaults = {"output_dir": "unused"} if path is None else {}
     if path is None:
         defaults["method"] = "sft"
-    classes: dict[str, type[TrainingSettings]] = {"sft": sft.Config, "pretrain": pretrain.Config}
+    classes = {name: config_class(name) for name in METHODS}
     return config.load_by(classes, path, rest, defaults)
 
 
@@ -102,7 +103,8 @@ def _check(cfg: Any, examples: int) -> Findings:
         on_long_rows=cfg.on_long_rows,
         examples=examples,
         context=context,
-        forms=sft.FORMS if isinstance(cfg, sft.Config) else pretrain.FORMS,
+        forms=forms_of(cfg.method),
+        sampled=isinstance(cfg, RolloutSettings),
     )
     found.notes.extend(notes)
     return found

@@ -14,10 +14,13 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from tomoni.settings import common
+from tomoni.settings import common, reference, rollouts
 from tomoni.settings.schedule import SCHEDULES
 
 GROUPS: dict[type[BaseModel], str] = {
+    rollouts.RolloutSettings: "Completions",
+    rollouts.RewardSettings: "Rewards",
+    reference.ReferenceSettings: "The reference",
     common.DataSettings: "Data",
     common.TrainedPart: "What is trained",
     common.Optimization: "Learning",
@@ -25,7 +28,7 @@ GROUPS: dict[type[BaseModel], str] = {
     common.Running: "The run",
 }
 KINDS = {
-    "Positive": "number above 0", "Share": "0 to 1", "Beta": "0 to below 1", "Files": "FILE …", "Names": "NAME …", "Schedule": " | ".join(SCHEDULES),
+    "Positive": "number above 0", "Share": "0 to 1", "Beta": "0 to below 1", "Files": "FILE …", "Names": "NAME …", "Numbers": "NUMBER …", "Schedule": " | ".join(SCHEDULES),
     "str": "TEXT", "Filled": "TEXT", "Form": " | ".join(get_args(common.Form)), "int": "integer", "float": "number", "bool": "true or false",
 }  # fmt: skip
 

@@ -9,19 +9,21 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from tomoni.data.badrows import REASONS, SHOWN, BadRow
+from tomoni.data.prompts import prompt_item
 from tomoni.data.read import Reading
 from tomoni.data.render import Renderer
 from tomoni.errors import DataError
 from tomoni.records import Chat, Comparison, Record, Text, kind_of
 from tomoni.rows import Row
 
+RowsOf = Callable[[Record, Renderer], Iterator[Row]]
 NO_LIMIT = 1 << 40  # tokens: rows are measured whole
 FEW_LEARNT = 0.005  # share of tokens that are learnt, below which something is probably wrong
 
@@ -57,6 +59,7 @@ class Part:
     ended: int = 0  # rows whose last learnt token ends an answer
     duplicates: int = 0
     examples: list[Example] = field(default_factory=list)
+    sampled: bool = False  # the answers are sampled: prompts only
     marks: set[int] = field(default_factory=set)  # hashes of whole rows
 
     @property
@@ -133,13 +136,16 @@ def check(
     examples: int = 3,
     context: int | None = None,
     forms: Sequence[str] = (),
+    sampled: bool = False,
 ) -> Findings:
     """Read and render everything once. The readings should quarantine and the renderer have no limit (`NO_LIMIT`).
 
-    `context` is how many tokens the model can look at, `forms` are those that the method learns from, where known.
+    `context` is how many tokens the model can look at, `forms` are those that the method learns from, where
+    known; `sampled` says that it takes the prompts only and samples the answers itself.
     """
-    first = _part("train", train, renderer, max_length, examples)
-    second = _part("validation", validation, renderer, max_length, 0) if validation else None
+    rows = _prompts if sampled else _rows
+    first = _part("train", train, renderer, max_length, examples, rows)
+    second = _part("validation", validation, renderer, max_length, 0, rows) if validation else None
     found = Findings(first, second, max_length, notes=list(renderer.notes))
     if second:
         found.overlap = len(first.marks & second.marks)
@@ -153,11 +159,11 @@ def check(
     return found
 
 
-def _part(name: str, reading: Reading, renderer: Renderer, max_length: int, examples: int) -> Part:
-    part = Part(name, tuple(map(str, reading.paths)))
+def _part(name: str, reading: Reading, renderer: Renderer, max_length: int, examples: int, rows: RowsOf) -> Part:
+    part = Part(name, tuple(map(str, reading.paths)), sampled=rows is _prompts)
     try:
         for record in reading:
-            _look(part, record, renderer, max_length, examples)
+            _look(part, record, renderer, max_length, examples, rows)
     except DataError:
         if not reading.bad:  # a file that cannot be read at all; bad rows alone are told below
             raise
@@ -168,9 +174,9 @@ def _part(name: str, reading: Reading, renderer: Renderer, max_length: int, exam
     return part
 
 
-def _look(part: Part, record: Record, renderer: Renderer, max_length: int, examples: int) -> None:
+def _look(part: Part, record: Record, renderer: Renderer, max_length: int, examples: int, rows_of: RowsOf) -> None:
     try:
-        rows = list(_rows(record, renderer))
+        rows = list(rows_of(record, renderer))
     except DataError as error:
         part.refused_count += 1
         if len(part.refused) < SHOWN:
@@ -193,6 +199,11 @@ def _look(part: Part, record: Record, renderer: Renderer, max_length: int, examp
             part.longest.append((len(row), f"{record.source} (record {record.id})"))
         if len(part.examples) < examples:
             part.examples.append(Example(record.id, str(record.source), tuple(decoded(row, renderer))))
+
+
+def _prompts(record: Record, renderer: Renderer) -> Iterator[Row]:
+    for item in prompt_item(record, renderer):
+        yield from item.rows
 
 
 def _rows(record: Record, renderer: Renderer) -> Iterator[Row]:
@@ -235,6 +246,12 @@ def _judge(found: Findings, part: Part, on_bad_rows: str, on_long_rows: str) -> 
             found.errors.append(told)
         else:
             found.warnings.append(f"{told}; on_long_rows: {on_long_rows}")
+    if part.sampled:
+        if part.duplicates:
+            found.notes.append(f"{part.name}: {part.duplicates} prompts repeat an earlier one")
+        if not part.lengths:
+            found.errors.append(f"{part.name}: there is no prompt")
+        return
     if not part.learnt:
         found.errors.append(f"{part.name}: nothing is learnt: no row has a learnt token")
         return

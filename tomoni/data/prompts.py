@@ -9,11 +9,10 @@ import numpy as np
 from tomoni.errors import DataError
 from tomoni.records import Chat, Comparison, Prompt, Record, as_dicts, kind_of
 from tomoni.rows import Item, Row
+from tomoni.settings.rollouts import FORMS
 
 if TYPE_CHECKING:
     from tomoni.data.render import Renderer
-
-FORMS = ("prompt", "messages", "prompt_completion", "alpaca", "sharegpt", "preference")
 
 
 def prompt_item(record: Record, render: Renderer) -> list[Item]:

@@ -45,6 +45,12 @@ def config_class(method: str) -> type[TrainingSettings]:
     return found
 
 
+def forms_of(method: str) -> tuple[str, ...]:
+    """The forms of data that a method learns from."""
+    found: tuple[str, ...] = import_module(config_class(method).__module__).FORMS
+    return found
+
+
 def method_module(method: str) -> Method:
     _check(method)
     found: Method = import_module(f"tomoni.methods.{method}")  # type: ignore[assignment]

@@ -8,7 +8,9 @@ from pydantic import Field, model_validator
 
 from tomoni.settings.common import Filled, Phase, TrainingSettings
 from tomoni.settings.reference import ReferenceSettings
-from tomoni.settings.rollouts import RolloutSettings, require_a_group
+from tomoni.settings.rollouts import FORMS, RolloutSettings, require_a_group
+
+__all__ = ["FORMS", "Config", "phases"]
 
 
 class Config(TrainingSettings, RolloutSettings, ReferenceSettings):

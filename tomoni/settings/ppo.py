@@ -8,7 +8,9 @@ from pydantic import Field
 
 from tomoni.settings.common import Filled, Phase, Positive, Share, TrainingSettings
 from tomoni.settings.reference import ReferenceSettings
-from tomoni.settings.rollouts import RolloutSettings
+from tomoni.settings.rollouts import FORMS, RolloutSettings
+
+__all__ = ["FORMS", "Config", "phases"]
 
 
 class Config(TrainingSettings, RolloutSettings, ReferenceSettings):

@@ -14,9 +14,9 @@ class ReferenceSettings(Frozen):
     """`reference`: "start", the policy as it was when the run began, adapters included; "ema", a moving average of the
     policy; or another model's name or folder, which must have the same tokenizer."""
 
-    reference: Filled = "start"
-    ref_model_mixup_alpha: Share = 0.05  # ema: reference := (1 - alpha) reference + alpha policy ...
-    ref_model_sync_steps: Annotated[int, Field(ge=1)] = 1  # ... every so many steps
+    reference: Filled = "start"  # start: the policy when the run began; ema: its moving average; or a model
+    ref_model_mixup_alpha: Share = 0.05  # ema: this part of the policy goes into the reference
+    ref_model_sync_steps: Annotated[int, Field(ge=1)] = 1  # ema: after every so many steps
 
     @model_validator(mode="after")
     def _moves_only_an_average(self) -> ReferenceSettings:

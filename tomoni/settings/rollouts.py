@@ -9,17 +9,23 @@ from pydantic import BeforeValidator, Field, model_validator
 from tomoni.config import Frozen
 from tomoni.settings.common import Filled, Positive
 
+FORMS = ("prompt", "messages", "prompt_completion", "alpaca", "sharegpt", "preference")
+
 
 def _as_tuple(value: object) -> object:
     return (value,) if isinstance(value, str | int | float) else value
+
+
+Names = Annotated[tuple[Filled, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+Numbers = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
 
 
 class RewardSettings(Frozen):
     """`reward_funcs` names Python functions ("file.py:name", "package.module:name"), folders of trained reward models,
     or an endpoint (http:// or https://); a completion's reward is the sum of their scores times `reward_weights`."""
 
-    reward_funcs: Annotated[tuple[Filled, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
-    reward_weights: Annotated[tuple[float, ...], BeforeValidator(_as_tuple)] = ()  # (): 1 each
+    reward_funcs: Names  # file.py:name, package.module:name, a reward model's folder, or http(s)://…
+    reward_weights: Numbers = ()  # none: 1 each
     reward_api_key_env: Filled | None = None  # the environment variable that holds an endpoint's key
 
     @model_validator(mode="after")
@@ -34,9 +40,9 @@ class RewardSettings(Frozen):
 class RolloutSettings(RewardSettings):
     """`batch_size` counts prompts; each has `num_generations` completions of at most `max_completion_length` tokens."""
 
-    num_generations: Annotated[int, Field(ge=1)] = 8
-    max_completion_length: Annotated[int, Field(ge=1)] = 128
-    temperature: Positive = 1.0
+    num_generations: Annotated[int, Field(ge=1)] = 8  # completions of each prompt
+    max_completion_length: Annotated[int, Field(ge=1)] = 128  # tokens
+    temperature: Positive = 1.0  # the policy is softmax(logits / temperature), in sampling and in learning
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0)] = 0
 
