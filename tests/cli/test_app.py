@@ -13,6 +13,7 @@ import pytest
 import tomoni
 from tomoni.cli import app
 from tomoni.errors import UserError
+from tomoni.run.methods import METHODS, config_class
 
 HEAVY = (
     "torch",
@@ -94,6 +95,14 @@ def test_every_verb_has_a_stage_and_a_command() -> None:
         source = (Path(app.__file__).parent / f"{known.module.rpartition('.')[2]}.py").read_text(encoding="utf-8")
         argument = ", method: str" if known.learns else ""
         assert f"\ndef command(argv: list[str]{argument}) -> int:" in source, known.name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_help_of_a_method_shows_every_key_of_its_config(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main([method, "--help"]) == 0
+    shown = capsys.readouterr().out
+    for name in set(config_class(method).model_fields) - {"method"}:
+        assert shown.count(f"\n  --{name} ") + shown.count(f"\n  --{name}\n") == 1, name
 
 
 def test_an_unknown_verb_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

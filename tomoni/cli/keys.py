@@ -47,6 +47,8 @@ def help_text(config: type[BaseModel]) -> str:
     lines: list[str] = []
     shown: set[str] = set()
     for owner, title in GROUPS.items():
+        if not issubclass(config, owner):
+            continue
         keys = [own.get(key.name, key) for key in keys_of(owner)]
         shown |= {key.name for key in keys}
         lines += ["", f"{title}:", *_table(_with_defaults(keys, config))]
