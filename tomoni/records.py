@@ -199,6 +199,7 @@ _KINDS: dict[type, str] = {
     Chat: "conversations",
     Prompt: "prompts without answers",
     Comparison: "preferences (chosen and rejected)",
+    Rated: "answers with a thumb",
 }
 
 

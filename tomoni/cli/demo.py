@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tomoni.evaluate.sidebyside import Answers
     from tomoni.evaluate.subject import Subject
     from tomoni.run.outcome import Result
+    from tomoni.settings.common import TrainingSettings
 
 TUNING: dict[str, Any] = {
     "num_train_epochs": 3,
@@ -89,8 +90,12 @@ class Questions:
 def command(argv: list[str]) -> int:
     options = _parse(argv)
     begin = time.monotonic()
-    folder = Path(options.folder)
-    _make_room(folder)
+    folder = Path(options.folder or ("demo" if options.task == "answers" else "demo-preferences"))
+    make_room(folder)
+    if options.task == "preferences":
+        from tomoni.cli import demo_preferences
+
+        return demo_preferences.show(folder, options)
     questions = _write_questions(folder, options)
 
     from rich.console import Console
@@ -113,10 +118,20 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         description="A small pretrained model learns a task, in about three minutes, without a network.",
     )
     parser.add_argument(
-        "--folder", default="demo", help="where data, runs and results go; made anew each time (default: demo)"
+        "--task",
+        choices=("answers", "preferences"),
+        default="answers",
+        help="answers: learn to answer, beside honest baselines; preferences: then learn what a person likes "
+        "(default: answers)",
+    )
+    parser.add_argument(
+        "--folder", help="where data, runs and results go; made anew each time (default: demo, or demo-preferences)"
     )
     parser.add_argument("--tuning-questions", type=int, default=600, help="questions to tune on (default: 600)")
     parser.add_argument("--held-out", type=int, default=600, help="questions to measure on (default: 600)")
+    parser.add_argument(
+        "--pairs", type=int, default=900, help="preferences: questions that the person is asked about (default: 900)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the questions and the tuning (default: 0)")
     parser.add_argument(
         "--price-per-hour",
@@ -126,7 +141,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON only")
     options = parser.parse_args(argv)
-    for name in ("tuning_questions", "held_out"):
+    for name in ("tuning_questions", "held_out", "pairs"):
         if getattr(options, name) < 1:
             raise UserError(
                 f"--{name.replace('_', '-')} {getattr(options, name)} is below 1",
@@ -135,7 +150,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-def _make_room(folder: Path) -> None:
+def make_room(folder: Path) -> None:
     """An empty folder of the demo's own; anybody else's folder is left alone."""
     if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
         raise RunError(
@@ -226,7 +241,7 @@ def _measure(folder: Path, questions: Questions, options: argparse.Namespace, co
         add("  phrasings not in tuning", questions.unseen_phrasing, ask(tuned, questions.unseen_phrasing)),
         add("  follow-up turns", questions.follow_ups, ask(tuned, questions.follow_ups)),
     ]
-    _write_opening(folder)
+    write_opening(folder)
     _show_table(console, arms, options.price_per_hour)
     _show_answers(console, questions.held_out, untuned, answers.texts)
     return {"held_out": arms, "tuned_elsewhere": more}
@@ -261,10 +276,6 @@ def _with_shots(questions: Questions, shots: int) -> list[str]:
 def _tune(
     output: Path, model: str, tuning: dict[str, Any], folder: Path, options: argparse.Namespace, console: Console
 ) -> Result:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from tomoni.run import start
-    from tomoni.run.events import Event, Stepped
     from tomoni.settings.sft import Config
 
     cfg = Config(
@@ -274,6 +285,17 @@ def _tune(
         seed=options.seed,
         **tuning,
     )
+    return train(cfg, console)
+
+
+def train(cfg: TrainingSettings, console: Console) -> Result:
+    """Run it behind a bar. Raises RunError where it was stopped."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from tomoni.run import start
+    from tomoni.run.events import Event, Stepped
+
+    output = Path(cfg.output_dir)
     with Progress(
         TextColumn(f"  {output.name:<8}"),
         BarColumn(),
@@ -332,12 +354,12 @@ def _show_answers(
             record = records[number]
             console.print("  " + record["messages"][-2]["content"], style="bold", markup=False)
             for how, answers in before.items():
-                console.print(f"    {'untuned, ' + how:<21} {_short(answers[number])}", markup=False)
-            console.print(f"    {'tuned':<21} {_short(after[number])}", markup=False, style="green")
+                console.print(f"    {'untuned, ' + how:<21} {short(answers[number])}", markup=False)
+            console.print(f"    {'tuned':<21} {short(after[number])}", markup=False, style="green")
             console.print(f"    {'in the town book':<21} {record['answer']}\n", markup=False)
 
 
-def _short(text: str, most: int = 52) -> str:
+def short(text: str, most: int = 52) -> str:
     """One line that fits 80 columns beside its label; full-width characters take two."""
     from rich.cells import cell_len, set_cell_size
 
@@ -345,7 +367,7 @@ def _short(text: str, most: int = 52) -> str:
     return text if cell_len(text) <= most else set_cell_size(text, most - 1).rstrip() + "…"
 
 
-def _write_opening(folder: Path) -> None:
+def write_opening(folder: Path) -> None:
     """What `tomoni chat` says first: what this model knows, questions to try, and that it knows nothing else."""
     world = bundled_world()
     body = {

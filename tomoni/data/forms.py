@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from tomoni.data.badrows import BadValue
-from tomoni.records import Chat, Comparison, Message, Prompt, Record, Role, Source, Text, Verdict
+from tomoni.records import Chat, Comparison, Message, Prompt, Rated, Record, Role, Source, Text, Verdict
 
 ROLES: tuple[str, ...] = get_args(Role)
 SHAREGPT_ROLES = {
@@ -311,6 +311,19 @@ def _common(first: tuple[Message, ...], second: tuple[Message, ...]) -> int:
     return count
 
 
+def _unpaired(row: Mapping[str, Any], source: Source, extra: Mapping[str, Any]) -> Made:
+    prompt, completion = _side(row["prompt"], "prompt", "user"), _side(row["completion"], "completion", "assistant")
+    check_conversation(prompt + completion)
+    label = row["label"]
+    if label not in (True, False):  # 1 and 0 as well
+        raise BadValue("wrong_value", f"label is {str(label)[:40]!r}; possible: true, false")
+    good = bool(label)
+    return Made(
+        [_plain(prompt), _plain(completion), good],
+        lambda id: Rated(id, source, prompt, completion, good, extra),
+    )
+
+
 def _prompt(row: Mapping[str, Any], source: Source, extra: Mapping[str, Any]) -> Made:
     messages = _side(row["prompt"], "prompt", "user")
     check_conversation(messages, answered=False)
@@ -324,6 +337,7 @@ _CHAT_OPTIONS = ("tools", "chat_template_kwargs")
 FORMS: dict[str, Form] = {
     "text": Form(("text",), (), _text),
     "messages": Form(("messages",), _CHAT_OPTIONS, _messages),
+    "unpaired": Form(("prompt", "completion", "label"), (), _unpaired),
     "prompt_completion": Form(("prompt", "completion"), _CHAT_OPTIONS, _prompt_completion),
     "alpaca": Form(("instruction", "output"), ("input", "system", "history", *_CHAT_OPTIONS), _alpaca),
     "sharegpt": Form(("conversations",), ("system", *_CHAT_OPTIONS), _sharegpt),

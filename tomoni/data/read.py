@@ -143,6 +143,8 @@ def mapped(raw: RawRow, columns: Mapping[str, str]) -> dict[str, Any]:
 def detect(row: Mapping[str, Any], file: str) -> str:
     """The one form whose columns the row has; several or none is an error that says how to choose."""
     found = [name for name in DETECTED if all(column in row for column in FORMS[name].needs)]
+    if "unpaired" in found:  # a truth value tells it from prompts and completions with a column of that name
+        found.remove("prompt_completion" if isinstance(row["label"], bool) else "unpaired")
     if len(found) == 1:
         return found[0]
     there = ", ".join(map(str, list(row)[:30]))

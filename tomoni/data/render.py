@@ -55,8 +55,8 @@ class Renderer:
     """Records to rows with one tokenizer and one template.
 
     `template` is the Jinja text (the tokenizer's own unless given, else a default), `template_sha256` its hash,
-    `notes` what a user should know about them, `left_out` counts what did not become a row, by reason, and
-    `truncated` counts rows cut to max_length. `stop_tokens` are the ids that end an answer.
+    `notes` what a user should know about them, `left_out` counts what did not become a row, by reason, `truncated` counts
+    rows cut to max_length, `contradictions` pairs whose opposite was read before. `stop_tokens` are the ids that end an answer.
     """
 
     def __init__(
@@ -78,10 +78,18 @@ class Renderer:
         self.template_sha256 = hashlib.sha256(self.template.encode()).hexdigest()
         self.left_out: Counter[str] = Counter()
         self.truncated = 0
+        self.pairs_seen: set[bytes] = set()  # see `data.pairs`
+        self.contradictions = 0
         self._template = Template(tokenizer, self.template)
         if self._template.tells_date:
             self.notes.append("the chat template writes the date; rows keep that of the day on which they were made")
         self.stop_tokens = self._stop_tokens()
+
+    def begin_part(self) -> None:
+        """Counting begins anew."""
+        self.left_out.clear()
+        self.pairs_seen.clear()
+        self.truncated = self.contradictions = 0
 
     def _own_template(self) -> str:
         own = getattr(self.tokenizer, "chat_template", None)

@@ -132,7 +132,8 @@ class Forward:
 
     def _body(self, tokens_NT: Tensor, **mask: Tensor) -> Tensor:
         body = self.inner.base_model
-        hidden: Tensor = body(input_ids=tokens_NT, use_cache=False, **mask).last_hidden_state
+        cache = {"use_cache": False} if self.causal else {}
+        hidden: Tensor = body(input_ids=tokens_NT, **cache, **mask).last_hidden_state
         return hidden
 
     def _mask(self, tile: Tile) -> dict[str, Tensor]:
@@ -150,7 +151,11 @@ class Forward:
     def _try_each(self, own_type: bool, keep_no_activations: bool) -> None:
         device = next(self.model.parameters()).device
         tokens = (torch.arange(2 * PROBE, device=device) * 7 % self.vocabulary).view(2, PROBE)
-        plain = self.model(input_ids=tokens, use_cache=False).logits
+        out = self.model(input_ids=tokens) if not self.causal else self.model(input_ids=tokens, use_cache=False)
+        if not hasattr(out, "logits"):  # a body without a head: what is asked of it are scores
+            self.split = True
+            return
+        plain = out.logits
         if self.causal:
             shorter = self.model(input_ids=tokens[:, : PROBE - 3], use_cache=False).logits
             self.masked = not same(shorter, plain[:, : PROBE - 3])

@@ -34,6 +34,8 @@ def target_logprobs(
     Where all logits together exceed `CHUNK_LOGITS`, they are computed chunk by chunk and again in the backward pass,
     so that memory is bounded by a chunk whatever the vocabulary.
     """
+    if len(targets_P) == 0:  # rows of which only the score is trained
+        return hidden_PD.new_zeros(0), hidden_PD.new_zeros(0)
     if temperature != 1.0 and type(head) is nn.Linear and head.bias is None:
         hidden_PD = hidden_PD / temperature
     elif temperature != 1.0:

@@ -2,7 +2,7 @@
 
 transformers is given a config object and tensors, never the folder: so no file of it is opened that is not opened
 here, and of its config only the keys that the architecture declares arrive. What a folder may try instead is listed in
-`_refuse`, and each has a test with a planted file that must stay unopened.
+`refuse`, and each has a test with a planted file that must stay unopened.
 """
 
 from __future__ import annotations
@@ -101,9 +101,9 @@ def _examined(folder: Path) -> tuple[Any, list[Path]]:
             f"no model folder {folder}", next_step="check the path; it is read from where the command runs"
         )
     settings = read_json(folder / "config.json")
-    _refuse(settings, folder)
-    files = _weight_files(folder)
-    return _config(settings, folder), files
+    refuse(settings, folder)
+    files = weight_files(folder)
+    return config_of(settings, folder), files
 
 
 def _load_whole(located: Located, attn_implementation: Attention) -> PreTrainedModel:
@@ -112,7 +112,7 @@ def _load_whole(located: Located, attn_implementation: Attention) -> PreTrainedM
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     # a few architectures (Gemma 2, BLOOM, GPT-J) have plain attention only
     config._attn_implementation = attn_implementation if model_class._supports_sdpa else "eager"
-    model = _filled(config, dict(_tensors(files)), folder)
+    model = fill(config, dict(_tensors(files)), folder)
     _check_finite(model, folder)
     _check_vocabulary(model, _highest_token(folder), folder)
     model.generation_config = read_generation(folder, config)
@@ -125,7 +125,7 @@ def _load_whole(located: Located, attn_implementation: Attention) -> PreTrainedM
 # -- the config ----------------------------------------------------------------------------------------------------
 
 
-def _refuse(settings: Mapping[str, Any], folder: Path) -> None:
+def refuse(settings: Mapping[str, Any], folder: Path) -> None:
     kind = settings.get("model_type")
     known = isinstance(kind, str) and kind in CONFIG_MAPPING
     if "auto_map" in settings:
@@ -149,7 +149,7 @@ def _refuse(settings: Mapping[str, Any], folder: Path) -> None:
         raise ModelError(f"{folder} is an adapter", next_step="locate it with hub.locate, which finds its base too")
 
 
-def _config(settings: dict[str, Any], folder: Path) -> Any:
+def config_of(settings: dict[str, Any], folder: Path) -> Any:
     kind = settings["model_type"]
     config_class = CONFIG_MAPPING[kind]
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(config_class, None)
@@ -165,11 +165,19 @@ def _config(settings: dict[str, Any], folder: Path) -> Any:
             f"{folder} holds {_a(architectures)}, not a language model ({model_class.__name__})",
             next_step="take the language model it was made from",
         )
+    return _built(config_class, settings, folder)
+
+
+def encoder_config(settings: dict[str, Any], folder: Path) -> Any:
+    return _built(CONFIG_MAPPING[settings["model_type"]], settings, folder)
+
+
+def _built(config_class: Any, settings: dict[str, Any], folder: Path) -> Any:
     try:
         return config_class.from_dict(_allowed(settings, config_class))
     except Exception as problem:  # the strict config classes raise many kinds
         raise ModelError(
-            f"{folder / 'config.json'} does not fit {kind}: {first_line(problem)}",
+            f"{folder / 'config.json'} does not fit {settings['model_type']}: {first_line(problem)}",
             next_step="compare it with the model's page",
         ) from problem
 
@@ -218,7 +226,7 @@ def read_generation(folder: Path, config: Any) -> GenerationConfig:
 # -- the weights ---------------------------------------------------------------------------------------------------
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """model.safetensors, or the shards that its index names; each a plain name in this very folder."""
     index = folder / "model.safetensors.index.json"
     single = folder / "model.safetensors"
@@ -271,7 +279,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path} is damaged or not safetensors: {problem}", next_step=DAMAGED) from problem
 
 
-def _filled(config: Any, tensors: dict[str, Tensor], folder: Path) -> PreTrainedModel:
+def fill(config: Any, tensors: dict[str, Tensor], folder: Path) -> PreTrainedModel:
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     if rounded := sorted(
         name for name, tensor in tensors.items() if not tensor.dtype.is_floating_point and not COMPUTED.fullmatch(name)

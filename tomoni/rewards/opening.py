@@ -1,15 +1,92 @@
-"""Rewards by the names that stand in a config."""
+"""Rewards by the names that stand in a config, and what is done with all of them alike: counting, checking, weighing."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-from tomoni.errors import ConfigError
+import numpy as np
+
+from tomoni.errors import ConfigError, RunError
+from tomoni.rewards.answered import Answered, Scores
+from tomoni.rewards.functions import SHOWN, load_function
 
 if TYPE_CHECKING:
-    from tomoni.rewards.answered import Rewards
+    from transformers import PreTrainedTokenizerBase
+
     from tomoni.settings.common import TrainingSettings
 
 
-def open_rewards(cfg: TrainingSettings) -> Rewards:
-    raise ConfigError("rewards cannot be opened yet", next_step="wait")
+class Reward(Protocol):
+    """`name` is a heading in metrics; a call gives one number for each answer."""
+
+    @property
+    def name(self) -> str: ...
+    def __call__(self, answers: Sequence[Answered], /) -> list[Any]: ...
+
+
+class Weighed:
+    """Several rewards as one (`answered.Rewards`). What is no finite number stops the run and names the completion: a
+    score of 0 would be an answer that nobody gave."""
+
+    def __init__(self, rewards: Sequence[Reward], weights: Sequence[float] = ()) -> None:
+        self.rewards = tuple(rewards)
+        self.names = _distinct([reward.name for reward in rewards])
+        self.weights = tuple(weights) or (1.0,) * len(self.rewards)
+
+    def __call__(self, answers: Sequence[Answered], /) -> Scores:
+        columns = [_checked(reward.name, reward(answers), answers) for reward in self.rewards]
+        values_NF = np.array(columns, dtype=np.float64).T.reshape(len(answers), len(columns))
+        return Scores(self.names, values_NF, self.weights)
+
+
+def open_rewards(cfg: TrainingSettings, tokenizer: PreTrainedTokenizerBase) -> Weighed:
+    """`tokenizer` is the policy's: a reward model that has the same one reads the sampled tokens as they are."""
+    names: tuple[str, ...] = cfg.reward_funcs  # type: ignore[attr-defined]
+    key = getattr(cfg, "reward_api_key_env", None)
+    return Weighed([_open(name, cfg, tokenizer, key) for name in names], cfg.reward_weights)  # type: ignore[attr-defined]
+
+
+def _open(name: str, cfg: TrainingSettings, tokenizer: PreTrainedTokenizerBase, key: str | None) -> Reward:
+    if name.startswith(("http://", "https://")):
+        from tomoni.rewards.endpoint import Endpoint
+
+        return Endpoint(name, key_from=key)
+    if Path(name).expanduser().is_dir():
+        from tomoni.rewards.model import RewardModel
+
+        return RewardModel(Path(name).expanduser(), cfg, tokenizer)
+    if ":" not in name:
+        raise ConfigError(
+            f"reward_funcs: {name!r} is no folder of a reward model, no function and no address",
+            choices=["file.py:name", "package.module:name", "the folder of a reward run", "https://…"],
+            next_step="write one of these",
+        )
+    return load_function(name)
+
+
+def _checked(name: str, found: Sequence[Any], answers: Sequence[Answered]) -> list[float]:
+    if len(found) != len(answers):
+        raise RunError(
+            f"reward {name} gave {len(found)} numbers for {len(answers)} completions",
+            next_step="return one number for each completion, in their order",
+        )
+    for value, answer in zip(found, answers, strict=True):
+        number = not isinstance(value, bool | str) and isinstance(value, int | float | np.integer | np.floating)
+        if not number or not math.isfinite(value):
+            raise RunError(
+                f"reward {name} gave {value!r} for completion {answer.id}: {answer.completion[:SHOWN]!r}",
+                next_step="return a finite number for every completion; one that cannot be judged must be decided by you",
+            )
+    return [float(value) for value in found]
+
+
+def _distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """The second of the same name gets #2, and so on."""
+    found: list[str] = []
+    for name in names:
+        count = 1 + sum(other == name or other.startswith(f"{name}#") for other in found)
+        found.append(name if count == 1 else f"{name}#{count}")
+    return tuple(found)

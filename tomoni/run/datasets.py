@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from tomoni.data.pack import Packed
 from tomoni.data.read import Reading, read
 from tomoni.data.render import Renderer
 from tomoni.data.store import ItemStore, build, cache_key
 from tomoni.data.stream import Items, Stream
+from tomoni.data.textpairs import PairRenderer
 from tomoni.data.tokenize import fingerprint
 from tomoni.engine.checkpoint import atomic_write
 from tomoni.errors import DataError, counted
@@ -74,7 +75,7 @@ def _key(
 
 
 def datasets(
-    cfg: TrainingSettings, method: Method, tokenizer: Tokenizer, render: Renderer, quarantine: Path
+    cfg: TrainingSettings, method: Method, tokenizer: Tokenizer, render: Renderer | PairRenderer, quarantine: Path
 ) -> Datasets:
     """Raises DataError for bad rows (under "stop"), rows too long (under "stop"), and where nothing is left to train on.
     Bad rows under "quarantine" go into the file `quarantine`."""
@@ -119,7 +120,7 @@ class _Parts:
     """Builds the stores of a run's parts, and keeps what should be said about them."""
 
     def __init__(
-        self, cfg: TrainingSettings, method: Method, tokenizer: str, render: Renderer, quarantine: Path
+        self, cfg: TrainingSettings, method: Method, tokenizer: str, render: Renderer | PairRenderer, quarantine: Path
     ) -> None:
         self.cfg = cfg
         self.method = method
@@ -133,11 +134,10 @@ class _Parts:
     def store(self, part: str, files: Sequence[str], chosen: Callable[[Record], bool]) -> ItemStore:
         """The items of the chosen records; made once, found again by the hash of all that decides them."""
         rows = reading(self.cfg, files)
-        self.render.left_out.clear()
-        self.render.truncated = 0
+        self.render.begin_part()
         made = build(
             self._kept(part, rows, chosen),
-            lambda record: self.method.items(record, self.render),
+            lambda record: self.method.items(record, cast(Any, self.render)),
             key=self._key(part, files),
             folder=cache_folder("rows"),
             summary=lambda: self._summary(rows),
@@ -168,6 +168,7 @@ class _Parts:
             "form": rows.form,
             "left_out": dict(self.render.left_out),
             "truncated": self.render.truncated,
+            "contradictions": self.render.contradictions,
             "bad": [row.as_dict() for row in rows.bad],
         }
 
@@ -175,6 +176,10 @@ class _Parts:
         """From the store's own summary, so that a store that was found again says the same."""
         for reason, count in summary["left_out"].items():
             self.notices.append(f"{part}: {counted(count, 'row')} left out: {reason}")
+        if summary["contradictions"]:
+            self.notices.append(
+                f"{part}: {counted(summary['contradictions'], 'pair')} say the opposite of an earlier one; all are kept"
+            )
         if summary["truncated"]:
             self.notices.append(
                 f"{part}: {counted(summary['truncated'], 'row')} cut to max_length {self.cfg.max_length}"

@@ -13,11 +13,20 @@ from typing import TYPE_CHECKING, Any
 from tomoni.data.render import Renderer
 from tomoni.data.tokenize import fingerprint, load_tokenizer
 from tomoni.errors import ConfigError, DataError, RunError, counted
+from tomoni.evaluate.subject import result_of
 from tomoni.records import Text
 from tomoni.run import datasets
 from tomoni.run.events import Listener, Notice, Preparing
 from tomoni.run.folder import RunFolder
-from tomoni.run.holding import models_held, opened_rewards, reference_engine, score_head
+from tomoni.run.holding import (
+    chosen,
+    models_held,
+    opened_rewards,
+    pair_renderer,
+    reference_engine,
+    save_scorer,
+    score_head,
+)
 from tomoni.run.job import Job, Tokenizer
 from tomoni.run.keeping import keep_frozen
 from tomoni.run.methods import method_module
@@ -36,6 +45,7 @@ class Start:
     located: Located | None
     tokenizer: Tokenizer
     identity: Mapping[str, Any]
+    encoder: bool = False
 
 
 def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
@@ -43,35 +53,36 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
     from tomoni.engine.engine import Engine
     from tomoni.engine.sampler import longest_row
     from tomoni.engine.setup import pick_device
-    from tomoni.engine.trained import choose
 
     pick_device(cfg.device)
     method = method_module(_method_of(cfg))
     tell(Preparing("data"))
-    start = _start(cfg)
-    render = _renderer(cfg, start.tokenizer)
+    held = models_held(cfg)
+    start = _start(cfg, scores="score" in held)
+    render = pair_renderer(cfg, start.tokenizer) if start.encoder else _renderer(cfg, start.tokenizer)
     data = datasets.datasets(cfg, method, start.tokenizer, render, folder.root / "quarantine.jsonl")
     given, cfg = cfg, cfg.with_steps(len(data.train))
     if cfg.steps == 0:
         raise ConfigError("max_steps is 0", next_step="set it to the number of steps, or -1 for num_train_epochs")
 
     tell(Preparing("model"))
-    trained = choose(_model(cfg, start), cfg, seed=cfg.seed)
+    trained = chosen(_model(cfg, start, scores="score" in held), cfg, held)
     context = longest_row(trained.model)
     _require_context(context, data.longest + getattr(cfg, "max_completion_length", 0))
-    held = models_held(cfg)
     engine = Engine(
         trained.model,
         trained=trained.parameters,
         cfg=cfg,
-        score_head=score_head(cfg, held),
+        score_head=score_head(cfg, held, encoder=start.encoder),
         keep_reference="reference" in held,
         reference_engine=reference_engine(cfg, start.tokenizer) if "reference" in held else None,
         tokenizer=start.tokenizer,
         temperature=getattr(cfg, "temperature", 1.0),
     )
     kept = None if "rewards" in held else keep_frozen(cfg, engine, data, lambda text: tell(Notice(text)))
-    asked = samples(data.records, render, start.tokenizer, count=cfg.sample_prompts, context=context)
+    asked = []
+    if isinstance(render, Renderer) and "score" not in held:
+        asked = samples(data.records, render, start.tokenizer, count=cfg.sample_prompts, context=context)
     return Job(
         cfg=cfg,
         method=method,
@@ -82,12 +93,16 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
         looked_at_is=data.looked_at_is,
         inputs={"model": start.identity, "data": data.key, "items": len(data.train)},
         trained_weights=trained.trainable,
-        result_name="adapter" if trained.adapter else "model",
-        result_bytes=4 * (trained.trainable if trained.adapter else trained.total) + (1 << 24),
-        save_model=lambda staging: _save(trained.model, trained.adapter, start.tokenizer, staging),
+        result_name="adapter" if trained.adapter and "score" not in held else "model",
+        result_bytes=4 * (trained.trainable if trained.adapter and "score" not in held else trained.total) + (1 << 24),
+        save_model=lambda staging: (
+            save_scorer(engine, cfg, data.looked_at, start.tokenizer, staging)
+            if "score" in held
+            else _save(trained.model, trained.adapter, start.tokenizer, staging)
+        ),
         prompts=[sample.shown for sample in asked],
-        answer=answers(engine, start.tokenizer, render, asked) if asked else None,
-        rewards=opened_rewards(cfg) if "rewards" in held else None,
+        answer=answers(engine, start.tokenizer, render, asked) if asked and isinstance(render, Renderer) else None,
+        rewards=opened_rewards(cfg, start.tokenizer) if "rewards" in held else None,
         device_type=engine.device.type,
         notices=(*render.notes, *data.notices, *_too_few(cfg, len(data.train)), *([kept] if kept else [])),
     )
@@ -106,8 +121,8 @@ def _method_of(cfg: TrainingSettings) -> str:
 # -- model and tokenizer ---------------------------------------------------------------------------------------------
 
 
-def _start(cfg: TrainingSettings) -> Start:
-    from tomoni.engine import models
+def _start(cfg: TrainingSettings, *, scores: bool) -> Start:
+    from tomoni.engine import models, scoring
     from tomoni.engine.hub import locate
 
     name = getattr(cfg, "model_name_or_path", None)
@@ -116,11 +131,13 @@ def _start(cfg: TrainingSettings) -> Start:
             raise ConfigError("model_name_or_path is missing", next_step="name a model to begin with")
         tokenizer = _new_tokenizer(cfg)
         return Start(None, tokenizer, {"tokenizer": fingerprint(tokenizer)})
-    located = locate(name)
-    models.examine(located)
+    located = locate(result_of(name))  # also what an earlier run left in its folder
+    encoder = scores and scoring.is_encoder(located)
+    if not encoder:
+        models.examine(located)
     files = json.dumps([dict(located.files), dict(located.model.files)], sort_keys=True).encode()
     identity = {"revision": located.revision, "sha256": hashlib.sha256(files).hexdigest()}
-    return Start(located, load_tokenizer(located.tokenizer_folder), identity)
+    return Start(located, load_tokenizer(located.tokenizer_folder), identity, encoder)
 
 
 def _new_tokenizer(cfg: Pretrain) -> Tokenizer:
@@ -172,14 +189,15 @@ def _read_template(path: Path) -> str:
         ) from error
 
 
-def _model(cfg: TrainingSettings, start: Start) -> Any:
-    from tomoni.engine import models, scratch
+def _model(cfg: TrainingSettings, start: Start, *, scores: bool) -> Any:
+    from tomoni.engine import models, scoring, scratch
 
     if start.located is None:
         if not isinstance(cfg, Pretrain):
             raise RunError("only pretrain begins without a model", next_step="set model_name_or_path")
         return scratch.new_model(cfg.shape, start.tokenizer, seed=cfg.seed, attn_implementation=cfg.attn_implementation)
-    model = models.load(start.located, attn_implementation=cfg.attn_implementation)
+    load = scoring.load_body if scores else models.load
+    model = load(start.located, attn_implementation=cfg.attn_implementation)
     models.check_tokenizer(getattr(model, "get_base_model", lambda: model)(), start.tokenizer)
     return model
 
