@@ -43,7 +43,7 @@ class Key:
 
 def help_text(config: type[BaseModel]) -> str:
     """All keys, the method's own first. A key that the method sets anew is shown where it belongs, with its default."""
-    own = {key.name: key for key in keys_of(config)}
+    own = {key.name: key for owner in _own(config) for key in keys_of(owner)}
     lines: list[str] = []
     shown: set[str] = set()
     for owner, title in GROUPS.items():
@@ -54,6 +54,16 @@ def help_text(config: type[BaseModel]) -> str:
         lines += ["", f"{title}:", *_table(_with_defaults(keys, config))]
     rest = [key for name, key in own.items() if name not in shown and name != "method"]
     return "\n".join(["The method's own keys:", *_table(_with_defaults(rest, config)), *lines])
+
+
+def _own(config: type[BaseModel]) -> list[type[BaseModel]]:
+    """The config's class and, before it, those that it shares with its closest relatives alone."""
+    shared = {known for owner in GROUPS for known in owner.__mro__}
+    return [
+        owner
+        for owner in reversed(config.__mro__)
+        if issubclass(owner, common.TrainingSettings) and owner is not common.TrainingSettings and owner not in shared
+    ]
 
 
 def keys_of(owner: type[BaseModel]) -> list[Key]:

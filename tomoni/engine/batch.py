@@ -9,7 +9,7 @@ The legend of shapes stands in `tomoni.losses`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -38,7 +38,8 @@ class Tile:
     """Rows of similar length, padded on the right to a rectangle.
 
     `source_Q` are the flat positions in the rectangle from which the tile's trained positions are predicted, and
-    `place_Q` is where each of them stands in the micro-batch's flat order P.
+    `place_Q` is where each of them stands in the micro-batch's flat order P. A prompt that rows share is a tile of one
+    line without rows; theirs stand `behind` that tile, number `behind` of the micro-batch, which has `before` tokens.
     """
 
     rows: tuple[int, ...]
@@ -47,6 +48,8 @@ class Tile:
     segments_NT: Tensor | None
     source_Q: Tensor
     place_Q: Tensor
+    behind: int | None = None
+    before: int = 0
     entering: Entering | None = None  # from frozen layers whose outputs are kept; see `frozen`
 
     @property
@@ -113,25 +116,84 @@ def rectangles(lengths: Sequence[int], limit: int, cost: int = RECTANGLE_COST) -
 
 
 def collate(
-    items: Sequence[Item], *, causal: bool, limit: int, device: torch.device, cost: int = RECTANGLE_COST
+    items: Sequence[Item],
+    *,
+    causal: bool,
+    limit: int,
+    device: torch.device,
+    cost: int = RECTANGLE_COST,
+    share: bool = False,
 ) -> MicroBatch:
     """A micro-batch on the device. Causal rows predict position i from i - 1, others from i itself. `cost` is that of
-    one more rectangle, in tokens."""
+    one more rectangle, in tokens. `share`: a prompt that an item's rows have in common is laid out once."""
     rows = [row for item in items for row in item.rows]
     trained = [np.flatnonzero(row.weights) for row in rows]
     starts = np.concatenate([[0], np.cumsum([len(places) for places in trained])])
-    tiles = tuple(
-        _tile(group, rows, trained, starts, causal=causal, device=device)
-        for group in rectangles([len(row) for row in rows], limit, cost)
-    )
+    tiles: list[Tile] = []
+    alone = list(range(len(rows)))
+    if share:
+        for first, last, common in _sharing(items, trained, cost):
+            alone = [index for index in alone if not first <= index < last]
+            behind = len(tiles)
+            tiles.append(_prompt_tile(range(first, last), common, rows, trained, starts, device=device))
+            for group in rectangles([len(row) - common for row in rows[first:last]], limit, cost):
+                lines = [first + index for index in group]
+                tile = _tile(lines, rows, trained, starts, causal=causal, device=device, skip=common)
+                tiles.append(replace(tile, behind=behind, before=common))
+    for group in rectangles([len(rows[index]) for index in alone], limit, cost) if alone else ():
+        tiles.append(_tile([alone[index] for index in group], rows, trained, starts, causal=causal, device=device))
     targets = [
         (row.tokens if row.targets is None else row.targets)[places] for row, places in zip(rows, trained, strict=True)
     ]
     return MicroBatch(
         items=tuple(items),
-        tiles=tiles,
+        tiles=tuple(tiles),
         targets_P=_tensor(np.concatenate(targets).astype(np.int64), device),
         rows=_columns(items, rows, trained, device),
+    )
+
+
+def _sharing(items: Sequence[Item], trained: Sequence[NDArray[np.intp]], cost: int) -> list[tuple[int, int, int]]:
+    """(first row, end of rows, tokens they have in common) of items for which laying that out once pays."""
+    found, first = [], 0
+    for item in items:
+        last = first + len(item.rows)
+        if len(item.rows) > 1 and all(row.segments is None for row in item.rows):
+            common = _in_common(item.rows, trained[first:last])
+            if (len(item.rows) - 1) * common > 2 * cost:
+                found.append((first, last, common))
+        first = last
+    return found
+
+
+def _in_common(rows: Sequence[Row], trained: Sequence[NDArray[np.intp]]) -> int:
+    """Tokens with which all rows begin, before anything is trained, so that each keeps at least one of its own."""
+    most = min(len(row) - 1 for row in rows)
+    most = min([most, *(int(places[0]) for places in trained if len(places))])
+    for row in rows[1:]:
+        differs = np.flatnonzero(row.tokens[:most] != rows[0].tokens[:most])
+        most = int(differs[0]) if len(differs) else most
+    return most
+
+
+def _prompt_tile(
+    group: Sequence[int],
+    common: int,
+    rows: Sequence[Row],
+    trained: Sequence[NDArray[np.intp]],
+    starts: NDArray[np.intp],
+    *,
+    device: torch.device,
+) -> Tile:
+    """The prompt's tokens in one line; its last one predicts the first token of each row that is trained there."""
+    place = [starts[index] for index in group if len(trained[index]) and trained[index][0] == common]
+    return Tile(
+        rows=(),
+        tokens_NT=_tensor(rows[group[0]].tokens[None, :common].astype(np.int64), device),
+        lengths_N=torch.tensor([common]),
+        segments_NT=None,
+        source_Q=_tensor(np.full(len(place), common - 1, dtype=np.int64), device),
+        place_Q=_tensor(np.asarray(place, dtype=np.int64), device),
     )
 
 
@@ -143,22 +205,25 @@ def _tile(
     *,
     causal: bool,
     device: torch.device,
+    skip: int = 0,
 ) -> Tile:
-    width = max(len(rows[index]) for index in group)
+    """Rows `group` as a rectangle, without their first `skip` tokens."""
+    width = max(len(rows[index]) for index in group) - skip
     tokens = np.zeros((len(group), width), dtype=np.int64)
     segments = np.zeros_like(tokens) if any(rows[index].segments is not None for index in group) else None
     source, place = [], []
     for line, index in enumerate(group):
         row = rows[index]
-        tokens[line, : len(row)] = row.tokens
+        tokens[line, : len(row) - skip] = row.tokens[skip:]
         if segments is not None and row.segments is not None:
             segments[line, : len(row)] = row.segments
-        source.append(trained[index] + line * width - (1 if causal else 0))
-        place.append(np.arange(starts[index], starts[index + 1]))
+        here = trained[index] >= skip + bool(skip)  # the first one behind a shared prompt is predicted there
+        source.append(trained[index][here] - skip + line * width - (1 if causal else 0))
+        place.append(np.arange(starts[index], starts[index + 1])[here])
     return Tile(
         rows=tuple(group),
         tokens_NT=_tensor(tokens, device),
-        lengths_N=torch.tensor([len(rows[index]) for index in group]),
+        lengths_N=torch.tensor([len(rows[index]) - skip for index in group]),
         segments_NT=None if segments is None else _tensor(segments, device),
         source_Q=_tensor(np.concatenate(source).astype(np.int64), device),
         place_Q=_tensor(np.concatenate(place).astype(np.int64), device),

@@ -43,7 +43,7 @@ from tomoni.engine.sums import Sums, numpy_of, spread, to_minimise
 from tomoni.errors import CheckpointError, Diverged
 from tomoni.losses import Loss, Outputs, Term, Unit
 from tomoni.report import Mean, Stats
-from tomoni.rows import Float32, Item
+from tomoni.rows import Float32, Item, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -157,7 +157,7 @@ class Engine:
         found: list[tuple[Float32, ...]] = []
         with self._looking():
             for item in items:
-                batch = self._collate([item], self.looking_budget)
+                batch = self._collate([item], self.looking_budget, share=False)
                 rows: dict[int, Float32] = {}
                 for tile in batch.tiles:
                     hidden = self.forward.hidden(tile).float()
@@ -358,37 +358,58 @@ class Engine:
             )
 
     def _outputs(self, batch: MicroBatch) -> Outputs:
+        spec, forward = self.score_spec, self.forward
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            before_head_P, hidden = self.forward.trained(batch, with_hidden=self.score is not None)
+            if spec is not None and spec.per == "row" and spec.pool == "last" and not len(batch.targets_P):
+                none_P = torch.zeros(0, device=self.device)
+                return Outputs(none_P, none_P, scores_N=self._scored(forward.lasts(batch)))
+            # where the head stands on the last hidden states, a score for each trained position does too
+            whole = spec is not None and not (spec.per == "token" and forward.split)
+            before_head_P, hidden = forward.trained(batch, with_hidden=whole)
             logprobs_P, correct_P = target_logprobs(
-                self.forward.head,
+                forward.head,
                 before_head_P,
                 batch.targets_P,
-                vocabulary=self.forward.vocabulary,
+                vocabulary=forward.vocabulary,
                 temperature=self.temperature,
             )
-        if self.score is None or self.score_spec is None:
+        if spec is None:
             return Outputs(logprobs_P, correct_P)
-        # in float32: two answers whose scores differ by less than bfloat16 can hold are not alike
-        if self.score_spec.per == "token":
+        if spec.per == "token":
             states = [
                 hidden_NTD.flatten(0, 1)[tile.source_Q] for hidden_NTD, tile in zip(hidden, batch.tiles, strict=True)
             ]
-            return Outputs(logprobs_P, correct_P, scores_P=self.score(in_order(states, batch).float()))
-        pooled = [
-            _pool(hidden_NTD, tile.lengths_N.to(self.device), self.score_spec.pool)
-            for hidden_NTD, tile in zip(hidden, batch.tiles, strict=True)
-        ]
-        order = torch.tensor([index for tile in batch.tiles for index in tile.rows], device=self.device)
-        return Outputs(logprobs_P, correct_P, scores_N=self.score(torch.cat(pooled)[torch.argsort(order)].float()))
+            states_PD = in_order(states, batch) if whole else before_head_P
+            return Outputs(logprobs_P, correct_P, scores_P=self._scored(states_PD))
+        tiles = [(states, tile) for states, tile in zip(hidden, batch.tiles, strict=True) if tile.rows]
+        pooled = [_pool(hidden_NTD, tile.lengths_N.to(self.device), spec.pool) for hidden_NTD, tile in tiles]
+        order = torch.tensor([index for _, tile in tiles for index in tile.rows], device=self.device)
+        return Outputs(logprobs_P, correct_P, scores_N=self._scored(torch.cat(pooled)[torch.argsort(order)]))
+
+    def _scored(self, states_QD: Tensor) -> Tensor:
+        """In float32: two answers whose scores differ by less than bfloat16 can hold are not alike."""
+        assert self.score is not None
+        with torch.autocast(self.device.type, enabled=False):
+            scores_QC: Tensor = self.score(states_QD.float())
+        return scores_QC
 
     def _batches(self, items: Sequence[Item], budget: int) -> Iterator[MicroBatch]:
         for group in micro_batches(items, budget):
             yield self._collate(group, budget)
 
-    def _collate(self, items: Sequence[Item], budget: int) -> MicroBatch:
+    def _shares(self, rows: Sequence[Row]) -> bool:
+        spec = self.score_spec
+        pooled_whole = spec is not None and spec.per == "row" and spec.pool != "last"
+        return self.below is None and not pooled_whole and self.forward.can_share(rows)
+
+    def _collate(self, items: Sequence[Item], budget: int, *, share: bool = True) -> MicroBatch:
         batch = collate(
-            items, causal=self.forward.causal, limit=budget, device=self.device, cost=self.forward.rectangle_cost
+            items,
+            causal=self.forward.causal,
+            limit=budget,
+            device=self.device,
+            cost=self.forward.rectangle_cost,
+            share=share and self._shares([row for item in items for row in item.rows]),
         )
         return batch if self.below is None else self.below.fill(batch)
 

@@ -44,12 +44,12 @@ class FlatDecoder:
     def fits(self, tiles: Sequence[Tile]) -> bool:
         """Whether every row is within the model's window, where it has one."""
         window = self.blueprint.window
-        return window is None or all(tile.tokens_NT.shape[1] <= window for tile in tiles)
+        return window is None or all(tile.tokens_NT.shape[1] + tile.before <= window for tile in tiles)
 
     def hidden(self, tiles: Sequence[Tile], *, at_P: Tensor | None = None) -> Tensor:
         """[N, D] after the last layer and its norm, of the rectangles' tokens (padding included) one after another; or
         [P, D] of the tokens `at_P` alone: what follows the last layer's attention is then computed for these only."""
-        layout = self.layout([tuple(tile.tokens_NT.shape) for tile in tiles])
+        layout = self.layout([tuple(tile.tokens_NT.shape) for tile in tiles], [tile.behind for tile in tiles])
         first, x_ND = self._entering(tiles)
         layers = self.blueprint.layers[first:]
         if not layers:
@@ -73,14 +73,20 @@ class FlatDecoder:
             return known[0].layer, torch.cat([entering.states_NTD.flatten(0, 1) for entering in known])
         return 0, self.blueprint.embedding(torch.cat([tile.tokens_NT.flatten() for tile in tiles]))
 
-    def layout(self, shapes: Sequence[tuple[int, ...]]) -> Layout:
-        """For rectangles of (rows, tokens)."""
-        start, rectangles = 0, []
-        for rows, width in shapes:
-            rectangles.append(Rectangle(start, rows, width))
+    def layout(self, shapes: Sequence[tuple[int, ...]], behind: Sequence[int | None] = ()) -> Layout:
+        """For rectangles of (rows, tokens); `behind` says behind which of them one stands."""
+        start = 0
+        rectangles: list[Rectangle] = []
+        for (rows, width), prompt in zip(shapes, behind or [None] * len(shapes), strict=True):
+            rectangles.append(Rectangle(start, rows, width, None if prompt is None else rectangles[prompt]))
             start += rows * width
-        cos_Td, sin_Td = self._positions(max(width for _, width in shapes))
-        places = torch.cat([torch.arange(width, device=cos_Td.device).repeat(rows) for rows, width in shapes])
+        cos_Td, sin_Td = self._positions(max(one.before + one.width for one in rectangles))
+        places = torch.cat(
+            [
+                torch.arange(one.before, one.before + one.width, device=cos_Td.device).repeat(one.rows)
+                for one in rectangles
+            ]
+        )
         return Layout(tuple(rectangles), cos_Td[places][:, None], sin_Td[places][:, None])
 
     def through(self, layer: Layer, x_ND: Tensor, layout: Layout, at_P: Tensor | None = None) -> Tensor:

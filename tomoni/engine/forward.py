@@ -20,6 +20,7 @@ from tomoni.engine import blueprint, cutting, flat
 from tomoni.engine.batch import RECTANGLE_COST, Entering, MicroBatch, Tile
 from tomoni.engine.flat import FlatDecoder
 from tomoni.engine.head import Head
+from tomoni.rows import Row
 
 PROBE = 7  # tokens of the trial; enough to see a window, a shift or a scaled logit
 
@@ -65,6 +66,30 @@ class Forward:
     def rectangle_cost(self) -> int:
         """Of one more rectangle in a micro-batch, in tokens."""
         return RECTANGLE_COST if self.flat is None else flat.RECTANGLE_COST
+
+    def can_share(self, rows: Sequence[Row]) -> bool:
+        """Whether a prompt that some of these rows have in common can be computed once."""
+        if self.flat is None:
+            return False
+        window = self.flat.blueprint.window
+        return window is None or max(map(len, rows)) <= window
+
+    def lasts(self, batch: MicroBatch) -> Tensor:
+        """[N, D] after the last layer and its norm, at each row's last token."""
+        ends: list[Tensor] = []
+        order: list[int] = []
+        start = 0
+        for tile in batch.tiles:
+            width = tile.tokens_NT.shape[1]
+            if tile.rows:
+                ends.append(start + torch.arange(len(tile.rows)) * width + tile.lengths_N - 1)
+                order += tile.rows
+            start += tile.tokens_NT.numel()
+        at_N = torch.cat(ends)[torch.argsort(torch.tensor(order))].to(batch.tiles[0].tokens_NT.device)
+        if self.flat is not None and self.flat.fits(batch.tiles):
+            return self.flat.hidden(batch.tiles, at_P=at_N)
+        _, hidden = self.before_head(batch.tiles, with_hidden=True)
+        return torch.cat([states.flatten(0, 1) for states in hidden])[at_N]
 
     def refresh(self) -> None:
         if self.flat is not None:

@@ -42,11 +42,18 @@ KEPT = 2**23
 
 @dataclass(frozen=True, slots=True)
 class Rectangle:
-    """`rows` rows of `width` tokens that begin at `start` among the N tokens."""
+    """`rows` rows of `width` tokens that begin at `start` among the N tokens. Where rows share a prompt, it is a rectangle
+    of one row, and theirs stand `behind` it: they see its keys before their own."""
 
     start: int
     rows: int
     width: int
+    behind: Rectangle | None = None
+
+    @property
+    def before(self) -> int:
+        """Tokens of the shared prompt."""
+        return 0 if self.behind is None else self.behind.width
 
     @property
     def end(self) -> int:
@@ -164,10 +171,11 @@ class Attention(Function):
             q_RJGTd = _grouped(q_NX, k_NX, rectangle, head_dim)
             out_RJGTd = _grouped(out_NX, k_NX, rectangle, head_dim)
             k_MTd, v_MTd = _keys(k_NX, rectangle, head_dim), _keys(v_NX, rectangle, head_dim)
-            for start, end in _blocks(q_RJGTd):
-                p_MQT = _probabilities(_stacked(q_RJGTd, start, end), k_MTd, start, end)
+            for start, end in _blocks(q_RJGTd, rectangle.before):
+                seen = rectangle.before + end
+                p_MQT = _probabilities(_stacked(q_RJGTd, start, end), k_MTd[:, :seen], end - start)
                 block = out_RJGTd[..., start:end, :]
-                block.copy_(torch.bmm(p_MQT, v_MTd[:, :end]).view(block.shape))
+                block.copy_(torch.bmm(p_MQT, v_MTd[:, :seen]).view(block.shape))
                 if keep:
                     kept.append(p_MQT)
         ctx.rectangles, ctx.head_dim = rectangles, head_dim
@@ -186,19 +194,19 @@ class Attention(Function):
             )
             k_MTd, v_MTd = _keys(k_NX, rectangle, ctx.head_dim), _keys(v_NX, rectangle, ctx.head_dim)
             dk_MTd, dv_MTd = k_MTd.new_zeros(k_MTd.shape), v_MTd.new_zeros(v_MTd.shape)
-            for start, end in _blocks(q_RJGTd):
+            for start, end in _blocks(q_RJGTd, rectangle.before):
+                seen = rectangle.before + end
                 q_MQd, dout_MQd = _stacked(q_RJGTd, start, end), _stacked(dout_RJGTd, start, end)
-                p_MQT = next(probabilities) if keep else _probabilities(q_MQd, k_MTd, start, end)
-                dv_MTd[:, :end].baddbmm_(p_MQT.transpose(1, 2), dout_MQd)
-                dp_MQT = torch.bmm(dout_MQd, v_MTd[:, :end].transpose(1, 2))
-                by_query = (-1, end - start, end)
+                p_MQT = next(probabilities) if keep else _probabilities(q_MQd, k_MTd[:, :seen], end - start)
+                dv_MTd[:, :seen].baddbmm_(p_MQT.transpose(1, 2), dout_MQd)
+                dp_MQT = torch.bmm(dout_MQd, v_MTd[:, :seen].transpose(1, 2))
+                by_query = (-1, end - start, seen)
                 ds_MQT = causal_softmax_backward_(dp_MQT.view(by_query), p_MQT.view(by_query)).view(p_MQT.shape)
                 block = dq_RJGTd[..., start:end, :]
-                block.copy_(torch.bmm(ds_MQT, k_MTd[:, :end]).view(block.shape))
-                dk_MTd[:, :end].baddbmm_(ds_MQT.transpose(1, 2), q_MQd)
-            for into_NX, found_MTd in ((dk_NX, dk_MTd), (dv_NX, dv_MTd)):
-                into_RJTd = _heads(into_NX, rectangle, ctx.head_dim)
-                into_RJTd.copy_(found_MTd.view(into_RJTd.shape))
+                block.copy_(torch.bmm(ds_MQT, k_MTd[:, :seen]).view(block.shape))
+                dk_MTd[:, :seen].baddbmm_(ds_MQT.transpose(1, 2), q_MQd)
+            _give_keys(dk_NX, dk_MTd, rectangle, ctx.head_dim)
+            _give_keys(dv_NX, dv_MTd, rectangle, ctx.head_dim)
         return (None, None, dq_NX, dk_NX, dv_NX)
 
 
@@ -234,8 +242,22 @@ def _heads(x_NX: Tensor, rectangle: Rectangle, head_dim: int) -> Tensor:
 
 
 def _keys(k_NX: Tensor, rectangle: Rectangle, head_dim: int) -> Tensor:
-    """[M, T, d] with M = R J; of a single row a view."""
-    return _heads(k_NX, rectangle, head_dim).flatten(0, 1)
+    """[M, T, d] with M = R J; of a single row a view. Behind a shared prompt its keys come first."""
+    own_RJTd = _heads(k_NX, rectangle, head_dim)
+    if rectangle.behind is None:
+        return own_RJTd.flatten(0, 1)
+    shared_RJTd = _heads(k_NX, rectangle.behind, head_dim).expand(rectangle.rows, -1, -1, -1)
+    return torch.cat([shared_RJTd, own_RJTd], 2).flatten(0, 1)
+
+
+def _give_keys(into_NX: Tensor, found_MTd: Tensor, rectangle: Rectangle, head_dim: int) -> None:
+    """Gradients of `_keys` to where the keys stand; a shared prompt, which comes before the rows behind it, has those of
+    all of them."""
+    own_RJTd = _heads(into_NX, rectangle, head_dim)
+    found_RJTd = found_MTd.view(rectangle.rows, -1, *found_MTd.shape[1:])
+    own_RJTd.copy_(found_RJTd[:, :, rectangle.before :])
+    if rectangle.behind is not None:
+        _heads(into_NX, rectangle.behind, head_dim).add_(found_RJTd[:, :, : rectangle.before].sum(0, keepdim=True))
 
 
 def _grouped(x_NX: Tensor, k_NX: Tensor, rectangle: Rectangle, head_dim: int) -> Tensor:
@@ -243,15 +265,15 @@ def _grouped(x_NX: Tensor, k_NX: Tensor, rectangle: Rectangle, head_dim: int) ->
     return _heads(x_NX, rectangle, head_dim).unflatten(1, (k_NX.shape[1] // head_dim, -1))
 
 
-def _blocks(q_RJGTd: Tensor) -> list[tuple[int, int]]:
-    """Ranges of queries whose probabilities fit `BLOCK` numbers."""
+def _blocks(q_RJGTd: Tensor, before: int) -> list[tuple[int, int]]:
+    """Ranges of queries whose probabilities fit `BLOCK` numbers; `before` keys come before the row's own."""
     rows, among, group, width, _ = q_RJGTd.shape
-    size = min(width, max(16, BLOCK // (rows * among * group * width)))
+    size = min(width, max(16, BLOCK // (rows * among * group * (before + width))))
     return [(start, min(start + size, width)) for start in range(0, width, size)]
 
 
 def _are_kept(rectangles: Sequence[Rectangle], heads: int) -> bool:
-    return sum(one.rows * heads * one.width * one.width // 2 for one in rectangles) <= KEPT
+    return sum(one.rows * heads * one.width * (one.before + one.width // 2) for one in rectangles) <= KEPT
 
 
 def _stacked(q_RJGTd: Tensor, start: int, end: int) -> Tensor:
@@ -260,8 +282,8 @@ def _stacked(q_RJGTd: Tensor, start: int, end: int) -> Tensor:
     return q_RJGTd[..., start:end, :].reshape(rows * among, group * (end - start), head_dim)
 
 
-def _probabilities(q_MQd: Tensor, k_MTd: Tensor, start: int, end: int) -> Tensor:
-    """[M, Q, end]: of the keys up to each query of the block."""
-    scores_MQT = torch.bmm(q_MQd, k_MTd[:, :end].transpose(1, 2))
-    causal_softmax_(scores_MQT.view(-1, end - start, end))
+def _probabilities(q_MQd: Tensor, k_MEd: Tensor, block: int) -> Tensor:
+    """[M, Q, E]: of the keys up to each query of the block, whose last one sees all E."""
+    scores_MQT = torch.bmm(q_MQd, k_MEd.transpose(1, 2))
+    causal_softmax_(scores_MQT.view(-1, block, k_MEd.shape[1]))
     return scores_MQT
