@@ -89,7 +89,8 @@ def _check(cfg: Any, examples: int) -> Findings:
     from tomoni.data.read import read
     from tomoni.data.render import Renderer
 
-    how: dict[str, Any] = {"form": cfg.form, "columns": cfg.columns, "on_bad_rows": "quarantine"}
+    sampled = isinstance(cfg, RolloutSettings)
+    how: dict[str, Any] = {"form": cfg.form, "columns": cfg.columns, "on_bad_rows": "quarantine", "prompts": sampled}
     tokenizer, notes, context = _tokenizer(cfg)
     renderer = Renderer(
         tokenizer, template=_template(cfg), loss_on=getattr(cfg, "loss_on", "assistant"), max_length=NO_LIMIT
@@ -104,7 +105,7 @@ def _check(cfg: Any, examples: int) -> Findings:
         examples=examples,
         context=context,
         forms=forms_of(cfg.method),
-        sampled=isinstance(cfg, RolloutSettings),
+        sampled=sampled,
     )
     found.notes.extend(notes)
     return found

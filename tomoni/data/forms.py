@@ -344,5 +344,5 @@ FORMS: dict[str, Form] = {
     "preference": Form(("chosen", "rejected"), ("prompt", "margin", *_CHAT_OPTIONS), _preference),
     "prompt": Form(("prompt",), _CHAT_OPTIONS, _prompt),
 }
-# "prompt" alone is asked for by name: a file that lost its answers must not train as if it had none
+# "prompt" is for methods that need no answers: elsewhere a file that lost its answers must not pass for one
 DETECTED = tuple(name for name in FORMS if name != "prompt")

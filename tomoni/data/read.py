@@ -24,7 +24,8 @@ class Reading:
 
     `form` (the forms found, joined by ", "), `bad` and `counts` (rows, kept, repeated, and bad by reason) are complete
     when the iteration is. With `on_bad_rows="stop"` the first bad row ends the records, the rest of the files is
-    still looked through, and one DataError names the bad rows.
+    still looked through, and one DataError names the bad rows. `prompts` says that answers are not needed: a file that
+    has only prompts is then what it should be.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Reading:
         form: str | None = None,
         columns: Mapping[str, str] | None = None,
         on_bad_rows: OnBadRows = "stop",
+        prompts: bool = False,
     ) -> None:
         if form is not None and form not in FORMS:
             raise DataError(f"unknown form {form!r}{did_you_mean(form, list(FORMS))}", choices=list(FORMS))
@@ -41,6 +43,7 @@ class Reading:
         if not self.paths:
             raise DataError("no data file is named", next_step="set train_file")
         self.asked = form
+        self.prompts = prompts
         self.columns = dict(columns or {})
         known = sorted({name for asked in ([form] if form else FORMS) for name in (*FORMS[asked].columns, "id")})
         for name in self.columns:
@@ -95,7 +98,7 @@ class Reading:
         if raw.fault:
             raise raw.fault
         if raw.file not in self.forms:
-            self.forms[raw.file] = self.asked or detect(mapped(raw, self.columns), raw.file)
+            self.forms[raw.file] = self.asked or detect(mapped(raw, self.columns), raw.file, prompts=self.prompts)
         form = FORMS[self.forms[raw.file]]
         row = mapped(raw, self.columns)
         for column in form.needs:
@@ -140,13 +143,15 @@ def mapped(raw: RawRow, columns: Mapping[str, str]) -> dict[str, Any]:
     return row
 
 
-def detect(row: Mapping[str, Any], file: str) -> str:
+def detect(row: Mapping[str, Any], file: str, *, prompts: bool = False) -> str:
     """The one form whose columns the row has; several or none is an error that says how to choose."""
     found = [name for name in DETECTED if all(column in row for column in FORMS[name].needs)]
     if "unpaired" in found:  # a truth value tells it from prompts and completions with a column of that name
         found.remove("prompt_completion" if isinstance(row["label"], bool) else "unpaired")
     if len(found) == 1:
         return found[0]
+    if not found and prompts and "prompt" in row:
+        return "prompt"
     there = ", ".join(map(str, list(row)[:30]))
     if found:
         raise DataError(
@@ -186,6 +191,7 @@ def read(
     form: str | None = None,
     columns: Mapping[str, str] | None = None,
     on_bad_rows: OnBadRows = "stop",
+    prompts: bool = False,
 ) -> Reading:
     """Records of the files (JSONL, JSON, CSV, TSV, Parquet, text), in the form given or detected by the columns."""
-    return Reading(paths, form=form, columns=columns, on_bad_rows=on_bad_rows)
+    return Reading(paths, form=form, columns=columns, on_bad_rows=on_bad_rows, prompts=prompts)

@@ -376,10 +376,10 @@ class Engine:
         if spec is None:
             return Outputs(logprobs_P, correct_P)
         if spec.per == "token":
-            states = [
-                hidden_NTD.flatten(0, 1)[tile.source_Q] for hidden_NTD, tile in zip(hidden, batch.tiles, strict=True)
-            ]
-            states_PD = in_order(states, batch) if whole else before_head_P
+            states_PD = before_head_P
+            if whole:
+                states = [one.flatten(0, 1)[tile.source_Q] for one, tile in zip(hidden, batch.tiles, strict=True)]
+                states_PD = in_order(states, batch)
             return Outputs(logprobs_P, correct_P, scores_P=self._scored(states_PD))
         tiles = [(states, tile) for states, tile in zip(hidden, batch.tiles, strict=True) if tile.rows]
         pooled = [_pool(hidden_NTD, tile.lengths_N.to(self.device), spec.pool) for hidden_NTD, tile in tiles]

@@ -7,6 +7,7 @@ no text is tokenised again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -90,7 +91,7 @@ def roll_out(
         seed=cfg.seed,
         logprobs=exact,
     )
-    asked = [(item, f"{item.id}/{step}/{number}") for item in prompts for number in range(count)]
+    asked = list(_named(prompts, step, count))
     completions = sampler.sample([item.rows[0].tokens for item, _ in asked], how, ids=[name for _, name in asked])
     answers = [_answered(item, name, one) for (item, name), one in zip(asked, completions, strict=True)]
     items = [
@@ -98,6 +99,15 @@ def roll_out(
         for item, start in zip(prompts, range(0, len(answers), count), strict=True)
     ]
     return Rollout(items, answers, rewards(answers))
+
+
+def _named(prompts: Sequence[Item], step: int | str, count: int) -> Iterator[tuple[Item, str]]:
+    """Each prompt `count` times. One that stands twice in a batch, over the border of two epochs, is numbered on."""
+    before: Counter[str] = Counter()
+    for item in prompts:
+        for number in range(before[item.id], before[item.id] + count):
+            yield item, f"{item.id}/{step}/{number}"
+        before[item.id] += count
 
 
 def require(rewards: Rewards | None) -> Rewards:

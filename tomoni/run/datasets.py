@@ -25,6 +25,7 @@ from tomoni.records import Record
 from tomoni.run.job import Tokenizer
 from tomoni.run.methods import Method
 from tomoni.settings.common import TrainingSettings
+from tomoni.settings.rollouts import RolloutSettings
 
 LOOKED_AT_WITHOUT_VALIDATION = 128  # items of the training data that are measured where nothing is held out
 CANDIDATES = 8  # records for each prompt that is asked: some do not fit, some are refused
@@ -54,7 +55,8 @@ def cache_folder(kind: str) -> Path:
 
 
 def reading(cfg: TrainingSettings, files: Sequence[str]) -> Reading:
-    return read(files, form=cfg.form, columns=cfg.columns, on_bad_rows=cfg.on_bad_rows)
+    prompts = isinstance(cfg, RolloutSettings)
+    return read(files, form=cfg.form, columns=cfg.columns, on_bad_rows=cfg.on_bad_rows, prompts=prompts)
 
 
 def text_key(cfg: TrainingSettings, settings: str) -> str:
