@@ -25,6 +25,7 @@ Form = Literal["rl", "best_of_n"]
 
 FEWEST = 5  # evaluations; three are left to tell the scatter from
 WIDEST_OVER_NEAREST = 1.5  # of their distances: along less than that the two terms look alike
+MOST = 50.0  # of ln d*: what lies beyond e to the 50th is nowhere
 Z_95 = 1.959964  # two-sided
 Z_ONE_SIDED = 1.644854
 
@@ -77,7 +78,7 @@ def best_of_n_kl(n: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """`alpha` and `beta` with standard errors, `covariance` between them, `noise`: standard deviation of the points
+    """`alpha` and `beta` with standard errors, `covariance` between them, `noise`: standard deviation of a point
     around the curve, `t`: the 97.5 % quantile that belongs to their number."""
 
     form: Form
@@ -107,7 +108,7 @@ class Curve:
         ratio = self.alpha.value / self.beta.value
         if self.form == "best_of_n":
             return ratio / 2
-        return math.exp(ratio - 1) if ratio < 700 else None
+        return math.exp(ratio - 1) if ratio < MOST else None
 
     @property
     def peak_interval(self) -> tuple[float, float] | None:
@@ -121,7 +122,7 @@ class Curve:
             + (towards_b * self.beta.se) ** 2
             + 2 * towards_a * towards_b * self.covariance
         )
-        away = min(self.t * math.sqrt(max(variance, 0.0)), 700.0)
+        away = min(self.t * math.sqrt(max(variance, 0.0)), MOST)
         return peak * math.exp(-away), peak * math.exp(away)
 
     @property
@@ -134,12 +135,19 @@ class NoCurve:
     reason: str
 
 
-def fit(distances: Sequence[float], gains: Sequence[float], form: Form = "rl") -> Curve | NoCurve:
+def fit(
+    distances: Sequence[float], gains: Sequence[float], form: Form = "rl", *, errors: Sequence[float] = ()
+) -> Curve | NoCurve:
     """Least squares of gains over the start on d = sqrt(KL). The start itself lies on every such curve and adds
-    nothing; points at d = 0 are it."""
+    nothing; points at d = 0 are it.
+
+    `errors`: the points' standard errors. All are differences from the same scores at the start, on the same prompts, so
+    that they scatter less around a curve than they are unsure together: the larger of the two is taken for the noise.
+    """
     d_N, r_N = _column(distances), _column(gains)
-    away = (d_N > 0) & np.isfinite(d_N) & np.isfinite(r_N)
-    d_N, r_N = d_N[away], r_N[away]
+    error_N = _column(errors) if len(errors) else np.zeros(len(d_N))
+    away = (d_N > 0) & np.isfinite(d_N) & np.isfinite(r_N) & np.isfinite(error_N)
+    d_N, r_N, error_N = d_N[away], r_N[away], error_N[away]
     n = len(d_N)
     if n < FEWEST:
         return NoCurve(f"too few points: {n} of at least {FEWEST} evaluations away from the start")
@@ -155,7 +163,7 @@ def fit(distances: Sequence[float], gains: Sequence[float], form: Form = "rl") -
         return NoCurve("the points are too near each other to tell a bend from a line")
     inverse_22 = np.linalg.inv(R_22) / scale_2[:, None]
     solution_2 = inverse_22 @ (Q_N2.T @ r_N)
-    variance = float(((r_N - X_N2 @ solution_2) ** 2).sum()) / (n - 2)
+    variance = max(float(((r_N - X_N2 @ solution_2) ** 2).sum()) / (n - 2), float((error_N**2).mean()))
     covariance_22 = variance * inverse_22 @ inverse_22.T
     se_2 = np.sqrt(np.diag(covariance_22))
     alpha, beta = (Estimate(float(value), float(se)) for value, se in zip(solution_2, se_2, strict=True))
@@ -181,7 +189,13 @@ class Point:
 
 
 def curve_of(points: Sequence[Point], form: Form = "rl") -> Curve | NoCurve:
-    return fit([point.distance for point in points], [point.gain.value for point in points], form)
+    gains = [point.gain for point in points]
+    return fit(
+        [point.distance for point in points],
+        [gain.value for gain in gains],
+        form,
+        errors=[gain.se for gain in gains],
+    )
 
 
 def overoptimised(points: Sequence[Point], form: Form = "rl") -> str | None:

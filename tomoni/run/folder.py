@@ -10,7 +10,7 @@ completions.jsonl    one line per sampled completion with its scores, where the 
 before.json          loss and answers before the first step
 checkpoints/         step-000123/ and so on; best.json names the best
 model/ or adapter/   the result, in Hugging Face's or PEFT's form
-report.json, report.md
+report.json, report.md, overoptimisation.svg
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from tomoni.engine import checkpoint
 from tomoni.errors import CheckpointError, RunError, UserError
 from tomoni.report import Looked, Report, State
 from tomoni.run import report as reports
+from tomoni.run import watched
 from tomoni.run.carried import Best, Carried
 from tomoni.run.events import (
     Ended,
@@ -408,10 +409,19 @@ class Runner:
         checkpoint.commit(final, self.job.save_model, bytes_needed=self.job.result_bytes)
         self.tell(Saved(final))
         result = self._result("finished", before=before, after=after, answers=answers, model=final)
-        self.folder.write_json("report.json", reports.as_json(result, self.cfg))
-        checkpoint.atomic_write(self.folder.root / "report.md", reports.as_markdown(result, self.cfg))
+        self._report(result)
         self.folder.set_status("finished", step=self.carried.step, steps=self.cfg.steps)
         return result
+
+    def _report(self, result: Result) -> None:
+        watch, root = self.carried.watch, self.folder.root
+        self.folder.write_json("report.json", reports.as_json(result, self.cfg) | watched.as_json(watch, self.cfg))
+        held_out = self.job.looked_at_is == "validation"
+        section = watched.as_markdown(watch, self.cfg, held_out=held_out, ended=result.ended)
+        checkpoint.atomic_write(root / "report.md", reports.as_markdown(result, self.cfg) + section)
+        if watch.points:
+            drawn = watched.chart(watch, watched.read_metrics(self.folder.metrics), self.cfg)
+            checkpoint.atomic_write(root / watched.FILE, drawn)
 
     def _answers_at_end(self) -> list[str]:
         try:
