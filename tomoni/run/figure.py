@@ -17,13 +17,15 @@ XY = tuple[float, float]
 
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #333 } .title { font-weight: 600; font-size: 13px } .small { font-size: 11px }
-.ground { fill: #fff } .axis { stroke: #888; fill: none } .grid { stroke: #e4e4e4 } .zero { stroke: #aaa }
+.ground { fill: #fff } .axis { stroke: #888 } .grid { stroke: #e4e4e4 } .zero { stroke: #aaa }
 .a { stroke: #0b62a4; fill: #0b62a4 } .b { stroke: #b8500b; fill: #b8500b } .c { stroke: #6b6b6b; fill: #6b6b6b }
-.line { fill: none; stroke-width: 1.8 } .dashed { stroke-dasharray: 5 4 } .hollow { fill: #fff } .band { stroke: none; opacity: .14 }
+.hollow { fill: #fff }
 @media (prefers-color-scheme: dark) {
 text { fill: #ddd } .ground { fill: #16181c } .axis { stroke: #777 } .grid { stroke: #2b2e34 } .zero { stroke: #565a62 }
 .a { stroke: #6cb6f0; fill: #6cb6f0 } .b { stroke: #f0a05a; fill: #f0a05a } .c { stroke: #a8a8a8; fill: #a8a8a8 }
-.hollow { fill: #16181c } .band { opacity: .22 } }
+.hollow { fill: #16181c } }
+.line { fill: none; stroke-width: 1.8 } .dashed { stroke-dasharray: 5 4 } .bar { stroke-width: 1.4; opacity: .5 }
+.band { stroke: none; opacity: .16 }
 """
 MOST_POINTS = 300  # of a line; what is more is averaged into so many
 
@@ -73,14 +75,15 @@ class Frame:
         path = " ".join(f"{x:.1f},{min(max(y, self.top), self.top + self.height):.1f}" for x, y in places)
         return f'<polyline class="line {css}" points="{path}"/>'
 
-    def mark(self, x: float, y: float, css: str, shape: Shape, about: str) -> str:
-        """With a text that shows when it is pointed at."""
+    def mark(self, x: float, y: float, css: str, shape: Shape, about: str, *, beside: float = 0) -> str:
+        """With a text that shows when it is pointed at; `beside` moves it, so that marks at one place can be seen."""
         px, py = self.at(x, y)
-        return f'<g class="{css}">{symbol(px, py, shape)}<title>{escape(about)}</title></g>'
+        return f'<g class="{css}">{symbol(px + beside, py, shape)}<title>{escape(about)}</title></g>'
 
-    def bar(self, x: float, low: float, high: float, css: str) -> str:
+    def bar(self, x: float, low: float, high: float, css: str, *, beside: float = 0) -> str:
+        """An interval; where it leaves the frame it is cut."""
         (px, y0), (_, y1) = self.at(x, max(low, self.y[0])), self.at(x, min(high, self.y[1]))
-        return _line(px, y0, px, y1, css)
+        return _line(px + beside, y0, px + beside, y1, f"bar {css}")
 
     def band(self, low: float, high: float, css: str) -> str:
         """From x to x over the whole height."""
@@ -128,7 +131,7 @@ def range_of(values: Iterable[float], *, zero: bool = False) -> tuple[float, flo
     finite = [value for value in values if math.isfinite(value)] + ([0.0] if zero else [])
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     room = 0.08 * (high - low) or 0.05 * abs(high) or 0.5
-    return (low if zero and low == 0 else low - room), high + room
+    return low - room, high + room
 
 
 def ticks_of(low: float, high: float, *, most: int) -> list[float]:

@@ -152,33 +152,20 @@ def _against_distance(points: Sequence[Point], curve: Curve | NoCurve) -> list[s
             parts += [frame.band(*curve.peak_interval, "a"), frame.upright(curve.peak, "a dashed")]
         places = [x_range[1] * index / 120 for index in range(121)]
         parts.append(frame.line([(d, curve.at(d)) for d in places], "a dashed"))
-    for css, shape, of in (("c", "square", _trained), ("b", "diamond", _controlled), ("a", "circle", _gain)):
-        parts += _marks(frame, points, css, shape, of)
-    return parts
-
-
-def _gain(point: Point) -> Estimate | None:
-    return point.gain
-
-
-def _controlled(point: Point) -> Estimate | None:
-    return point.controlled
-
-
-def _trained(point: Point) -> Estimate | None:
-    return point.trained
-
-
-def _marks(frame: figure.Frame, points: Sequence[Point], css: str, shape: Any, of: Any) -> list[str]:
-    parts = []
-    for point in points:
-        one = of(point)
-        if one is None or not math.isfinite(one.value):
-            continue
-        if math.isfinite(one.se):
-            parts.append(frame.bar(point.distance, one.value - Z_95 * one.se, one.value + Z_95 * one.se, css))
-        about = f"step {point.step}: {one.value:.3g} ± {Z_95 * one.se:.2g}"
-        parts.append(frame.mark(point.distance, one.value, css, shape, about))
+    series: list[tuple[str, figure.Shape, float, list[Estimate | None]]] = [
+        ("c", "square", -5, [point.trained for point in points]),
+        ("b", "diamond", 5, [point.controlled for point in points]),
+        ("a", "circle", 0, [point.gain for point in points]),
+    ]
+    for css, shape, beside, estimates in series:
+        for point, one in zip(points, estimates, strict=True):
+            if one is None or not math.isfinite(one.value):
+                continue
+            about = f"step {point.step}: {one.value:.3g} ± {Z_95 * one.se:.2g}"
+            if math.isfinite(one.se):
+                low, high = one.value - Z_95 * one.se, one.value + Z_95 * one.se
+                parts.append(frame.bar(point.distance, low, high, css, beside=beside))
+            parts.append(frame.mark(point.distance, one.value, css, shape, about, beside=beside))
     return parts
 
 
@@ -188,7 +175,9 @@ def _over_steps(lines: Sequence[Mapping[str, Any]], name: str, title: str, *, le
         return []
     first, last = values[0][0], values[-1][0]
     x_range = (first, last) if last > first else (first - 1, first + 1)
-    frame = figure.Frame(left, top, 350, 78, x_range, figure.range_of([value for _, value in values]))
+    low, high = figure.range_of([value for _, value in values])
+    y_range = (max(low, 0.0), high) if all(value >= 0 for _, value in values) else (low, high)
+    frame = figure.Frame(left, top, 350, 78, x_range, y_range)
     return [*frame.axes(title, ticks=4), frame.line(values, "a")]
 
 
