@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -197,12 +198,21 @@ def test_a_fall_of_a_quarter_of_the_spread_is_mostly_seen_within_two_evaluations
     assert alarms / 200 > 0.75
 
 
-def test_a_policy_beyond_the_fitted_peak_raises_it() -> None:
-    d = np.array([0.3, 0.6, 1.0, 1.4, 1.9, 2.4, 3.0, 3.6])
-    levels = of("rl", 4.0, 4.0, d)  # the peak is at 1
-    points = series(levels.tolist(), noise=0.05, distances=d.tolist())
-    # each fall alone, so that it is the curve that speaks
-    points = [Point(p.step, p.kl, p.gain, p.controlled, None, Estimate(p.fall.value, 10.0)) for p in points]
-    reason = overoptimised(points)
+def test_one_sure_fall_is_enough_where_the_policy_stands_beyond_the_fitted_peak() -> None:
+    d = np.array([0.3, 0.6, 1.0, 1.4, 1.9, 2.4])
+    points = series(of("rl", 1.0, 1.0, d).tolist(), noise=0.05, distances=d.tolist())  # the peak is at 1
+    assert overoptimised(points) is not None
+    # with every fall but the last unsure it is the curve that speaks
+    unsure = [replace(point, fall=Estimate(point.fall.value, 10.0)) for point in points[:-1]]
+    reason = overoptimised([*unsure, points[-1]])
     assert reason is not None and "beyond the fitted peak" in reason
-    assert overoptimised(points[:4]) is None
+    assert overoptimised([*unsure, replace(points[-1], fall=Estimate(-0.1, 10.0))]) is None
+    assert overoptimised([*unsure[2:], points[-1]]) is None, "too few for a curve"
+
+
+@pytest.mark.parametrize("noise", [0.3, 0.6])
+def test_a_score_that_rises_to_a_level_and_stays_there_seldom_raises_it(noise: float) -> None:
+    d = np.linspace(0.3, 4, 14)
+    levels = np.minimum(d, 1.0).tolist()
+    alarms = [first_alarm(series(levels, noise=noise, distances=d.tolist(), seed=seed)) for seed in range(200)]
+    assert sum(alarm is not None for alarm in alarms) / 200 < 0.12
