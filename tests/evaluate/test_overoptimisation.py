@@ -92,6 +92,15 @@ def test_points_that_are_unsure_themselves_make_the_curve_unsure_however_well_th
     assert unsure.covariance == pytest.approx(expected[0, 1])
 
 
+def test_points_that_follow_another_curve_are_told_from_points_that_scatter() -> None:
+    steps = np.where(DISTANCES < 3, 0.5, -1.0).tolist()
+    other, right = (
+        fit(DISTANCES.tolist(), r, errors=[0.05] * 10) for r in (steps, of("rl", 0.8, 0.45, DISTANCES).tolist())
+    )
+    assert isinstance(other, Curve) and isinstance(right, Curve)
+    assert other.is_rough and not right.is_rough
+
+
 def test_too_few_or_too_narrow_points_are_said_and_not_fitted() -> None:
     few = fit([0.0, 0.0, 0.5, 1.0, 2.0, 3.0], [0.0, 0.0, 1, 1, 1, 1])
     assert few == NoCurve("too few points: 4 of at least 5 evaluations away from the start")

@@ -77,13 +77,14 @@ def best_of_n_kl(n: int) -> float:
 @dataclass(frozen=True, slots=True)
 class Curve:
     """`alpha` and `beta` with standard errors, `covariance` between them, `noise`: standard deviation of a point
-    around the curve, `t`: the 97.5 % quantile that belongs to their number."""
+    around the curve, `error`: that which the points themselves have, `t`: the 97.5 % quantile that belongs to their number."""
 
     form: Form
     alpha: Estimate
     beta: Estimate
     covariance: float
     noise: float
+    error: float
     t: float
     points: int
 
@@ -91,6 +92,11 @@ class Curve:
         if d <= 0:
             return 0.0
         return d * (self.alpha.value - self.beta.value * (math.log(d) if self.form == "rl" else d))
+
+    @property
+    def is_rough(self) -> bool:
+        """Whether the points lie further from it than they are unsure: the score follows another curve."""
+        return 0 < 2 * self.error < self.noise
 
     @property
     def bends(self) -> bool:
@@ -161,11 +167,12 @@ def fit(
         return NoCurve("the points are too near each other to tell a bend from a line")
     inverse_22 = np.linalg.inv(R_22) / scale_2[:, None]
     solution_2 = inverse_22 @ (Q_N2.T @ r_N)
-    variance = max(float(((r_N - X_N2 @ solution_2) ** 2).sum()) / (n - 2), float((error_N**2).mean()))
+    error = math.sqrt(float((error_N**2).mean()))
+    variance = max(float(((r_N - X_N2 @ solution_2) ** 2).sum()) / (n - 2), error**2)
     covariance_22 = variance * inverse_22 @ inverse_22.T
     se_2 = np.sqrt(np.diag(covariance_22))
     alpha, beta = (Estimate(float(value), float(se)) for value, se in zip(solution_2, se_2, strict=True))
-    return Curve(form, alpha, beta, float(covariance_22[0, 1]), math.sqrt(variance), t_975(n - 2), n)
+    return Curve(form, alpha, beta, float(covariance_22[0, 1]), math.sqrt(variance), error, t_975(n - 2), n)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ def as_json(watch: Watch, cfg: TrainingSettings) -> dict[str, Any]:
                 "alpha": list(curve.alpha),
                 "beta": list(curve.beta),
                 "noise": curve.noise,
+                "error": curve.error,
                 "points": curve.points,
                 "peak": curve.peak,
                 "peak_interval": curve.peak_interval,
@@ -104,7 +105,13 @@ def told(curve: Curve | NoCurve, last: Point) -> str:
     where = f"its peak is at d = {peak:.2f} ({interval[0]:.2f} to {interval[1]:.2f}), with a gain of {top:.3g}"
     here = f"the last evaluation stands at d = {last.distance:.2f}, where it is {curve.at(last.distance):.3g}"
     beyond = "" if peak <= last.distance else " The peak lies beyond what was seen, and is a guess."
-    return f"{numbers}; {where}; {here}.{beyond}"
+    rough = (
+        f" The points lie further from it ({curve.noise:.2g}) than they are unsure ({curve.error:.2g}): it is a rough guide, "
+        "and the best evaluation is what is known."
+        if curve.is_rough
+        else ""
+    )
+    return f"{numbers}; {where}; {here}.{beyond}{rough}"
 
 
 def chart(watch: Watch, metrics: Sequence[Mapping[str, Any]], cfg: TrainingSettings) -> str:
