@@ -27,11 +27,13 @@ PROBE = 7  # tokens of the trial; enough to see a window, a shift or a scaled lo
 
 @dataclass(frozen=True)
 class ScoreHead:
-    """A linear head on hidden states: one output per row (pooled) or per trained position."""
+    """A linear head on hidden states: one output per row (pooled) or per trained position. It learns at `times` the rate
+    of the other weights."""
 
     size: int
     per: Literal["row", "token"] = "row"
     pool: Literal["last", "mean", "first"] = "last"
+    times: float = 1.0
 
 
 class Forward:
