@@ -75,6 +75,10 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+def best_gain(folder: Path) -> float:
+    return max(line["eval_gain"] for line in metrics(folder) if "eval_gain" in line)
+
+
 def texts(svg: Path) -> list[str]:
     return ["".join(node.itertext()) for node in ElementTree.parse(svg).iter(f"{SVG}text")]  # noqa: S314
 
@@ -147,7 +151,9 @@ def test_a_run_that_goes_wrong_is_warned_of_once_and_goes_on(place: Path, tmp_pa
     warnings = [text for text in said if "held-out score has fallen" in text]
     assert len(warnings) == 1 and "on_overoptimization: stop" in warnings[0]
     assert result.step == 30 and result.ended is None
-    assert "Too far: the held-out score has fallen" in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+    written = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+    assert "Too far: the held-out score has fallen" in written
+    assert ("No evaluation scored better than the start." in written) == (best_gain(tmp_path / "run") <= 0)
 
 
 def test_a_run_that_is_to_stop_ends_there_with_the_best_evaluations_weights(place: Path, tmp_path: Path) -> None:

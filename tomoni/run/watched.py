@@ -86,6 +86,8 @@ def as_markdown(watch: Watch, cfg: TrainingSettings, *, held_out: bool, ended: s
         f"The curve {FORMULA[form]}, d = sqrt KL: {told(curve, last)}",
         "",
     ]
+    if best.gain.value <= 0:
+        lines += ["No evaluation scored better than the start.", ""]
     if (reason := overoptimised(watch.points, form)) is not None:
         lines += [f"Too far: {reason}. The best evaluation is that of step {best.step}.", ""]
     if form == "best_of_n":
