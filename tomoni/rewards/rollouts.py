@@ -19,6 +19,7 @@ from tomoni.errors import ConfigError
 from tomoni.records import Message
 from tomoni.report import Mean, Stats
 from tomoni.rewards.answered import Answered, Float64, Rewards, Scores
+from tomoni.rewards.distance import kl_of
 from tomoni.rewards.variety import length_slope, log_length, variety
 from tomoni.rows import Float32, Int32, Item, Row, with_reference
 
@@ -148,9 +149,7 @@ def _gap(row: Row) -> Float32:
 def from_start(engine: Engine, groups: Sequence[Item]) -> Stats:
     """How far the policy has gone since the run began, and how sure it is of what it says:
 
-    kl_from_start    sum over a completion's tokens of exp(-d) - 1 + d, d = log p - log p_start: its mean estimates
-                     KL(policy || start) in nats a completion, is never below 0, and varies less than that of d itself
-                     (k3 of Schulman 2020, "Approximating KL")
+    kl_from_start    KL(policy || start) in nats a completion (see `distance.kl_of`)
     entropy          mean of -log p over the sampled tokens, whose expectation is the policy's entropy there, in nats
 
     Of all completions where the log-probabilities are at hand, else of each prompt's first: as unbiased, at a K-th of
@@ -161,11 +160,11 @@ def from_start(engine: Engine, groups: Sequence[Item]) -> Stats:
     if not (sampled and engine.reference.is_start and all(row.reference is not None for row in rows)):
         groups = with_behaviour(engine, [item.with_rows(item.rows[:1]) for item in groups])
         groups = with_reference(groups, engine.logprobs(groups, of="start"))
-    gaps = [_gap(row).astype(np.float64) for item in groups for row in item.rows]
+    gaps = [_gap(row)[row.weights > 0].astype(np.float64) for item in groups for row in item.rows]
     told = rows if sampled else [row for item in groups for row in item.rows]
     surprise = sum(float(row.behaviour.sum(dtype=np.float64)) for row in told if row.behaviour is not None)
     return Stats(
-        kl_from_start=Mean(float(sum((np.expm1(-gap_T) + gap_T).sum() for gap_T in gaps)), len(gaps)),
+        kl_from_start=Mean(float(kl_of(gaps).sum()), len(gaps)),
         entropy=Mean(-surprise, sum(int(np.count_nonzero(row.weights)) for row in told)),
     )
 

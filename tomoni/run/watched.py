@@ -89,7 +89,8 @@ def as_markdown(watch: Watch, cfg: TrainingSettings, *, held_out: bool, ended: s
     if best.gain.value <= 0:
         lines += ["No evaluation scored better than the start.", ""]
     if (reason := overoptimised(watch.points, form)) is not None:
-        lines += [f"Too far: {reason}. The best evaluation is that of step {best.step}.", ""]
+        again = [] if reason == ended else [f"Too far: {reason}."]
+        lines += [" ".join([*again, f"The best evaluation is that of step {best.step}."]), ""]
     if form == "best_of_n":
         n = int(getattr(cfg, "num_generations", 1))
         lines += [f"A step's best of {n} lies at most {best_of_n_kl(n):.2f} nats from the policy it is drawn from.", ""]

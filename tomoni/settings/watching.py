@@ -13,8 +13,8 @@ class WatchSettings(DataSettings, Running):
     """`eval_reward_funcs` score held-out completions in place of `reward_funcs`: something that says what is really
     wanted, and that the policy is not trained on. Their weights are 1 each."""
 
-    eval_reward_funcs: Names = ()  # none: reward_funcs
-    on_overoptimization: Literal["warn", "stop"] = "warn"  # stop: the run ends, its result is the best evaluation's
+    eval_reward_funcs: Names = ()  # what scores held-out completions; none: reward_funcs
+    on_overoptimization: Literal["warn", "stop"] = "warn"  # stop: the run ends with the best evaluation's weights
     max_kl: Positive | None = None  # nats a completion from the start; an evaluation beyond it ends the run
 
     @model_validator(mode="after")
