@@ -240,6 +240,16 @@ def test_a_peak_that_was_not_reached_is_called_a_guess_and_one_that_was_is_not(p
     assert "too few points: 2 of at least 5" in words([0.4, 0.8])
 
 
+def test_a_score_that_never_rose_is_not_said_to_go_on_rising(place: Path, tmp_path: Path) -> None:
+    def words(slope: float) -> str:
+        points = [a_point(n, d * d, slope * d + 0.01 * (-1) ** n) for n, d in enumerate([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])]
+        return as_markdown(Watch(points), config(place, tmp_path, "bestofn"), held_out=True, ended=None)
+
+    assert "goes on rising" in words(0.1) and "falls from the start on" not in words(0.1)
+    assert "falls from the start on" in words(-0.1) and "goes on rising" not in words(-0.1)
+    assert "No evaluation scored better than the start." in words(-0.1)
+
+
 def test_a_chart_of_one_point_or_of_none_that_moved_is_still_a_picture(place: Path, tmp_path: Path) -> None:
     for points in ([a_point(1, 0.2, 0.1)], [a_point(1, 0.0, 0.0, controlled=Estimate(math.nan, math.inf))]):
         drawn = chart(Watch(points), [], config(place, tmp_path))

@@ -104,7 +104,12 @@ def told(curve: Curve | NoCurve, last: Point) -> str:
     numbers = f"alpha {_interval(curve.alpha, curve.t)}, beta {_interval(curve.beta, curve.t)}, from {curve.points} evaluations"
     peak, interval, top = curve.peak, curve.peak_interval, curve.peak_gain
     if peak is None or interval is None or top is None:
-        return f"{numbers}. It has no sure peak: beta may be 0, and then the score goes on rising."
+        rises = (
+            "beta may be 0, and then the score goes on rising"
+            if curve.alpha.value > 0
+            else "it falls from the start on"
+        )
+        return f"{numbers}. It has no sure peak: {rises}."
     where = f"its peak is at d = {peak:.2f} ({interval[0]:.2f} to {interval[1]:.2f}), with a gain of {top:.3g}"
     here = f"the last evaluation stands at d = {last.distance:.2f}, where it is {curve.at(last.distance):.3g}"
     beyond = "" if peak <= last.distance else " The peak lies beyond what was seen, and is a guess."
