@@ -58,7 +58,7 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class Result:
     """`model` is the finished model's or adapter's folder; None for a stopped run. `best` is the checkpoint with the
-    lowest held-out loss, where evaluations were made during the run. `ended`: why the run ended before its last step."""
+    lowest held-out loss, where evaluations were made during the run."""
 
     folder: Path
     status: Literal["finished", "stopped"]
@@ -70,7 +70,7 @@ class Result:
     model: Path | None = None
     best: Path | None = None
     signal: int | None = None
-    ended: str | None = None
+    ended: str | None = None  # why the run ended before its last step
     seconds: float = 0.0  # of training; looking and saving not counted
     tokens: int = 0
     peak_memory_bytes: int = 0
