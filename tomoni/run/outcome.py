@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tomoni.report import Mean, Stats
+from tomoni.report import Looked, Mean, Stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,13 @@ class Measured:
         return self.stats[name].value if name in self.stats else math.nan
 
     def as_json(self) -> dict[str, Any]:
-        return {"on": self.on, "items": self.items, "stats": stats_to_json(self.stats)}
+        each = {"each": self.stats.each} if isinstance(self.stats, Looked) else {}
+        return {"on": self.on, "items": self.items, "stats": stats_to_json(self.stats), **each}
 
     @staticmethod
     def from_json(body: dict[str, Any]) -> Measured:
-        return Measured(stats_from_json(body["stats"]), body["items"], body["on"])
+        stats = stats_from_json(body["stats"])
+        return Measured(Looked(stats, body["each"]) if "each" in body else stats, body["items"], body["on"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class Result:
     """`model` is the finished model's or adapter's folder; None for a stopped run. `best` is the checkpoint with the
-    lowest held-out loss, where evaluations were made during the run."""
+    lowest held-out loss, where evaluations were made during the run. `ended`: why the run ended before its last step."""
 
     folder: Path
     status: Literal["finished", "stopped"]
@@ -68,6 +70,7 @@ class Result:
     model: Path | None = None
     best: Path | None = None
     signal: int | None = None
+    ended: str | None = None
     seconds: float = 0.0  # of training; looking and saving not counted
     tokens: int = 0
     peak_memory_bytes: int = 0

@@ -46,6 +46,7 @@ def as_json(result: Result, cfg: TrainingSettings) -> dict[str, Any]:
         "state": result.status,
         "method": getattr(cfg, "method", None),
         "step": result.step,
+        "ended": result.ended,
         "before": _measured_json(result.before),
         "after": _measured_json(result.after),
         "answers": [_answer_json(answer) for answer in result.answers],
