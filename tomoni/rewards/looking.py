@@ -22,6 +22,8 @@ def look(engine: Engine, items: Sequence[Item], cfg: How, rewards: Rewards) -> S
     stats = statistics(rollout)
     for name in ("reward_std", "frac_reward_zero_std"):  # of a group, and here each has one
         stats.pop(name)
+    squares = float((rollout.scores.total_N**2).sum())
+    stats["reward_square"] = Mean(squares, stats["reward"].count)  # from which the report knows how sure the mean is
     stats["loss"] = Mean(-stats["reward"].sum, stats["reward"].count)
     groups = with_behaviour(engine, rollout.items)
     kl_N = divergences(with_reference(groups, engine.logprobs(groups, of="reference")))

@@ -15,6 +15,7 @@ from tomoni.run.outcome import Measured, stats_from_json, stats_to_json
 class Best:
     step: int
     loss: float
+    by: str = "held-out loss"
 
 
 @dataclass
@@ -90,7 +91,7 @@ class Carried:
             "window": stats_to_json(self.window),
             "window_tokens": self.window_tokens,
             "window_seconds": self.window_seconds,
-            "best": None if self.best is None else {"step": self.best.step, "loss": self.best.loss},
+            "best": None if self.best is None else {"step": self.best.step, "loss": self.best.loss, "by": self.best.by},
             "evaluation_due": self.evaluation_due,
             "ended": self.ended,
             "last_evaluation": None if self.last_evaluation is None else self.last_evaluation.as_json(),
@@ -104,7 +105,7 @@ class Carried:
         return Carried(
             **{name: body[name] for name in plain},
             window=stats_from_json(body["window"]),
-            best=None if best is None else Best(best["step"], best["loss"]),
+            best=None if best is None else Best(**best),
             evaluation_due=body["evaluation_due"],
             ended=body.get("ended"),
             last_evaluation=None if last is None else Measured.from_json(last),

@@ -20,9 +20,10 @@ class ReferenceSettings(Frozen):
 
     @model_validator(mode="after")
     def _moves_only_an_average(self) -> ReferenceSettings:
-        given = self.model_fields_set & {"ref_model_mixup_alpha", "ref_model_sync_steps"}
+        names = ("ref_model_mixup_alpha", "ref_model_sync_steps")
+        given = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
         if given and self.reference != "ema":
-            raise ValueError(f"{' and '.join(sorted(given))} is for reference: ema, and reference is {self.reference}")
+            raise ValueError(f"{' and '.join(given)} is for reference: ema, and reference is {self.reference}")
         return self
 
     def reference_moves(self, step: int) -> bool:
