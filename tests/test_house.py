@@ -16,7 +16,7 @@ import yaml
 
 from tomoni.cli.app import VERBS, available
 from tomoni.config import load_by
-from tomoni.settings import pretrain, sft
+from tomoni.run.methods import METHODS, config_class
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tomoni"
@@ -266,7 +266,7 @@ def test_python_in_documents_compiles_and_imports_what_exists(path: Path) -> Non
                     assert known, f"{ids(path)}: {node.module}.{alias.name}"
 
 
-CONFIGS: dict[str, Any] = {"sft": sft.Config, "pretrain": pretrain.Config}
+CONFIGS: dict[str, Any] = {method: config_class(method) for method in METHODS}
 
 
 def test_configs_in_documents_and_recipes_are_valid() -> None:
