@@ -35,9 +35,10 @@ class FunctionReward:
         self.function = function
         parameters = inspect.signature(function).parameters
         self.one_by_one = next(iter(parameters), "") == "completion"
-        kinds = {parameter.kind for parameter in parameters.values()}
-        self.takes_all = inspect.Parameter.VAR_KEYWORD in kinds
-        self.named = frozenset(parameters)
+        kinds = {name: parameter.kind for name, parameter in parameters.items()}
+        self.takes_all = inspect.Parameter.VAR_KEYWORD in kinds.values()
+        collecting = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        self.named = frozenset(name for name, kind in kinds.items() if kind not in collecting)
 
     def __call__(self, answers: Sequence[Answered]) -> list[Any]:
         if self.one_by_one:
