@@ -14,6 +14,7 @@ from tests import tiny
 from tomoni.cli import train
 from tomoni.data.vocabulary import train_tokenizer
 
+DOCS = Path(__file__).parent.parent / "docs"
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 WORDS = ("春", "夏", "秋", "冬", "spring", "summer", "autumn", "winter")
 PAIRS = [
@@ -76,10 +77,20 @@ def test_the_recipe_trains_three_steps_and_leaves_a_result(
     report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
     assert report["step"] == 3
     assert (tmp_path / "run" / report["model"]).is_dir()
+    every_metric_is_explained(tmp_path / "run")
     if written["method"] in SAMPLING:
         completions_were_scored(tmp_path / "run", report)
     else:
         assert report["after"]["loss"] < report["before"]["loss"]
+
+
+def every_metric_is_explained(run: Path) -> None:
+    """A number that no page explains helps nobody."""
+    pages = "".join(page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md"))
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    names = {re.sub("^rewards/score/", "rewards/NAME/", name) for line in lines for name in json.loads(line)}
+    assert "grad_norm" in names
+    assert {name for name in names if f"`{name}`" not in pages} == set()
 
 
 def completions_were_scored(run: Path, report: dict[str, Any]) -> None:
