@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tomoni.errors import ConfigError
 from tomoni.records import Message
 from tomoni.rewards.answered import Answered
 from tomoni.rewards.functions import load_function
@@ -45,3 +46,9 @@ def test_what_collects_columns_is_no_column_itself(tmp_path: Path) -> None:
         "def score(prompts, completions, **others):\n    return [float(sorted(others) == ['lang'])]\n", encoding="utf-8"
     )
     assert load_function(f"{tmp_path / 'seen.py'}:score")([answered("nine", lang="en")]) == [1.0]
+
+
+def test_a_function_that_takes_no_completions_is_refused_when_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "wrong.py").write_text("def score(text):\n    return 1.0\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"takes \(text\)"):
+        load_function(f"{tmp_path / 'wrong.py'}:score")

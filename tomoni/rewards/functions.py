@@ -100,7 +100,15 @@ def load_function(spec: str) -> FunctionReward:
             choices=known,
             next_step="name one of its functions: file.py:name",
         )
-    return FunctionReward(name, function)
+    reward = FunctionReward(name, function)
+    if not reward.takes_all and not reward.named & {"completion", "completions"}:
+        raise ConfigError(
+            f"reward_funcs: {name} in {place} takes ({', '.join(inspect.signature(function).parameters)}): the completions "
+            "are not among them",
+            choices=["def score(completion, prompt, …)", "def score(prompts, completions, …)"],
+            next_step="name its parameters so; a first parameter `completion` gets one at a time",
+        )
+    return reward
 
 
 def _from_file(path: Path, spec: str) -> Any:
