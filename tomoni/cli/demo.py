@@ -90,12 +90,16 @@ class Questions:
 def command(argv: list[str]) -> int:
     options = _parse(argv)
     begin = time.monotonic()
-    folder = Path(options.folder or ("demo" if options.task == "answers" else "demo-preferences"))
+    folder = Path(options.folder or ("demo" if options.task == "answers" else f"demo-{options.task}"))
     make_room(folder)
     if options.task == "preferences":
         from tomoni.cli import demo_preferences
 
         return demo_preferences.show(folder, options)
+    if options.task == "politeness":
+        from tomoni.cli import demo_politeness
+
+        return demo_politeness.show(folder, options)
     questions = _write_questions(folder, options)
 
     from rich.console import Console
@@ -119,18 +123,21 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--task",
-        choices=("answers", "preferences"),
+        choices=("answers", "preferences", "politeness"),
         default="answers",
-        help="answers: learn to answer, beside honest baselines; preferences: then learn what a person likes "
-        "(default: answers)",
+        help="answers: learn to answer, beside honest baselines; preferences: then learn what a person likes; "
+        "politeness: then learn from a reward (default: answers)",
     )
     parser.add_argument(
-        "--folder", help="where data, runs and results go; made anew each time (default: demo, or demo-preferences)"
+        "--folder", help="where data, runs and results go; made anew each time (default: demo, or demo-TASK)"
     )
     parser.add_argument("--tuning-questions", type=int, default=600, help="questions to tune on (default: 600)")
     parser.add_argument("--held-out", type=int, default=600, help="questions to measure on (default: 600)")
     parser.add_argument(
         "--pairs", type=int, default=900, help="preferences: questions that the person is asked about (default: 900)"
+    )
+    parser.add_argument(
+        "--method", choices=("grpo", "ppo"), default="grpo", help="politeness: how it is learnt (default: grpo)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the questions and the tuning (default: 0)")
     parser.add_argument(

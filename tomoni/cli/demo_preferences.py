@@ -13,12 +13,13 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tomoni.cli.demo import TUNING, Record, short, train, write_opening
+from tomoni.cli.demo_asking import drawn, greedy, write
 from tomoni.world import bundled_world, held_out_questions, is_right, tuning_questions
 from tomoni.world.tastes import Taste, taste_of, words_in
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from tomoni.evaluate.subject import Subject
 
 PERSON = 2  # likes politeness and detail, and contradicts themselves in about one choice of six
-MAX_NEW_TOKENS = 40
 TRIES = 4  # answers that are drawn to find two different ones
 REWARD: dict[str, Any] = {
     "num_train_epochs": 2,
@@ -88,7 +88,7 @@ def measure(folder: Path, options: argparse.Namespace, console: Console) -> dict
     world, seed, taste = bundled_world(), options.seed, taste_of(PERSON)
     paths = {name: str(folder / "data" / f"{name}.jsonl") for name in ("tuning", "pairs", "pairs_held_out")}
     (folder / "data").mkdir()
-    _write(paths["tuning"], tuning_questions(world, options.tuning_questions, seed))
+    write(paths["tuning"], tuning_questions(world, options.tuning_questions, seed))
     console.print(
         "\n[bold]What does this person like?[/bold] A simulated person with a hidden taste chooses between two answers;\n"
         "the model sees the choices, never the taste.\n\n[bold]Tuning[/bold] the small model to answer at all, as in the"
@@ -123,35 +123,14 @@ def measure(folder: Path, options: argparse.Namespace, console: Console) -> dict
 def _said(model: Subject, records: Sequence[Record], taste: Taste, key: str) -> list[Shown]:
     """Two different answers to each question, in either order, and what the person says; none where all are alike."""
     rng = random.Random(f"choices {key}")
-    drawn = _drawn(model, records, TRIES)
+    answered = drawn(model, records, TRIES)
     found = []
-    for record, answers in zip(records, drawn, strict=True):
+    for record, answers in zip(records, answered, strict=True):
         different = list(dict.fromkeys(answers))[:2]
         if len(different) == 2:
             first, second = different
             found.append(Shown(record, first, second, taste.prefers(first, second, rng)))
     return found
-
-
-def _drawn(model: Subject, records: Sequence[Record], count: int, *, seed: int = 0) -> list[list[str]]:
-    from tomoni.engine.sampler import Sampling
-    from tomoni.records import Message
-
-    prompts = [model.renderer.prompt([Message("user", record["messages"][0]["content"])]) for record in records]
-    how = Sampling(max_new_tokens=MAX_NEW_TOKENS, temperature=1.0, seed=seed)
-    ids = [f"{record['id']}/{number}" for record in records for number in range(count)]
-    asked = [prompt for prompt in prompts for _ in range(count)]
-    texts = [completion.text.strip() for completion in model.sampler().sample(asked, how, ids=ids)]
-    return [texts[start : start + count] for start in range(0, len(texts), count)]
-
-
-def _greedy(model: Subject, records: Sequence[Record]) -> list[str]:
-    from tomoni.engine.sampler import Sampling
-    from tomoni.records import Message
-
-    prompts = [model.renderer.prompt([Message("user", record["messages"][0]["content"])]) for record in records]
-    how = Sampling(max_new_tokens=MAX_NEW_TOKENS, temperature=0.0)
-    return [completion.text.strip() for completion in model.sampler().sample(prompts, how)]
 
 
 def _write_pairs(path: str, shown: Sequence[Shown]) -> int:
@@ -165,13 +144,8 @@ def _write_pairs(path: str, shown: Sequence[Shown]) -> int:
         for one in shown
         if one.said != "tie"
     ]
-    _write(path, pairs)
+    write(path, pairs)
     return len(pairs)
-
-
-def _write(path: str, records: Iterable[Record]) -> None:
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    Path(path).write_text(lines, encoding="utf-8")
 
 
 # -- what came of it -------------------------------------------------------------------------------------------------
@@ -204,8 +178,8 @@ def _report(
     for name, found in agreement.items():
         console.print(f"  {name:<38} [bold]{found.value:6.1%}[/bold]  ({found.low:.1%} to {found.high:.1%})")
 
-    before, after = ([texts[0] for texts in _drawn(one, records, 1, seed=options.seed)] for one in (tuned, learnt))
-    again = [texts[0] for texts in _drawn(tuned, records, 1, seed=options.seed + 1)]
+    before, after = ([texts[0] for texts in drawn(one, records, 1, seed=options.seed)] for one in (tuned, learnt))
+    again = [texts[0] for texts in drawn(tuned, records, 1, seed=options.seed + 1)]
     wins = {"after DPO": _win_rate(taste, after, before), "before, drawn again": _win_rate(taste, again, before)}
     console.print(
         f"\n[bold]Do the answers please the person more?[/bold] Preferred to the answers before, on {len(records)} questions:"
@@ -215,7 +189,7 @@ def _report(
 
     world = bundled_world()
     marks = [
-        [is_right(text, record, world) for text, record in zip(_greedy(one, records), records, strict=True)]
+        [is_right(text, record, world) for text, record in zip(greedy(one, records), records, strict=True)]
         for one in (tuned, learnt)
     ]
     facts = [wilson(sum(mark), len(mark)) for mark in marks]

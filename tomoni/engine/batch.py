@@ -21,6 +21,7 @@ from tomoni.rows import Item, Row
 
 # a rectangle costs about as much as this many more tokens: the fixed price of running the layers once more
 RECTANGLE_COST = 64
+LAUNCHING_COST = 2048  # on a GPU, where the kernels of a small rectangle run for less time than it takes to launch them
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,8 @@ class Engine:
             keep_no_activations(model)
         self.reference = Reference(self, keep=keep_reference, other=reference_engine)
         self.tokenizer, self.temperature = tokenizer, temperature
-        self.optimizer = adamw(self.trained, cfg, self.device)
+        head_rate = 1.0 if score_head is None else score_head.times
+        self.optimizer = adamw(self.trained, cfg, self.device, head_rate=head_rate)
         self.updates = 0
         self.budget = cfg.tokens_per_microbatch or TOKENS_PER_MICROBATCH.get(self.device.type, 4096)
         self.looking_budget = self.budget  # of its own, so that looking never changes how a step is cut
@@ -204,7 +205,7 @@ class Engine:
             if self.cfg.max_grad_norm:
                 nn.utils.clip_grads_with_norm_(weights, self.cfg.max_grad_norm, norm, foreach=True)
             for group in self.optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group.get("times", 1.0)
             with naming_memory(f"the optimizer's moments of {len(weights):,} tensors"):
                 self.optimizer.step()
             # the fused optimizer does not count its writes, and a sampler asks that count whether weights have changed

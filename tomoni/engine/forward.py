@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tomoni.engine import blueprint, cutting, flat
-from tomoni.engine.batch import RECTANGLE_COST, Entering, MicroBatch, Tile
+from tomoni.engine.batch import LAUNCHING_COST, RECTANGLE_COST, Entering, MicroBatch, Tile
 from tomoni.engine.flat import FlatDecoder
 from tomoni.engine.head import Head
 from tomoni.rows import Row
@@ -27,11 +27,13 @@ PROBE = 7  # tokens of the trial; enough to see a window, a shift or a scaled lo
 
 @dataclass(frozen=True)
 class ScoreHead:
-    """A linear head on hidden states: one output per row (pooled) or per trained position."""
+    """A linear head on hidden states: one output per row (pooled) or per trained position. It learns at `times` the rate
+    of the other weights."""
 
     size: int
     per: Literal["row", "token"] = "row"
     pool: Literal["last", "mean", "first"] = "last"
+    times: float = 1.0
 
 
 class Forward:
@@ -65,7 +67,10 @@ class Forward:
     @property
     def rectangle_cost(self) -> int:
         """Of one more rectangle in a micro-batch, in tokens."""
-        return RECTANGLE_COST if self.flat is None else flat.RECTANGLE_COST
+        if self.flat is not None:
+            return flat.RECTANGLE_COST
+        on_cpu = next(self.model.parameters()).device.type == "cpu"
+        return RECTANGLE_COST if on_cpu else LAUNCHING_COST
 
     def can_share(self, rows: Sequence[Row]) -> bool:
         """Whether a prompt that some of these rows have in common can be computed once."""

@@ -78,11 +78,18 @@ def keep_no_activations(model: nn.Module) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
 
 
-def adamw(trained: Mapping[str, nn.Parameter], cfg: EngineSettings, device: torch.device) -> torch.optim.AdamW:
-    """Decay on matrices only: not on biases, not on norms."""
-    decayed = [weight for weight in trained.values() if weight.dim() >= 2]
-    plain = [weight for weight in trained.values() if weight.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": cfg.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+def adamw(
+    trained: Mapping[str, nn.Parameter], cfg: EngineSettings, device: torch.device, *, head_rate: float = 1.0
+) -> torch.optim.AdamW:
+    """Decay on matrices only: not on biases, not on norms. `head_rate` is that of a score head as a multiple of the
+    others', in the group's "times"."""
+    body = [weight for name, weight in trained.items() if not name.startswith("score.")]
+    head = [weight for name, weight in trained.items() if name.startswith("score.")]
+    groups = [
+        {"params": [weight for weight in part if (weight.dim() >= 2) == decays], "weight_decay": rate, "times": times}
+        for part, times in ((body, 1.0), (head, head_rate))
+        for decays, rate in ((True, cfg.weight_decay), (False, 0.0))
+    ]
     filled = [group for group in groups if group["params"]]
     return torch.optim.AdamW(
         filled or [nn.Parameter(torch.zeros(0))],  # an engine that only looks
@@ -98,7 +105,8 @@ def new_score_head(forward: Forward, spec: ScoreHead, seed: int, device: torch.d
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw_key(seed, 0, -1))
         head = nn.Linear(width, spec.size)
-        nn.init.normal_(head.weight, std=1 / (width + 1) ** 0.5)
+        # a value that is wrong at random would be noise in the first advantages; a score has nothing to be wrong about
+        nn.init.normal_(head.weight, std=0.0 if spec.per == "token" else 1 / (width + 1) ** 0.5)
         nn.init.zeros_(head.bias)
     return head.to(device)
 

@@ -34,7 +34,7 @@ def score_head(cfg: TrainingSettings, held: frozenset[str], *, encoder: bool = F
     from tomoni.engine.forward import ScoreHead
 
     if "value" in held:
-        return ScoreHead(1, per="token")
+        return ScoreHead(1, per="token", times=getattr(cfg, "value_lr_ratio", 1.0))
     if "score" in held:
         return ScoreHead(1, per="row", pool=getattr(cfg, "pool", None) or ("mean" if encoder else "last"))
     return None

@@ -31,6 +31,7 @@ class Config(TrainingSettings, RolloutSettings, ReferenceSettings):
     cliprange: Annotated[float, Field(gt=0)] = 0.2
     cliprange_value: Annotated[float, Field(gt=0)] = 0.2
     vf_coef: Annotated[float, Field(ge=0)] = 0.1
+    value_lr_ratio: Positive = 20.0  # the value head's learning rate as a multiple of the others'
     whiten_rewards: bool = False
     missing_eos_penalty: Annotated[float, Field(ge=0)] = 0.0  # taken off a completion that does not come to its end
 
