@@ -13,10 +13,12 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-all realdata bench format clean
+.PHONY: help setup demo demo-preferences check test test-all realdata bench format clean
 
 help:
 	@echo "make demo       fine-tune a small bundled model and see that it became better (about 3 minutes)"
+	@echo "make demo-preferences"
+	@echo "                then teach it what a person likes, from that person's choices alone (about 3 minutes)"
 	@echo "make test       the tests (a few minutes)"
 	@echo "make test-all   the long tests as well"
 	@echo "make check      style, types, import contracts, documents that are true"
@@ -40,6 +42,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	@TOMONI_PROGRAM=$(BIN)/tomoni $(BIN)/tomoni demo
+
+demo-preferences: $(READY)
+	@TOMONI_PROGRAM=$(BIN)/tomoni $(BIN)/tomoni demo --task preferences
 
 check: $(READY)
 	$(BIN)/ruff check .

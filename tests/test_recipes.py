@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,11 +14,30 @@ from tests import tiny
 from tomoni.cli import train
 from tomoni.data.vocabulary import train_tokenizer
 
+DOCS = Path(__file__).parent.parent / "docs"
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 WORDS = ("春", "夏", "秋", "冬", "spring", "summer", "autumn", "winter")
+PAIRS = [
+    {"prompt": f"{word}の次は？（{number}）", "chosen": f"{WORDS[(i + 1) % 8]}です。", "rejected": f"{word}"}
+    for number in range(3)
+    for i, word in enumerate(WORDS)
+]
+REWARD = """
+def score(completion, prompt):
+    return sum(letter in "aeiou" for letter in completion) - 0.1 * len(completion)
+"""
+SAMPLING = ("bestofn", "grpo", "rloo", "ppo")
+SMALLER = ["--max_completion_length", "12", "--batch_size", "4"]
 ROWS = {
     "sft": [{"prompt": f"{word}の次は？", "completion": f"{WORDS[(i + 1) % 8]}です。"} for i, word in enumerate(WORDS)]
     * 3,
+    **dict.fromkeys(("dpo", "orpo", "simpo", "reward"), PAIRS),
+    "kto": [
+        {"prompt": pair["prompt"], "completion": pair["chosen" if good else "rejected"], "label": good}
+        for pair in PAIRS
+        for good in (True, False)
+    ],
+    **{method: [{"prompt": pair["prompt"]} for pair in PAIRS] for method in SAMPLING},
     "pretrain": [{"text": f"{word}のあとには{WORDS[(i + 1) % 8]}が来る。" * 3} for i, word in enumerate(WORDS)] * 3,
 }
 
@@ -47,9 +68,41 @@ def test_the_recipe_trains_three_steps_and_leaves_a_result(
         train_tokenizer((row["text"] for row in ROWS["pretrain"]), vocab_size=300).save_pretrained(tmp_path / "tokens")
         overrides += ["--tokenizer", str(tmp_path / "tokens")]
 
+    if written["method"] in SAMPLING:
+        (tmp_path / "reward.py").write_text(REWARD, encoding="utf-8")
+        overrides += ["--reward_funcs", f"{tmp_path / 'reward.py'}:score", *SMALLER]
+
     assert train.command([str(recipe), *overrides]) == 0
 
     report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
     assert report["step"] == 3
-    assert report["after"]["loss"] < report["before"]["loss"]
     assert (tmp_path / "run" / report["model"]).is_dir()
+    every_metric_is_explained(tmp_path / "run")
+    if written["method"] in SAMPLING:
+        completions_were_scored(tmp_path / "run", report)
+    else:
+        assert report["after"]["loss"] < report["before"]["loss"]
+
+
+def every_metric_is_explained(run: Path) -> None:
+    """A number that no page explains helps nobody."""
+    pages = "".join(page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md"))
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    names = {re.sub("^rewards/score/", "rewards/NAME/", name) for line in lines for name in json.loads(line)}
+    assert "grad_norm" in names
+    assert {name for name in names if f"`{name}`" not in pages} == set()
+
+
+def completions_were_scored(run: Path, report: dict[str, Any]) -> None:
+    """What three steps do to a reward is lost in the noise of sampling; what was sampled, scored and learnt is not."""
+    lines = (run / "completions.jsonl").read_text(encoding="utf-8").splitlines()
+    told = [json.loads(line) for line in lines]
+    rollouts = {line["step"] for line in told}
+    assert rollouts and rollouts <= {0, 1, 2}
+    assert len(told) % (4 * len(rollouts)) == 0  # of each of 4 prompts equally many
+    for line in told:
+        text = line["completion"]
+        assert line["reward"] == pytest.approx(len(re.findall("[aeiou]", text)) - len(text) / 10)
+    assert report["figures"][0]["what"].startswith("reward")
+    assert report["before"]["objective/kl"] == pytest.approx(0, abs=1e-3)  # it starts as its own reference
+    assert report["after"]["entropy"] != report["before"]["entropy"]  # the policy has moved

@@ -348,7 +348,7 @@ def _explain(
         if kind == "extra_forbidden":
             yield f"{where}: {_unknown(key, model_class)}"
         elif kind == "missing":
-            yield f'{_where(path)}: key "{_dotted(key)}" is missing'
+            yield f'{_where(path)}: key "{_dotted(key)}" is missing{_meaning(key, model_class)}'
         elif (misused := _misused(place, about[0]["input"])) is not None:
             yield misused
         elif not key:
@@ -357,6 +357,12 @@ def _explain(
             value = "hidden" if SECRET.search(str(key[-1])) else repr(about[0]["input"])
             reasons = dict.fromkeys(_message(details) for details in about)
             yield f"{where}: {_dotted(key)} is {value}; {' or '.join(reasons)}"
+
+
+def _meaning(key: Key, model_class: type[BaseModel]) -> str:
+    """What a key is for, where its name does not say it."""
+    field = model_class.model_fields.get(str(key[0])) if len(key) == 1 else None
+    return f": {field.description}" if field is not None and field.description else ""
 
 
 def _misused(place: Place | None, value: Any) -> str | None:

@@ -48,6 +48,14 @@ def test_sound_data_is_counted_and_shown_with_what_is_learnt(folder: Path, capsy
     assert "rows that end with a learnt end token: 2 of 2" in out and "nothing stands in the way" in out
 
 
+def test_the_model_may_be_an_earlier_runs_folder_as_in_training(folder: Path) -> None:
+    (folder / "run").mkdir()
+    (folder / "model").rename(folder / "run" / "model")
+    (folder / "run" / "config.yaml").write_text("method: sft\n", encoding="utf-8")
+    train = rows(folder, pair("a", "b"))
+    assert main(["check", "--train_file", train, "--model_name_or_path", str(folder / "run")]) == 0
+
+
 def test_the_json_report_has_the_numbers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(folder, rows(folder, pair("a", "b"), pair("a", "cd")), "--json") == 0
     found = report(capsys)["train"]

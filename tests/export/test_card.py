@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,21 @@ def test_a_card_of_a_run_tells_what_its_files_tell(run: Path, tmp_path: Path) ->
     assert told["model.onnx"] == ["8"]
 
 
+def test_a_card_of_a_reward_says_reward_and_shows_what_the_report_shows(run: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    report = json.loads((copied / "report.json").read_text("utf-8"))
+    for part, value in (("before", 0.25), ("after", 0.75)):
+        report[part] = {"on": "validation", "items": 8, "reward": value, "loss": -value}
+    report["figures"] = [{"what": "reward (95 % interval)", "before": "0.250", "after": "0.750 (0.5 to 1.0)"}]
+    (copied / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    (tmp_path / "out").mkdir()
+    _, body = written(tmp_path / "out", find(copied))
+    assert cells(body)["reward (95 % interval)"] == ["0.250", "0.750 (0.5 to 1.0)"]
+    assert "perplexity" not in body
+    assert "報酬：0.25 から 0.75（取り分けたデータ）" in body
+
+
 def test_the_parity_result_is_on_the_card(run: Path, tmp_path: Path) -> None:
     for passed, word, japanese in ((True, "yes", "合格"), (False, "NO", "不合格")):
         (tmp_path / "parity.json").write_text(json.dumps(PARITY | {"passed": passed}), encoding="utf-8")
@@ -205,7 +221,13 @@ def test_a_hostile_name_stays_a_piece_of_text(name: str, run: Path, tmp_path: Pa
     (copied / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     (copied / "inputs.json").write_text(json.dumps({"items": name, "data": name, "model": {"revision": name}}))
     (copied / "report.json").write_text(
-        json.dumps({"seconds": name, "after": {"loss": name, "on": name, "items": [name]}})
+        json.dumps(
+            {
+                "seconds": name,
+                "after": {"loss": name, "on": name, "items": [name]},
+                "figures": [{"what": name, "before": name, "after": [name]}, name],
+            }
+        )
     )
     (copied / "status.json").write_text(json.dumps({"start": name}))
     (tmp_path / "parity.json").write_text(

@@ -292,7 +292,7 @@ def test_the_verb_sft_trains_and_shows_before_and_after(
         == 0
     )
     out = capsys.readouterr()
-    assert "before" in out.out and "loss (nats per token)" in out.out and f"tomoni chat {tmp_path / 'run'}" in out.out
+    assert "before" in out.out and "loss (nats a token)" in out.out and f"tomoni chat {tmp_path / 'run'}" in out.out
     assert "step 3/3" in out.err
 
 

@@ -129,8 +129,9 @@ def _tokenizer(cfg: Any) -> tuple[Any, list[str], int | None]:
         return load_tokenizer(cfg.tokenizer), [], cfg.shape.max_position_embeddings
     if name is not None:
         from tomoni.engine.hub import locate
+        from tomoni.evaluate.results import result_of
 
-        located = locate(name)
+        located = locate(result_of(name))
         return load_tokenizer(located.tokenizer_folder), [], _context(located.model.folder)
     from tomoni.data.read import read
     from tomoni.data.vocabulary import train_tokenizer

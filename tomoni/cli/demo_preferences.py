@@ -196,7 +196,7 @@ def _report(
     p = mcnemar(*marks)
     console.print(
         f"\n[bold]Are they still right?[/bold] {facts[0].value:.1%} before, {facts[1].value:.1%} after "
-        f"(the same {len(records)} questions; p = {p:.2f} that nothing changed)\n"
+        f"(the same {len(records)} questions; so large a difference by chance: p = {p:.2g})\n"
     )
     _show_answers(console, records, before, after)
     return {

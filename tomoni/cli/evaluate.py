@@ -15,6 +15,7 @@ import typer
 from tomoni.cli import answers
 from tomoni.cli.options import invoke
 from tomoni.errors import ConfigError, DataError
+from tomoni.settings.rollouts import RolloutSettings
 
 if TYPE_CHECKING:
     from tomoni.data.render import LossOn
@@ -111,17 +112,20 @@ def read_data(options: Options) -> Data:
     columns = run.columns if run and not options.file else {}
     train_files = options.train_file or (run.train_file if run else ())
     bad_rows: Literal["stop", "quarantine"] = run.on_bad_rows if run else "stop"
+    sampled = isinstance(run, RolloutSettings)  # its data are prompts
     train = []
     notes = []
     if missing := [file for file in train_files if not options.train_file and not Path(file).is_file()]:
         notes.append(f"the run's training data is not here any more ({', '.join(missing)}): no baseline from it")
         train_files = ()
     if train_files:
-        train = list(read(train_files, form=form, columns=run.columns if run else {}, on_bad_rows=bad_rows))
+        train = list(
+            read(train_files, form=form, columns=run.columns if run else {}, on_bad_rows=bad_rows, prompts=sampled)
+        )
     if options.file:
         held = list(read(options.file, form=form, columns=columns, on_bad_rows="stop"))
     elif run and run.validation_file:
-        held = list(read(run.validation_file, form=form, columns=columns, on_bad_rows=bad_rows))
+        held = list(read(run.validation_file, form=form, columns=columns, on_bad_rows=bad_rows, prompts=sampled))
     elif run and run.validation_share and train:
         from tomoni.run.datasets import held_out
 

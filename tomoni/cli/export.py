@@ -116,7 +116,7 @@ def _trained_on(run: Any, most: int) -> tuple[list[Prompt], str]:
 
     if not run.train_file or not all(Path(file).is_file() for file in run.train_file):
         return [], ""
-    records = read(run.train_file, form=run.form, columns=run.columns, on_bad_rows="quarantine")
+    records = read(run.train_file, form=run.form, columns=run.columns, on_bad_rows="quarantine", prompts=True)
     return of_records(records, most), "of the run's training data"
 
 

@@ -12,7 +12,7 @@ DATA = {
     "reward": "pairs: prompt, chosen, rejected",
     "kto": "thumbs: prompt, completion, label (true or false)",
 }
-PROMPTS = "prompts (form: prompt), or conversations whose last answer is left out; reward_funcs says what scores"
+PROMPTS = "prompts (column prompt), or conversations whose last answer is left out; reward_funcs says what scores"
 
 
 def command(argv: list[str], method: str) -> int:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from tomoni.run.outcome import Result
 
 INTERRUPTED = 128 + signal.SIGINT
+NEXT = {  # where the result is not a model to talk with
+    "reward": "let it score completions: tomoni grpo (or rloo, ppo, bestofn) … --reward_funcs {folder}",
+}
 OVERRIDES = "Any key can stand in the YAML file or on the command line, where it wins: --learning_rate 1e-4"
 
 
@@ -66,23 +69,24 @@ def train(cfg: TrainingSettings) -> int:
             f"stopped after step {result.step} of {result.steps}; the same command goes on from there", file=sys.stderr
         )
         return 128 + (result.signal or 0)
-    show(result)
+    show(result, method=getattr(cfg, "method", ""))
     return 0
 
 
-def show(result: Result) -> None:
+def show(result: Result, *, method: str) -> None:
     """Before and after, cost, answers side by side, and what to do next."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    from tomoni.run import report
+    from tomoni.run import figures, report
 
     console = Console(highlight=False)
     if result.before is not None:
         console.print(f"\nMeasured on {report.where(result.before)}:", markup=False)
     table = Table("", "before", "after", box=None, pad_edge=False)
-    for name, before, after in report.rows(result):
-        table.add_row(name, before, after)
+    for row in figures.rows(result.before, result.after):
+        table.add_row(Text(answers.one_line(row.what)), row.before, row.after)
     table.add_section()
     for name, value in report.costs(result):
         table.add_row(name, "", value)
@@ -94,15 +98,19 @@ def show(result: Result) -> None:
             [
                 answers.Block(
                     answer.asked or answer.prompt,
-                    (("desired", answer.desired), ("before", answer.before), ("after", answer.after)),
+                    (
+                        *((("desired", answer.desired),) if answer.desired else ()),
+                        ("before", answer.before),
+                        ("after", answer.after),
+                    ),
                 )
                 for answer in result.answers
             ],
         )
     found = [(result.model, "the result, in the form other tools read"), (result.folder / "report.md", "this report")]
-    if result.best is not None:
-        found.insert(1, (result.best, "the checkpoint with the lowest held-out loss"))
+    if result.best is not None and result.after is not None:
+        found.insert(1, (result.best, f"the best checkpoint by {result.after.chosen_by}"))
     print()
     for path, about in found:
         print(f"{path}\n  {about}")
-    print(f"\nnext: tomoni chat {result.folder}")
+    print("\nnext: " + NEXT.get(method, "tomoni chat {folder}").format(folder=result.folder))

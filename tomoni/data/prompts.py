@@ -30,7 +30,7 @@ def prompt_item(record: Record, render: Renderer) -> list[Item]:
             raise DataError(
                 f"{record.source}: completions are sampled for prompts, not for {kind_of(record)}",
                 choices=FORMS,
-                next_step="name a file of prompts with form: prompt, or of conversations that end with an answer",
+                next_step="name a file with a column prompt, or of conversations that end with an answer",
             )
     tokens = render.asked(messages, record)
     if tokens is None:

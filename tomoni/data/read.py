@@ -170,7 +170,10 @@ _KNOWN = (
     ({"instruction", "response"}, "form: alpaca with columns: {output: response}"),
     ({"prompt", "response"}, "form: prompt_completion with columns: {completion: response}"),
     ({"question", "answer"}, "form: prompt_completion with columns: {prompt: question, completion: answer}"),
-    ({"prompt"}, "a completion column is missing"),
+    (
+        {"prompt"},
+        "a completion column is missing, or chosen and rejected; prompts alone are for bestofn, grpo, rloo and ppo",
+    ),
 )
 
 

@@ -161,9 +161,11 @@ def config_of(settings: dict[str, Any], folder: Path) -> Any:
             next_step="this method needs a decoder (…ForCausalLM), such as Llama, Qwen, Gemma or Mistral",
         )
     if architectures and model_class.__name__ not in architectures:
+        scores = "reward.json" in {path.name for path in folder.iterdir()}
+        use = "it scores answers: name it in reward_funcs of grpo, rloo, ppo or bestofn; to talk, "
         raise ModelError(
             f"{folder} holds {_a(architectures)}, not a language model ({model_class.__name__})",
-            next_step="take the language model it was made from",
+            next_step=f"{use if scores else ''}take the language model it was made from",
         )
     return _built(config_class, settings, folder)
 

@@ -19,7 +19,7 @@ from tomoni.evaluate.holdout import Held, difference, measure, token_counts, uni
 from tomoni.evaluate.metrics import Interval, mcnemar, most_frequent, same_answer, wilson
 from tomoni.evaluate.sidebyside import Answers, Task, ask, right, tasks
 from tomoni.evaluate.subject import Subject, open_subject
-from tomoni.records import Chat, Record, Text
+from tomoni.records import Chat, Record, Text, kind_of
 from tomoni.rows import Item
 
 MORE = 8  # tokens that an answer may be longer than the longest desired one, so that babbling shows
@@ -207,8 +207,9 @@ def rows_of(records: Sequence[Record], render: Renderer) -> list[Item]:
                 found += [Item(f"{record.id}/{part}", (row,)) for part, row in enumerate(render.text(record))]
             case _:
                 raise DataError(
-                    f"{record.source}: evaluate measures conversations and texts, and this is a {type(record).__name__}",
+                    f"{record.source}: evaluate measures desired answers and texts, not {kind_of(record)}",
                     choices=["text", "messages", "prompt_completion", "alpaca", "sharegpt"],
+                    next_step="name a file that has them with --file; what the run itself measured is in its report.md",
                 )
     return found
 

@@ -14,9 +14,9 @@ from tomoni.engine.matrices import Weights
 from tomoni.engine.models import examine, load
 from tomoni.engine.sampler import Sampler, ends_of, longest_row
 from tomoni.engine.setup import pick_device
-from tomoni.errors import ConfigError, RunError
+from tomoni.errors import ConfigError
+from tomoni.evaluate.results import result_of
 
-RESULTS = ("model", "adapter")  # where a run leaves what it trained
 MOST_TOKENS = 8192  # of a row that is measured, where the model's context is longer
 
 
@@ -89,21 +89,6 @@ def find(name: str | Path) -> Located:
     located = locate(result_of(name))
     examine(located)
     return located
-
-
-def result_of(name: str | Path) -> str | Path:
-    """The model or adapter inside a run's folder; any other name as it is."""
-    folder = Path(name).expanduser()
-    if not (folder / "config.yaml").is_file() or (folder / "config.json").is_file():
-        return name
-    for result in RESULTS:
-        if (folder / result).is_dir():
-            return folder / result
-    raise RunError(
-        f"the run in {folder} has no result yet",
-        choices=[f"{folder / result}" for result in RESULTS],
-        next_step="let the run finish: the same command that began it goes on from its last checkpoint",
-    )
 
 
 def shorter(messages: Sequence[Any]) -> list[Any]:

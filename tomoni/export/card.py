@@ -23,6 +23,18 @@ from tomoni.yamltext import Dumper
 
 FILE: Final = "README.md"
 UNKNOWN: Final = "unknown"
+METHODS = (
+    "pretrain",
+    "sft",
+    "dpo",
+    "orpo",
+    "simpo",
+    "kto",
+    "grpo",
+    "rloo",
+    "ppo",
+    "bestofn",
+)  # that make a language model
 LONGEST: Final = 200  # characters of a value
 PROGRAMS: Final = {"hf": "transformers", "gguf": "llama.cpp", "onnx": "onnxruntime"}
 LIBRARIES: Final = {"hf": "transformers", "gguf": "gguf", "onnx": "onnx"}
@@ -63,7 +75,7 @@ def front_matter(facts: Facts, to: str) -> str:
         "library_name": LIBRARIES.get(to),
         "pipeline_tag": "text-generation",
         "base_model": base.hub if base else None,
-        "tags": ["tomoni", *([method] if method in ("sft", "pretrain") else []), to],
+        "tags": ["tomoni", *([method] if method in METHODS else []), to],
     }
     known = {key: value for key, value in said.items() if value}
     return f"---\n{yaml.dump(known, Dumper=Dumper, allow_unicode=True, sort_keys=False, width=1000)}---\n"
@@ -116,7 +128,8 @@ def _japanese(facts: Facts, to: str, quantization: str) -> list[str]:
     after, before = _measured(facts, "after"), _measured(facts, "before")
     base = "乱数の重み" if facts.from_nothing else code(facts.base.name) if facts.base else "不明"
     held = "取り分けたデータ" if after.get("on") == "validation" else "学習データの一部（汎化の証拠ではない）"
-    loss = f"{_number(before.get('loss'))} から {_number(after.get('loss'))}（{held}）" if after else "不明"
+    name, measure = _japanese_measure(after)
+    change = f"{_number(before.get(name))} から {_number(after.get(name))}（{held}）" if after else "不明"
     seconds = facts.report.get("seconds")
     passed = {True: "合格", False: "不合格"}.get(facts.parity.get("passed"), "未実施")  # type: ignore[arg-type]
     return [
@@ -124,13 +137,20 @@ def _japanese(facts: Facts, to: str, quantization: str) -> list[str]:
             [
                 f"- 元のモデル：{base}",
                 f"- 学習方法：{code(facts.config['method']) if 'method' in facts.config else '不明'}",
-                f"- 損失（1トークンあたり、nat）：{loss}",
+                f"- {measure}：{change}",
                 f"- 学習時間：{_time(seconds) if _is_number(seconds) else '不明'}。電力と費用：不明",
                 f"- 元のモデルのライセンス：{facts.base.licence if facts.base and facts.base.licence else '不明'}",
                 f"- 形式：{to}（{quantization}）。元のモデルとの一致試験：{passed}",
             ]
         )
     ]
+
+
+def _japanese_measure(after: Mapping[str, Any]) -> tuple[str, str]:
+    """The statistic that sums up the run, and what it is called."""
+    if "reward" in after:
+        return "reward", "報酬"
+    return "loss", "損失（1トークンあたり、nat）" if _is_number(after.get("mean_token_accuracy")) else "損失"
 
 
 def _data(facts: Facts) -> list[str]:
@@ -175,16 +195,31 @@ def _evaluation(facts: Facts) -> list[str]:
             if after.get("on") == "validation"
             else f"Measured by the run on {items} items of its training data: this shows fit, not learning."
         )
-        rows = [
-            ("loss (nats a token)", _number(before.get("loss")), _number(after.get("loss"))),
-            ("perplexity", _perplexity(before.get("loss")), _perplexity(after.get("loss"))),
-            ("tokens predicted right", _share(before), _share(after)),
-        ]
-        parts = [where + " The run keeps no intervals.", table(("", "before", "after"), rows)]
+        parts = [where, table(("", "before", "after"), _figures(facts) or _of_tokens(before, after))]
     models = facts.evaluation.get("models")
     if isinstance(models, list) and models and isinstance(models[0], Mapping):
         parts += _evaluated(facts.evaluation, models[0])
     return parts or ["Unknown."]
+
+
+def _figures(facts: Facts) -> list[tuple[str, str, str]]:
+    """What the run's own report shows, in its words."""
+    found = facts.report.get("figures")
+    lines = found if isinstance(found, list) else []
+    return [
+        (code(line.get("what")), code(line.get("before")), code(line.get("after")))
+        for line in lines
+        if isinstance(line, Mapping)
+    ]
+
+
+def _of_tokens(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Of a report that has no figures: it was written by an older version."""
+    return [
+        ("loss (nats a token)", _number(before.get("loss")), _number(after.get("loss"))),
+        ("perplexity", _perplexity(before.get("loss")), _perplexity(after.get("loss"))),
+        ("tokens predicted right", _share(before), _share(after)),
+    ]
 
 
 def _evaluated(evaluation: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:

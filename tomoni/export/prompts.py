@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from tomoni import records as kinds
 from tomoni.errors import DataError
 from tomoni.export.answers import Prompt
-from tomoni.records import Chat, Message, Record, Text
+from tomoni.records import Chat, Comparison, Message, Rated, Record, Text
 
 OPENING: Final = 80  # characters of a plain text that are given to be continued
 QUESTIONS: Final = (
@@ -47,7 +48,8 @@ def built_in(*, chats: bool) -> list[Prompt]:
 
 
 def of_records(records: Iterable[Record], most: int) -> list[Prompt]:
-    """Everything before the last answer of conversations, beginnings of texts; at most `most`, evenly spread."""
+    """Everything before the last answer of conversations, prompts with or without judged answers, beginnings of texts;
+    at most `most`, evenly spread."""
     found = []
     for record in records:
         match record:
@@ -55,6 +57,9 @@ def of_records(records: Iterable[Record], most: int) -> list[Prompt]:
                 last = max((at for at, turn in enumerate(record.messages) if turn.role == "assistant"), default=0)
                 if last > 0 and not record.tools and not any(turn.extra for turn in record.messages[:last]):
                     found.append(Prompt(record.id, record.messages[:last]))
+            case kinds.Prompt() | Comparison() | Rated() if not getattr(record, "tools", ()):
+                messages = record.prompt if isinstance(record, Comparison | Rated) else record.messages
+                found.append(Prompt(record.id, messages))
             case Text() if len(record.text) > OPENING:
                 found.append(Prompt(record.id, text=record.text[:OPENING]))
     step = max(1, len(found) // most)

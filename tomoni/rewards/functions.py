@@ -35,9 +35,10 @@ class FunctionReward:
         self.function = function
         parameters = inspect.signature(function).parameters
         self.one_by_one = next(iter(parameters), "") == "completion"
-        kinds = {parameter.kind for parameter in parameters.values()}
-        self.takes_all = inspect.Parameter.VAR_KEYWORD in kinds
-        self.named = frozenset(parameters)
+        kinds = {name: parameter.kind for name, parameter in parameters.items()}
+        self.takes_all = inspect.Parameter.VAR_KEYWORD in kinds.values()
+        collecting = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        self.named = frozenset(name for name, kind in kinds.items() if kind not in collecting)
 
     def __call__(self, answers: Sequence[Answered]) -> list[Any]:
         if self.one_by_one:
@@ -99,7 +100,15 @@ def load_function(spec: str) -> FunctionReward:
             choices=known,
             next_step="name one of its functions: file.py:name",
         )
-    return FunctionReward(name, function)
+    reward = FunctionReward(name, function)
+    if not reward.takes_all and not reward.named & {"completion", "completions"}:
+        raise ConfigError(
+            f"reward_funcs: {name} in {place} takes ({', '.join(inspect.signature(function).parameters)}): the completions "
+            "are not among them",
+            choices=["def score(completion, prompt, …)", "def score(prompts, completions, …)"],
+            next_step="name its parameters so; a first parameter `completion` gets one at a time",
+        )
+    return reward
 
 
 def _from_file(path: Path, spec: str) -> Any:

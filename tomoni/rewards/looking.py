@@ -33,15 +33,16 @@ def look(engine: Engine, items: Sequence[Item], cfg: Watched, rewards: Rewards) 
     sampler = engine.sampler(max_batch=64)
     rollout = roll_out(engine, sampler, items, cfg, rewards, step="look", generations=1)
     stats = statistics(rollout)
-    for name in ("reward_std", "frac_reward_zero_std"):  # of a group, and here each has one
+    for name in ("reward_std", "frac_reward_zero_std", "completions/length_slope"):  # of a group, and here each has one
         stats.pop(name)
-    stats["loss"] = Mean(-stats["reward"].sum, stats["reward"].count)
-    stats.pop("completions/length_slope")
+    squares = float((rollout.scores.total_N**2).sum())
+    stats["reward_square"] = Mean(squares, stats["reward"].count)  # from which the report knows how sure the mean is
     scores = rollout.scores
     each = {
         "reward": scores.total_N.tolist(),
         "log_length": [log_length(len(completion)) for completion in rollout.completions],
     }
+    stats["loss"] = Mean(-stats["reward"].sum, stats["reward"].count)
     if cfg.eval_reward_funcs:
         trained_NF = scores.values_NF[:, : len(cfg.reward_funcs)]
         trained_N = trained_NF @ np.asarray(cfg.reward_weights or (1.0,) * len(cfg.reward_funcs))

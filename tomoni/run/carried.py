@@ -16,6 +16,7 @@ from tomoni.run.watching import Watch
 class Best:
     step: int
     loss: float
+    by: str = "held-out loss"
 
 
 @dataclass
@@ -95,7 +96,7 @@ class Carried:
             "window": stats_to_json(self.window),
             "window_tokens": self.window_tokens,
             "window_seconds": self.window_seconds,
-            "best": None if self.best is None else {"step": self.best.step, "loss": self.best.loss},
+            "best": None if self.best is None else {"step": self.best.step, "loss": self.best.loss, "by": self.best.by},
             "evaluation_due": self.evaluation_due,
             "ended": self.ended,
             "ended_too_far": self.ended_too_far,
@@ -111,7 +112,7 @@ class Carried:
         return Carried(
             **{name: body[name] for name in plain},
             window=stats_from_json(body["window"]),
-            best=None if best is None else Best(best["step"], best["loss"]),
+            best=None if best is None else Best(**best),
             evaluation_due=body["evaluation_due"],
             ended=body.get("ended"),
             ended_too_far=body.get("ended_too_far", False),

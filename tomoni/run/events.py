@@ -31,7 +31,8 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """The update number `step` (from 1) of `total` is done. `metrics` is its line of metrics.jsonl, where one was due."""
+    """The update number `step` (from 1) of `total` is done. `metrics` is its line of metrics.jsonl, where one was due;
+    `reward` the mean reward of the completions that it learnt from, where it learnt from rewards."""
 
     step: int
     total: int
@@ -40,6 +41,7 @@ class Stepped:
     seconds_left: float
     memory_bytes: int
     metrics: Mapping[str, float] | None = None
+    reward: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

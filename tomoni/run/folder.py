@@ -129,12 +129,14 @@ class RunFolder:
             return []
         changed = changed_keys(_read_yaml(self.root / "config.yaml"), cfg.model_dump(mode="json"))
         if finished:
-            others = "; ".join(text for key, text in changed.items() if key not in FREE)
+            told = {key: text for key, text in changed.items() if key not in FREE}
+            others = told.get("method") or "; ".join(told.values())  # another method has other keys
             raise RunError(
                 f"the run in {self.root} is finished" + (f", and was of another config: {others}" if others else ""),
                 next_step=f"look at {self.root / 'report.md'}; to train anew, choose another output_dir",
             )
         refused = [text for key, text in changed.items() if key not in FREE + ROUNDING]
+        refused = [changed["method"]] if "method" in changed else refused
         if refused:
             raise RunError(
                 f"{self.root} holds a run of another config: " + "; ".join(refused),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tomoni.data.textpairs import PairRenderer
 from tomoni.data.tokenize import fingerprint, load_tokenizer
 from tomoni.errors import ConfigError
-from tomoni.evaluate.subject import result_of
+from tomoni.evaluate.results import result_of
 from tomoni.run.job import Tokenizer
 from tomoni.settings.common import Phase, TrainingSettings
 

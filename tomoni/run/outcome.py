@@ -12,7 +12,8 @@ from tomoni.report import Looked, Mean, Stats
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The model on `items` items that are looked at in the same way before and after; loss in nats a token."""
+    """The model on `items` items that are looked at in the same way before and after; `loss` is what the best is chosen by, the lower the
+    better: for sft and pretrain in nats a token."""
 
     stats: Stats
     items: int
@@ -21,6 +22,11 @@ class Measured:
     @property
     def loss(self) -> float:
         return self._value("loss")
+
+    @property
+    def chosen_by(self) -> str:
+        """By what the best of several looks is chosen: of rewards the "loss" is the negative."""
+        return "held-out reward" if "reward" in self.stats else "held-out loss"
 
     @property
     def token_accuracy(self) -> float:
@@ -58,7 +64,8 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class Result:
     """`model` is the finished model's or adapter's folder; None for a stopped run. `best` is the checkpoint with the
-    lowest held-out loss, where evaluations were made during the run."""
+    lowest held-out loss (or the highest reward), where evaluations were made during the run. `ended`: why the run ended
+    before its last step."""
 
     folder: Path
     status: Literal["finished", "stopped"]
@@ -70,7 +77,7 @@ class Result:
     model: Path | None = None
     best: Path | None = None
     signal: int | None = None
-    ended: str | None = None  # why the run ended before its last step
+    ended: str | None = None
     seconds: float = 0.0  # of training; looking and saving not counted
     tokens: int = 0
     peak_memory_bytes: int = 0

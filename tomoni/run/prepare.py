@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tomoni.data.render import Renderer
 from tomoni.data.tokenize import fingerprint, load_tokenizer
 from tomoni.errors import ConfigError, DataError, RunError, counted
-from tomoni.evaluate.subject import result_of
+from tomoni.evaluate.results import result_of
 from tomoni.records import Text
 from tomoni.run import datasets
 from tomoni.run.events import Listener, Notice, Preparing

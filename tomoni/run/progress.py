@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tomoni.run.events import (
@@ -41,7 +42,7 @@ def describe(event: Event) -> str | None:
             begin = f"going on from {resumed_from.name}" if resumed_from else "starting"
             return f"{begin}: step {step} of {total}, {items:,} items, {trained_weights:,} trained weights"
         case Evaluated(step, metrics, best):
-            values = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name != "step")
+            values = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name not in _unsaid(metrics))
             return f"step {step}: {values}{' (best so far)' if best else ''}"
         case Notice(text):
             return f"note: {text}"
@@ -49,9 +50,16 @@ def describe(event: Event) -> str | None:
             return None
 
 
+def _unsaid(metrics: Mapping[str, float]) -> set[str]:
+    """Where there is a reward, the loss is its negative, and the square is there for the report."""
+    rewarded = [name.removesuffix("reward") for name in metrics if name.endswith("_reward")]
+    return {"step", *(begin + name for begin in rewarded for name in ("loss", "reward_square"))}
+
+
 def step_text(event: Stepped) -> str:
+    measure = f"loss {event.loss:.3f}" if event.reward is None else f"reward {event.reward:.3f}"
     return (
-        f"loss {event.loss:.3f}  {event.tokens_per_second:,.0f} tokens/s  "
+        f"{measure}  {event.tokens_per_second:,.0f} tokens/s  "
         f"{event.memory_bytes / 2**30:.1f} GiB  {duration(event.seconds_left)} left"
     )
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 from tomoni.errors import counted
+from tomoni.run import figures
 from tomoni.run.outcome import Answer, Measured, Result
 from tomoni.settings.common import TrainingSettings
 
@@ -16,18 +18,6 @@ def where(measured: Measured) -> str:
         return counted(measured.items, "held-out item")
     items = counted(measured.items, "item")
     return f"{items} of the training data (no validation_file and no validation_share: this shows fit, not learning)"
-
-
-def rows(result: Result) -> list[tuple[str, str, str]]:
-    """What people compare: name, before, after."""
-    before, after = result.before, result.after
-    if before is None or after is None:
-        return []
-    return [
-        ("loss (nats per token)", _number(before.loss), _number(after.loss)),
-        ("perplexity", _number(before.perplexity), _number(after.perplexity)),
-        ("tokens predicted right", f"{before.token_accuracy:.1%}", f"{after.token_accuracy:.1%}"),
-    ]
 
 
 def costs(result: Result) -> list[tuple[str, str]]:
@@ -49,6 +39,7 @@ def as_json(result: Result, cfg: TrainingSettings) -> dict[str, Any]:
         "ended": result.ended,
         "before": _measured_json(result.before),
         "after": _measured_json(result.after),
+        "figures": [asdict(row) for row in figures.rows(result.before, result.after)],
         "answers": [_answer_json(answer) for answer in result.answers],
         "model": None if result.model is None else result.model.name,
         "best_checkpoint": None if result.best is None else result.best.name,
@@ -68,7 +59,9 @@ def as_markdown(result: Result, cfg: TrainingSettings) -> str:
     if result.before is not None:
         lines += [f"Measured on {where(result.before)}.", ""]
     lines += ["| | before | after |", "|---|---:|---:|"]
-    lines += [f"| {name} | {before} | {after} |" for name, before, after in rows(result)]
+    lines += [
+        f"| {_cell(row.what)} | {row.before} | {row.after} |" for row in figures.rows(result.before, result.after)
+    ]
     lines += ["", "| cost | |", "|---|---:|", *(f"| {name} | {value} |" for name, value in costs(result)), ""]
     if result.answers:
         lines += ["## Answers before and after", ""]
@@ -90,8 +83,9 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}" if abs(value) >= 1e9 else f"{value:.3f}"
+def _cell(text: str) -> str:
+    """A heading may hold the name of a user's folder."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _quoted(text: str) -> list[str]:
@@ -102,7 +96,7 @@ def _quoted(text: str) -> list[str]:
 def _measured_json(measured: Measured | None) -> dict[str, Any] | None:
     if measured is None:
         return None
-    body = measured.as_json() | {"loss": measured.loss, "mean_token_accuracy": measured.token_accuracy}
+    body = measured.as_json() | measured.stats.means()
     return {name: _without_nan(value) for name, value in body.items()}
 
 

@@ -200,9 +200,12 @@ class Runner:
         if done % self.cfg.logging_steps == 0 or done == self.cfg.steps:
             line = self.carried.take_line(epoch=self.job.data.epoch(report.step // self.cfg.updates_per_batch))
             self.metrics.append(line)
-        loss = report.stats["loss"].value if "loss" in report.stats else float("nan")
+        loss, reward = (report.stats[name].value if name in report.stats else None for name in ("loss", "reward"))
         rate, left = self.carried.pace(self.cfg.steps)
-        self.tell(Stepped(done, self.cfg.steps, loss, rate, left, self.carried.peak_memory_bytes, line))
+        memory = self.carried.peak_memory_bytes
+        self.tell(
+            Stepped(done, self.cfg.steps, float("nan") if loss is None else loss, rate, left, memory, line, reward)
+        )
 
     def _evaluation_due(self) -> bool:
         every, done = self.cfg.eval_steps, self.carried.step
@@ -248,7 +251,7 @@ class Runner:
         held_out = self.job.looked_at_is == "validation"
         best = held_out and self.carried.beats_the_best(measured)
         if best:
-            self.carried.best = Best(self.carried.step, measured.loss)
+            self.carried.best = Best(self.carried.step, measured.loss, measured.chosen_by)
         prefix = "eval_" if held_out else "train_sample_"
         line = {
             "step": self.carried.step,
@@ -390,7 +393,7 @@ class Runner:
             return
         self.job.engine.load(folder)
         self.carried.last_evaluation = None
-        self.tell(Notice(f"the result holds the weights of step {best.step}, which had the lowest held-out loss"))
+        self.tell(Notice(f"the result holds the weights of step {best.step}, the best by {best.by}"))
 
     def _stopped(self) -> Result:
         step = max(self.saved_at, 0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tomoni.data.render import Renderer
 from tomoni.engine.sampler import Sampling
 from tomoni.errors import UserError
-from tomoni.records import Chat, Comparison, Message, Prompt, Record, Text
+from tomoni.records import Chat, Comparison, Message, Prompt, Rated, Record, Text
 from tomoni.rows import Int32
 from tomoni.run.job import Tokenizer
 from tomoni.run.outcome import Answer
@@ -69,6 +69,10 @@ def _sample(record: Record, render: Renderer, tokenizer: Tokenizer) -> Sample | 
         case Prompt(messages=messages) | Comparison(prompt=messages):
             desired = record.first[-1].content if isinstance(record, Comparison) else ""
             tokens = render.prompt(messages, record.tools, record.template_kwargs)
+            return Sample(tokens, Answer(_readable(messages), desired, asked=messages[-1].content))
+        case Rated(prompt=messages):
+            tokens = render.prompt(messages)
+            desired = record.completion[-1].content if record.good else ""
             return Sample(tokens, Answer(_readable(messages), desired, asked=messages[-1].content))
         case Text():
             tokens = render.text(record)[0].tokens

@@ -21,11 +21,19 @@ Names = Annotated[tuple[Filled, ...], BeforeValidator(_as_tuple), Field(min_leng
 Numbers = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
 
 
+SCORERS = (
+    "what scores a completion: file.py:name or package.module:name (a Python function), the folder of a reward run, or "
+    "http(s)://… (docs/rewards.md)"
+)
+
+
 class RewardSettings(Frozen):
     """`reward_funcs` names Python functions ("file.py:name", "package.module:name"), folders of trained reward models,
     or an endpoint (http:// or https://); a completion's reward is the sum of their scores times `reward_weights`."""
 
-    reward_funcs: Names  # file.py:name, package.module:name, a reward model's folder, or http(s)://…
+    reward_funcs: Names = Field(
+        description=SCORERS
+    )  # file.py:name, package.module:name, a reward model's folder, or http(s)://…
     reward_weights: Numbers = ()  # none: 1 each
     reward_api_key_env: Filled | None = None  # the environment variable that holds an endpoint's key
 
