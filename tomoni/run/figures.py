@@ -53,9 +53,13 @@ def _row(name: str, before: Stats, after: Stats) -> Row:
 
 
 def _silent(stats: Stats) -> set[str]:
-    """What says nothing new: the loss is minus the reward, and of a single reward its mean is the reward."""
+    """What says nothing new: the loss is minus the reward, of a single reward its mean is the reward, and lengths are there."""
     single = [name for name in stats if _of_one_reward(name)]
-    return {"loss", "reward_square", *(single if len(single) == 1 else ())} if "reward" in stats else set()
+    return (
+        {"loss", "reward_square", "completions/log_length", *(single if len(single) == 1 else ())}
+        if "reward" in stats
+        else set()
+    )
 
 
 def _of_one_reward(name: str) -> bool:
@@ -93,9 +97,14 @@ def _reward(mean: Mean, stats: Stats) -> str:
 # short: heading and both numbers with their intervals stand in one line of 80 columns
 HEADINGS: dict[str, Heading] = {
     "reward": Heading("reward (95 % interval)", _reward),
+    "trained_reward": Heading("reward that is trained on", _plain),
     "objective/kl": Heading("divergence, nats an answer", _plain),
+    "kl_from_start": Heading("divergence from the start", _plain),
     "completions/mean_length": Heading("tokens a completion", _plain),
     "completions/clipped_ratio": Heading("completions without an end", _share),
+    "completions/repetition": Heading("repeated phrases", _share),
+    "completions/distinct_1": Heading("different tokens", _share),
+    "completions/distinct_2": Heading("different pairs of tokens", _share),
     "entropy": Heading("entropy, nats a token", _plain),
     "loss": Heading("loss", _plain),
     "mean_token_accuracy": Heading("tokens predicted right", _share),
