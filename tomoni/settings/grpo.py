@@ -20,9 +20,7 @@ class Config(TrainingSettings, RolloutSettings, ReferenceSettings):
     batch_size: Annotated[int, Field(ge=1)] = 8  # prompts per step
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-5
     num_train_epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    beta: Annotated[float, Field(ge=0)] = (
-        0.0  # of the divergence from the reference; 0: it is only watched, at evaluations
-    )
+    beta: Annotated[float, Field(ge=0)] = 0.0  # of the divergence from the reference; 0: it is only watched
     kl_in: Literal["reward", "loss"] = "loss"
     kl_estimator: Literal["k2", "k3"] = "k3"  # in the loss
     scale_rewards: Literal["group", "batch", "none"] = "none"  # what advantages are divided by
