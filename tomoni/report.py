@@ -48,6 +48,23 @@ class Stats(dict[str, Mean]):
         return Stats({name: mean for name, mean in self.items() if math.isfinite(mean.value)})
 
 
+class Looked(Stats):
+    """Statistics of a look, with each item's own numbers: `each[name]` in the items' order. `a + b`: a's items, then b's.
+
+    By them two looks at the same items can be compared item by item, whose chance differences then fall out.
+    """
+
+    def __init__(self, stats: Mapping[str, Mean], each: Mapping[str, Sequence[float]]) -> None:
+        super().__init__(stats)
+        self.each: dict[str, tuple[float, ...]] = {name: tuple(values) for name, values in each.items()}
+
+    def __add__(self, other: Mapping[str, Mean]) -> Stats:
+        added = super().__add__(other)
+        if not isinstance(other, Looked):
+            return added
+        return Looked(added, {name: values + other.each[name] for name, values in self.each.items()})
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """All that a method carries from step to step besides what the engine holds: JSON values only."""

@@ -55,7 +55,7 @@ def test_where_there_is_a_reward_it_stands_in_the_place_of_the_loss() -> None:
     out = io.StringIO()
     listener = progress(out)
     listener(Stepped(1, 1, -0.004, 1234.5, 0.0, 2**30, reward=0.75))
-    listener(Evaluated(1, {"step": 1, "eval_reward": 0.5, "eval_reward_square": 0.3, "eval_loss": -0.5}))
+    listener(Evaluated(1, {"step": 1, "eval_reward": 0.5, "eval_loss": -0.5}))
     assert out.getvalue().splitlines() == [
         "step 1/1  reward 0.750  1,234 tokens/s  1.0 GiB  0.0 s left",
         "step 1: eval_reward 0.5",

@@ -47,12 +47,13 @@ METHODS: dict[str, dict[str, Any]] = {
         "mask_truncated_completions": True,
     },
     "ppo": {
-        "batch_size": 256,
-        "max_steps": 120,
+        "batch_size": 128,
+        "max_steps": 160,
         "num_ppo_epochs": 2,
         "learning_rate": 5e-5,
-        "kl_coef": 0.1,
-        "vf_coef": 0.05,
+        "kl_coef": 0.05,
+        "vf_coef": 0.001,  # values that shape the layers below them, too, cost facts
+        "value_lr_ratio": 100,
         "missing_eos_penalty": 0.5,
     },
 }

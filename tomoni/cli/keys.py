@@ -14,12 +14,13 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from tomoni.settings import common, reference, rollouts
+from tomoni.settings import common, reference, rollouts, watching
 from tomoni.settings.schedule import SCHEDULES
 
 GROUPS: dict[type[BaseModel], str] = {
     rollouts.RolloutSettings: "Completions",
     rollouts.RewardSettings: "Rewards",
+    watching.WatchSettings: "Watching for over-optimisation",
     reference.ReferenceSettings: "The reference",
     common.DataSettings: "Data",
     common.TrainedPart: "What is trained",

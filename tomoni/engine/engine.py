@@ -62,8 +62,8 @@ class Engine:
 
     `trained` maps names to the parameters that are trained (see `trained.choose`); `score_head` adds a linear head
     whose weights are trained too. `keep_reference` keeps a copy of the trained weights as they are now, for
-    `logprobs(of="reference")`: since a resumed run starts from the same model before it loads its checkpoint, this is
-    the run's start in either case; `reference_engine` stands in its place where the reference is another model.
+    `logprobs(of="start")` and `of="reference"`: since a resumed run starts from the same model before it loads its
+    checkpoint, this is the run's start in either case; `reference_engine` is the reference where that is another model.
     Log-probabilities are those of softmax(logits / `temperature`), as a policy that samples so needs them.
     """
 
@@ -111,12 +111,14 @@ class Engine:
     # -- looking: no gradient, no dropout, no trace ------------------------------------------------------------------
 
     def logprobs(
-        self, items: Sequence[Item], *, of: Literal["policy", "reference"] = "policy", keep: bool = False
+        self, items: Sequence[Item], *, of: Literal["policy", "reference", "start"] = "policy", keep: bool = False
     ) -> list[tuple[Float32, ...]]:
         """Per item and row float32[T]: the log-probability of each trained position's target, 0 elsewhere. `keep`: a
         reference's are computed once an item, and found again when it comes again (see `reference`)."""
         if of == "reference":
             return self.reference.logprobs(items, keep=keep)
+        if of == "start":
+            return self.reference.logprobs_of_start(items)
         return self._per_row(items, lambda batch, out: spread(batch, out.logprobs_P))
 
     def logprobs_alone(self, items: Sequence[Item]) -> list[tuple[Float32, ...]]:

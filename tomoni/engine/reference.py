@@ -1,6 +1,7 @@
 """The reference that a method measures its distance from: the run's start, a moving average of it, or another model.
 
-The start is kept as a copy of the trained weights alone: all others are the policy's own. Log-probabilities that are to
+The start is kept as a copy of the trained weights alone: all others are the policy's own. It stays when the average
+moves, so that the distance from it can be told in either case. Log-probabilities that are to
 be kept are computed for each item by itself and on one core, so that no batch, and no number of cores, shows in them: a
 resumed run, which computes some of them anew, goes on with the same bits.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,14 +29,16 @@ KEPT_BYTES = 2**29  # of log-probabilities; what is beyond is computed again eac
 
 
 class Reference:
-    """`moved`: whether it is a moving average, which a checkpoint has to hold."""
+    """`start`: the trained weights as they were; `weights`: those of the reference, where they are not another model's.
+    `moved`: whether it is a moving average, which a checkpoint has to hold."""
 
     def __init__(self, policy: Engine, *, keep: bool, other: Engine | None) -> None:
         self.policy = policy
         self.other = other
-        self.weights: dict[str, Tensor] | None = (
-            {name: weight.detach().clone() for name, weight in policy.trained.items()} if keep and not other else None
+        self.start: dict[str, Tensor] | None = (
+            {name: weight.detach().clone() for name, weight in policy.trained.items()} if keep else None
         )
+        self.weights = self.start if other is None else None
         self.moved = False
         self._kept: dict[bytes, Float32] = {}
         self._bytes = 0
@@ -58,10 +61,20 @@ class Reference:
             for item, key in zip(items, keys, strict=True)
         ]
 
+    @property
+    def is_start(self) -> bool:
+        return self.other is None and not self.moved
+
+    def logprobs_of_start(self, items: Sequence[Item]) -> list[tuple[Float32, ...]]:
+        if self.start is None:
+            raise ValueError("this engine has not kept its start; build it with keep_reference")
+        with self._in_place(self.start):
+            return self.policy.logprobs(items)
+
     def move(self, rate: float) -> None:
         if self.weights is None:
             raise ValueError("only a reference that is kept as weights can move")
-        self.moved = True
+        self._leave_start()
         self._kept.clear()
         with torch.no_grad():
             for name, weight in self.policy.trained.items():
@@ -74,31 +87,38 @@ class Reference:
     def load(self, folder: Path) -> None:
         if self.weights is None or not (folder / FILE).exists():
             return
-        self.moved = True
+        self._leave_start()
         for name, weight in load_file(folder / FILE).items():
             self.weights[name].copy_(weight)
+
+    def _leave_start(self) -> None:
+        """The average becomes a copy of its own."""
+        assert self.weights is not None
+        if not self.moved:
+            self.weights = {name: weight.clone() for name, weight in self.weights.items()}
+        self.moved = True
 
     def _computed(self, items: Sequence[Item]) -> list[tuple[Float32, ...]]:
         if self.other is not None:
             return self.other.logprobs(items)
-        with self._in_place():
+        assert self.weights is not None
+        with self._in_place(self.weights):
             return self.policy.logprobs(items)
 
     def _alone(self, items: Sequence[Item]) -> list[tuple[Float32, ...]]:
         if self.other is not None:
             return self.other.logprobs_alone(items)
-        with self._in_place():
+        assert self.weights is not None
+        with self._in_place(self.weights):
             return self.policy.logprobs_alone(items)
 
     @contextlib.contextmanager
-    def _in_place(self) -> Iterator[None]:
-        """The policy's trained weights are the reference's, for the time of a look; swapped by storage: nothing is
-        copied."""
-        assert self.weights is not None
+    def _in_place(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """The policy's trained weights are these, for the time of a look; swapped by storage: nothing is copied."""
         current = {name: weight.data for name, weight in self.policy.trained.items()}
         try:
             for name, weight in self.policy.trained.items():
-                weight.data = self.weights[name]
+                weight.data = weights[name]
             yield
         finally:
             for name, weight in self.policy.trained.items():

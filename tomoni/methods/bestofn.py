@@ -16,9 +16,9 @@ import numpy as np
 
 from tomoni import losses
 from tomoni.data.prompts import prompt_item
-from tomoni.report import Mean, Report, State, Stats
+from tomoni.report import Looked, Mean, Report, State
 from tomoni.rewards.looking import look
-from tomoni.rewards.rollouts import Rollout, require, roll_out, statistics, told
+from tomoni.rewards.rollouts import Rollout, from_start, require, roll_out, statistics, told
 from tomoni.rows import Item
 from tomoni.settings.bestofn import Config
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 items = prompt_item
 
 
-def evaluate(engine: Engine, items: Sequence[Item], cfg: Config, rewards: Rewards | None = None) -> Stats:
+def evaluate(engine: Engine, items: Sequence[Item], cfg: Config, rewards: Rewards | None = None) -> Looked:
     return look(engine, items, cfg, require(rewards))
 
 
@@ -40,7 +40,8 @@ def steps(engine: Engine, data: Stream, cfg: Config, state: State, rewards: Rewa
     for step in range(state.step, cfg.steps):
         rollout = roll_out(engine, sampler, data.batch(step), cfg, rewards, step=step)
         chosen = best(rollout, cfg.min_gain)
-        stats = statistics(rollout) | {"kept": Mean(float(len(chosen)), len(rollout.items))}
+        stats = statistics(rollout) | from_start(engine, rollout.items)
+        stats |= {"kept": Mean(float(len(chosen)), len(rollout.items))}
         if chosen:
             stats |= engine.forward_backward(chosen, losses.nll) | engine.optim_step(cfg.lr_at(step))
         yield Report.after(step, chosen, stats, completions=told(rollout))

@@ -15,10 +15,19 @@ import numpy as np
 
 from tomoni.data.prompts import prompt_item
 from tomoni.losses import Loss, Unit, policy
-from tomoni.report import Mean, Report, State, Stats
+from tomoni.report import Looked, Mean, Report, State
 from tomoni.rewards.advantages import group_relative
 from tomoni.rewards.looking import look
-from tomoni.rewards.rollouts import Rollout, divergences, require, roll_out, statistics, told, with_behaviour
+from tomoni.rewards.rollouts import (
+    Rollout,
+    divergences,
+    from_start,
+    require,
+    roll_out,
+    statistics,
+    told,
+    with_behaviour,
+)
 from tomoni.rows import Item, with_reference
 from tomoni.settings.grpo import Config
 
@@ -30,7 +39,7 @@ if TYPE_CHECKING:
 items = prompt_item
 
 
-def evaluate(engine: Engine, items: Sequence[Item], cfg: Config, rewards: Rewards | None = None) -> Stats:
+def evaluate(engine: Engine, items: Sequence[Item], cfg: Config, rewards: Rewards | None = None) -> Looked:
     return look(engine, items, cfg, require(rewards))
 
 
@@ -39,7 +48,8 @@ def steps(engine: Engine, data: Stream, cfg: Config, state: State, rewards: Rewa
     sampler = engine.sampler(max_batch=cfg.batch_size * cfg.num_generations)
     for step in range(state.step, cfg.steps, cfg.num_iterations):
         rollout = roll_out(engine, sampler, data.batch(step // cfg.num_iterations), cfg, rewards, step=step)
-        groups, stats = with_distance(engine, rollout, cfg), statistics(rollout)
+        groups = with_distance(engine, rollout, cfg)
+        stats = statistics(rollout) | from_start(engine, groups)
         returns_BK = rollout.rewards_BK
         if cfg.beta and (cfg.kl_in == "reward" or cfg.num_iterations > 1):
             kl_BK = divergences(groups).reshape(returns_BK.shape)

@@ -18,10 +18,10 @@ import numpy as np
 from tomoni.data.prompts import prompt_item
 from tomoni.data.stream import Permutation
 from tomoni.losses import policy
-from tomoni.report import Mean, Report, State, Stats
+from tomoni.report import Looked, Mean, Report, State, Stats
 from tomoni.rewards.advantages import gae, whitened
 from tomoni.rewards.looking import look
-from tomoni.rewards.rollouts import divergences, require, roll_out, statistics, told
+from tomoni.rewards.rollouts import divergences, from_start, require, roll_out, statistics, told
 from tomoni.rows import Item, Row, with_reference
 from tomoni.settings.ppo import Config
 
@@ -34,7 +34,7 @@ items = prompt_item
 LARGEST_ERROR = 0.2  # of the divergence relative to its target, as far as beta answers to it
 
 
-def evaluate(engine: Engine, items: Sequence[Item], cfg: Config, rewards: Rewards | None = None) -> Stats:
+def evaluate(engine: Engine, items: Sequence[Item], cfg: Config, rewards: Rewards | None = None) -> Looked:
     return look(engine, items, cfg, require(rewards))
 
 
@@ -50,7 +50,7 @@ def steps(engine: Engine, data: Stream, cfg: Config, state: State, rewards: Rewa
         kl_N = divergences(episodes)
         scores_N = rollout.scores.total_N - cfg.missing_eos_penalty * ~rollout.ended_N
         episodes = with_advantages(episodes, scores_N, beta, cfg)
-        stats = statistics(rollout) | ppo_statistics(kl_N, scores_N, beta)
+        stats = statistics(rollout) | from_start(engine, episodes) | ppo_statistics(kl_N, scores_N, beta)
         beta = adapted(beta, float(kl_N.mean()), len(kl_N), cfg)
         last = min(step + cfg.updates_per_batch, cfg.steps) - 1
         for update in range(step, last + 1):

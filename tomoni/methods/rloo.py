@@ -16,10 +16,10 @@ import numpy as np
 
 from tomoni.data.prompts import prompt_item
 from tomoni.losses import policy
-from tomoni.report import Mean, Report, State, Stats
+from tomoni.report import Looked, Mean, Report, State
 from tomoni.rewards.advantages import leave_one_out, whitened
 from tomoni.rewards.looking import look
-from tomoni.rewards.rollouts import divergences, require, roll_out, statistics, told, with_behaviour
+from tomoni.rewards.rollouts import divergences, from_start, require, roll_out, statistics, told, with_behaviour
 from tomoni.rows import Item, with_reference
 from tomoni.settings.rloo import Config
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 items = prompt_item
 
 
-def evaluate(engine: Engine, items: Sequence[Item], cfg: Config, rewards: Rewards | None = None) -> Stats:
+def evaluate(engine: Engine, items: Sequence[Item], cfg: Config, rewards: Rewards | None = None) -> Looked:
     return look(engine, items, cfg, require(rewards))
 
 
@@ -49,7 +49,8 @@ def steps(engine: Engine, data: Stream, cfg: Config, state: State, rewards: Rewa
             advantages_BK = whitened(advantages_BK, shift_mean=True)
         kept_BK = rollout.ended_N.reshape(kl_BK.shape) | (not cfg.mask_truncated_completions)
         groups = with_advantages(groups, advantages_BK, kept_BK)
-        stats = statistics(rollout) | {"objective/kl": Mean(float(kl_BK.sum()), kl_BK.size)}
+        stats = statistics(rollout) | from_start(engine, groups)
+        stats |= {"objective/kl": Mean(float(kl_BK.sum()), kl_BK.size)}
         last = min(step + cfg.num_iterations, cfg.steps) - 1
         for update in range(step, last + 1):
             learnt = engine.forward_backward(groups, loss) | engine.optim_step(cfg.lr_at(update))

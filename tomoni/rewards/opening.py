@@ -45,8 +45,22 @@ class Weighed:
 def open_rewards(cfg: TrainingSettings, tokenizer: PreTrainedTokenizerBase) -> Weighed:
     """`tokenizer` is the policy's: a reward model that has the same one reads the sampled tokens as they are."""
     names: tuple[str, ...] = cfg.reward_funcs  # type: ignore[attr-defined]
+    return Weighed(_opened(names, cfg, tokenizer), cfg.reward_weights)  # type: ignore[attr-defined]
+
+
+def open_eval_rewards(trained: Weighed, cfg: TrainingSettings, tokenizer: PreTrainedTokenizerBase) -> Weighed:
+    """What scores held-out completions: `eval_reward_funcs`, with those that are trained on beside them for nothing; or
+    these themselves."""
+    names: tuple[str, ...] = cfg.eval_reward_funcs  # type: ignore[attr-defined]
+    if not names:
+        return trained
+    others = _opened(names, cfg, tokenizer)
+    return Weighed([*trained.rewards, *others], (0.0,) * len(trained.rewards) + (1.0,) * len(others))
+
+
+def _opened(names: Sequence[str], cfg: TrainingSettings, tokenizer: PreTrainedTokenizerBase) -> list[Reward]:
     key = getattr(cfg, "reward_api_key_env", None)
-    return Weighed([_open(name, cfg, tokenizer, key) for name in names], cfg.reward_weights)  # type: ignore[attr-defined]
+    return [_open(name, cfg, tokenizer, key) for name in names]
 
 
 def _open(name: str, cfg: TrainingSettings, tokenizer: PreTrainedTokenizerBase, key: str | None) -> Reward:

@@ -19,7 +19,9 @@ from tomoni.errors import ConfigError
 from tomoni.records import Message
 from tomoni.report import Mean, Stats
 from tomoni.rewards.answered import Answered, Float64, Rewards, Scores
-from tomoni.rows import Float32, Item, Row
+from tomoni.rewards.distance import kl_of
+from tomoni.rewards.variety import length_slope, log_length, variety
+from tomoni.rows import Float32, Int32, Item, Row, with_reference
 
 if TYPE_CHECKING:
     from tomoni.engine.engine import Engine
@@ -61,6 +63,11 @@ class Rollout:
     def ended_N(self) -> np.ndarray:
         """Whether each completion came to its end."""
         return np.array([answer.finish == "stop" for answer in self.answers])
+
+    @property
+    def completions(self) -> list[Int32]:
+        """The sampled tokens."""
+        return [answer.row.tokens[answer.row.weights > 0] for answer in self.answers]
 
     def by_row(self, values: Sequence[Any]) -> Iterator[tuple[Item, list[Any]]]:
         """Each item with its part of N values."""
@@ -139,12 +146,35 @@ def _gap(row: Row) -> Float32:
     return (row.behaviour - row.reference) * (row.weights > 0)
 
 
+def from_start(engine: Engine, groups: Sequence[Item]) -> Stats:
+    """How far the policy has gone since the run began, and how sure it is of what it says:
+
+    kl_from_start    KL(policy || start) in nats a completion (see `distance.kl_of`)
+    entropy          mean of -log p over the sampled tokens, whose expectation is the policy's entropy there, in nats
+
+    Of all completions where the log-probabilities are at hand, else of each prompt's first: as unbiased, at a K-th of
+    the work.
+    """
+    rows = [row for item in groups for row in item.rows]
+    sampled = all(row.behaviour is not None for row in rows)
+    if not (sampled and engine.reference.is_start and all(row.reference is not None for row in rows)):
+        groups = with_behaviour(engine, [item.with_rows(item.rows[:1]) for item in groups])
+        groups = with_reference(groups, engine.logprobs(groups, of="start"))
+    gaps = [_gap(row)[row.weights > 0].astype(np.float64) for item in groups for row in item.rows]
+    told = rows if sampled else [row for item in groups for row in item.rows]
+    surprise = sum(float(row.behaviour.sum(dtype=np.float64)) for row in told if row.behaviour is not None)
+    return Stats(
+        kl_from_start=Mean(float(kl_of(gaps).sum()), len(gaps)),
+        entropy=Mean(-surprise, sum(int(np.count_nonzero(row.weights)) for row in told)),
+    )
+
+
 def statistics(rollout: Rollout) -> Stats:
-    """Rewards and lengths, in the names that TRL's trainers log."""
+    """Rewards, lengths and variety, in the names that TRL's trainers log where they have one."""
     total_N, values_NF = rollout.scores.total_N, rollout.scores.values_NF
     count = len(total_N)
     spread_B = rollout.rewards_BK.std(1)
-    lengths = [int(np.count_nonzero(answer.row.weights)) for answer in rollout.answers]
+    lengths = [len(completion) for completion in rollout.completions]
     stats = {
         "reward": Mean(float(total_N.sum()), count),
         "reward_std": Mean(float(spread_B.sum()), len(spread_B)),
@@ -154,10 +184,10 @@ def statistics(rollout: Rollout) -> Stats:
     }
     for name, values_N in zip(rollout.scores.names, values_NF.T, strict=True):
         stats[f"rewards/{name}/mean"] = Mean(float(values_N.sum()), count)
-    behaviour = [answer.row.behaviour for answer in rollout.answers]
-    if all(values is not None for values in behaviour):
-        stats["entropy"] = Mean(-float(sum(values.sum(dtype=np.float64) for values in behaviour)), sum(lengths))  # type: ignore[union-attr]
-    return Stats(stats)
+    logs_BK = np.array([log_length(length) for length in lengths]).reshape(rollout.rewards_BK.shape)
+    stats["completions/log_length"] = Mean(float(logs_BK.sum()), count)
+    stats["completions/length_slope"] = length_slope(rollout.rewards_BK, logs_BK)
+    return Stats(stats) | variety([completion.tolist() for completion in rollout.completions])
 
 
 def told(rollout: Rollout) -> list[Mapping[str, Any]]:

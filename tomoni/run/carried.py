@@ -9,6 +9,7 @@ from typing import Any
 
 from tomoni.report import Report, Stats
 from tomoni.run.outcome import Measured, stats_from_json, stats_to_json
+from tomoni.run.watching import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,11 @@ class Carried:
     window_seconds: float = 0.0
     best: Best | None = None
     evaluation_due: bool = False
-    ended: str | None = None  # why the method ended the run before its last step
+    ended: str | None = None  # why the run ended before its last step
+    ended_too_far: bool = False  # because the policy had learnt more of its reward than is good
     last_evaluation: Measured | None = None
     last_evaluation_step: int = -1
+    watch: Watch = field(default_factory=Watch)
     _recent: float = 0.0  # seconds a step, smoothed; for the time left only
     _recent_tokens: float = 0.0
 
@@ -52,6 +55,7 @@ class Carried:
         self.window_tokens += report.tokens
         recent = self._recent_tokens or report.tokens
         self._recent_tokens = 0.9 * recent + 0.1 * report.tokens
+        self.watch.begin(report.stats)
 
     def evaluated(self, measured: Measured) -> None:
         self.last_evaluation = measured
@@ -73,6 +77,7 @@ class Carried:
             "step": self.step,
             "epoch": round(epoch, 6),
             **values,
+            **self.watch.line(values),
             "num_tokens": self.tokens,
             "tokens_per_second": self.window_tokens / self.window_seconds if self.window_seconds else 0.0,
             "seconds": self.seconds,
@@ -94,8 +99,10 @@ class Carried:
             "best": None if self.best is None else {"step": self.best.step, "loss": self.best.loss, "by": self.best.by},
             "evaluation_due": self.evaluation_due,
             "ended": self.ended,
+            "ended_too_far": self.ended_too_far,
             "last_evaluation": None if self.last_evaluation is None else self.last_evaluation.as_json(),
             "last_evaluation_step": self.last_evaluation_step,
+            "watch": self.watch.as_json(),
         }
 
     @staticmethod
@@ -108,6 +115,8 @@ class Carried:
             best=None if best is None else Best(**best),
             evaluation_due=body["evaluation_due"],
             ended=body.get("ended"),
+            ended_too_far=body.get("ended_too_far", False),
             last_evaluation=None if last is None else Measured.from_json(last),
             last_evaluation_step=body["last_evaluation_step"],
+            watch=Watch.from_json(body["watch"]) if "watch" in body else Watch(),
         )

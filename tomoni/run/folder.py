@@ -10,7 +10,7 @@ completions.jsonl    one line per sampled completion with its scores, where the 
 before.json          loss and answers before the first step
 checkpoints/         step-000123/ and so on; best.json names the best
 model/ or adapter/   the result, in Hugging Face's or PEFT's form
-report.json, report.md
+report.json, report.md, overoptimisation.svg
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ State = Literal["running", "stopped", "finished", "failed"]
 # keys that change neither weights nor what is measured; a run may be taken up with other values of them
 FREE = (
     "output_dir", "logging_steps", "eval_steps", "save_steps", "save_total_limit", "report_to", "sample_prompts",
-    "load_best_model_at_end", "on_nonfinite",
+    "load_best_model_at_end", "on_nonfinite", "on_overoptimization", "max_kl",
 )  # fmt: skip
 # keys whose change keeps the result up to rounding (and to which numbers dropout draws), but not bit for bit
 ROUNDING = ("device", "threads", "tokens_per_microbatch", "gradient_checkpointing")

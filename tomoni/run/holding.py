@@ -87,7 +87,9 @@ def reference_engine(cfg: TrainingSettings, tokenizer: Tokenizer) -> Engine | No
     return Engine(model, trained={}, cfg=cfg, temperature=getattr(cfg, "temperature", 1.0))
 
 
-def opened_rewards(cfg: TrainingSettings, tokenizer: Tokenizer) -> Rewards:
-    from tomoni.rewards.opening import open_rewards
+def opened_rewards(cfg: TrainingSettings, tokenizer: Tokenizer) -> tuple[Rewards, Rewards]:
+    """What the policy is trained on, and what scores it when it is looked at."""
+    from tomoni.rewards.opening import open_eval_rewards, open_rewards
 
-    return open_rewards(cfg, tokenizer)
+    trained = open_rewards(cfg, tokenizer)
+    return trained, open_eval_rewards(trained, cfg, tokenizer)

@@ -46,5 +46,6 @@ class Job:
     prompts: Sequence[Answer] = ()
     answer: Callable[[], list[str]] | None = None
     rewards: Rewards | None = None
+    eval_rewards: Rewards | None = None  # what scores when the model is looked at; None: the same
     device_type: str = "cpu"
     notices: Sequence[str] = field(default=())

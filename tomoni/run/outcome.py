@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tomoni.report import Mean, Stats
+from tomoni.report import Looked, Mean, Stats
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The model on `items` items that are looked at in the same way before and after; `loss` is what the best is chosen by, the lower the
-    better: for sft and pretrain in nats a token."""
+    """The model on `items` items that are looked at in the same way before and after; `loss` is what the best is chosen
+    by, the lower the better: for sft and pretrain in nats a token."""
 
     stats: Stats
     items: int
@@ -36,15 +36,22 @@ class Measured:
     def perplexity(self) -> float:
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
+    @property
+    def each_reward(self) -> tuple[float, ...]:
+        """Prompt by prompt, in the same order at every look; empty where nothing is rewarded."""
+        return self.stats.each.get("reward", ()) if isinstance(self.stats, Looked) else ()
+
     def _value(self, name: str) -> float:
         return self.stats[name].value if name in self.stats else math.nan
 
     def as_json(self) -> dict[str, Any]:
-        return {"on": self.on, "items": self.items, "stats": stats_to_json(self.stats)}
+        each = {"each": self.stats.each} if isinstance(self.stats, Looked) else {}
+        return {"on": self.on, "items": self.items, "stats": stats_to_json(self.stats), **each}
 
     @staticmethod
     def from_json(body: dict[str, Any]) -> Measured:
-        return Measured(stats_from_json(body["stats"]), body["items"], body["on"])
+        stats = stats_from_json(body["stats"])
+        return Measured(Looked(stats, body["each"]) if "each" in body else stats, body["items"], body["on"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,8 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class Result:
     """`model` is the finished model's or adapter's folder; None for a stopped run. `best` is the checkpoint with the
-    lowest held-out loss (or the highest reward), where evaluations were made during the run."""
+    lowest held-out loss (or the highest reward), where evaluations were made during the run. `ended`: why the run ended
+    before its last step."""
 
     folder: Path
     status: Literal["finished", "stopped"]
@@ -74,6 +82,7 @@ class Result:
     model: Path | None = None
     best: Path | None = None
     signal: int | None = None
+    ended: str | None = None
     seconds: float = 0.0  # of training; looking and saving not counted
     tokens: int = 0
     peak_memory_bytes: int = 0

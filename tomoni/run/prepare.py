@@ -69,13 +69,14 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
     trained = chosen(_model(cfg, start, scores="score" in held), cfg, held)
     context = longest_row(trained.model)
     _require_context(context, data.longest + getattr(cfg, "max_completion_length", 0))
+    another = reference_engine(cfg, start.tokenizer) if "reference" in held else None
     engine = Engine(
         trained.model,
         trained=trained.parameters,
         cfg=cfg,
         score_head=score_head(cfg, held, encoder=start.encoder),
-        keep_reference="reference" in held,
-        reference_engine=reference_engine(cfg, start.tokenizer) if "reference" in held else None,
+        keep_reference="reference" in held and ("rewards" in held or not another),
+        reference_engine=another,
         tokenizer=start.tokenizer,
         temperature=getattr(cfg, "temperature", 1.0),
     )
@@ -83,6 +84,7 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
     asked = []
     if isinstance(render, Renderer) and "score" not in held:
         asked = samples(data.records, render, start.tokenizer, count=cfg.sample_prompts, context=context)
+    rewards, eval_rewards = opened_rewards(cfg, start.tokenizer) if "rewards" in held else (None, None)
     return Job(
         cfg=cfg,
         method=method,
@@ -102,7 +104,8 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
         ),
         prompts=[sample.shown for sample in asked],
         answer=answers(engine, start.tokenizer, render, asked) if asked and isinstance(render, Renderer) else None,
-        rewards=opened_rewards(cfg, start.tokenizer) if "rewards" in held else None,
+        rewards=rewards,
+        eval_rewards=eval_rewards,
         device_type=engine.device.type,
         notices=(*render.notes, *data.notices, *_too_few(cfg, len(data.train)), *([kept] if kept else [])),
     )

@@ -51,9 +51,8 @@ def describe(event: Event) -> str | None:
 
 
 def _unsaid(metrics: Mapping[str, float]) -> set[str]:
-    """Where there is a reward, the loss is its negative, and the square is there for the report."""
-    rewarded = [name.removesuffix("reward") for name in metrics if name.endswith("_reward")]
-    return {"step", *(begin + name for begin in rewarded for name in ("loss", "reward_square"))}
+    """Where there is a reward, the loss is its negative."""
+    return {"step", *(f"{name.removesuffix('reward')}loss" for name in metrics if name.endswith("_reward"))}
 
 
 def measure_text(event: Stepped, digits: int = 3) -> str:

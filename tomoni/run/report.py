@@ -36,6 +36,7 @@ def as_json(result: Result, cfg: TrainingSettings) -> dict[str, Any]:
         "state": result.status,
         "method": getattr(cfg, "method", None),
         "step": result.step,
+        "ended": result.ended,
         "before": _measured_json(result.before),
         "after": _measured_json(result.after),
         "figures": [asdict(row) for row in figures.rows(result.before, result.after)],

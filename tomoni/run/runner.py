@@ -17,8 +17,9 @@ from typing import Any, cast
 
 from tomoni.engine import checkpoint
 from tomoni.errors import CheckpointError, RunError, UserError
-from tomoni.report import Report, State
+from tomoni.report import Looked, Report, State
 from tomoni.run import report as reports
+from tomoni.run import watched
 from tomoni.run.carried import Best, Carried
 from tomoni.run.events import (
     Ended,
@@ -39,7 +40,9 @@ from tomoni.run.memory import peak_bytes
 from tomoni.run.outcome import Answer, Measured, Result
 from tomoni.run.stopping import StopRequest, listening
 from tomoni.run.tracking import TensorBoard
+from tomoni.run.watching import form_of
 from tomoni.settings.common import TrainingSettings
+from tomoni.settings.watching import WatchSettings
 
 SECONDS_BETWEEN_SAVES = 300.0
 ITEMS_PER_LOOK = 64  # between two looks at whether the run is to stop
@@ -228,7 +231,8 @@ class Runner:
                 raise _Stopped
             end = min(begin + ITEMS_PER_LOOK, len(items))
             some = [items[index] for index in range(begin, end)]
-            part = self.job.method.evaluate(cast(Any, self.job.engine), some, self.cfg, self.job.rewards)
+            rewards = self.job.eval_rewards or self.job.rewards
+            part = self.job.method.evaluate(cast(Any, self.job.engine), some, self.cfg, rewards)
             stats = part if stats is None else stats + part
             self.tell(Evaluating(end, len(items)))
         if stats is None:
@@ -252,11 +256,39 @@ class Runner:
         line = {
             "step": self.carried.step,
             **{prefix + name: mean for name, mean in measured.stats.finite().means().items()},
+            **{prefix + name: value for name, value in self._watched(measured).items()},
         }
         self.metrics.append(line)
         self.tell(Evaluated(self.carried.step, line, best))
+        if held_out and self.carried.watch.points:
+            self._judge()
         if best:
             self._save()
+
+    def _watched(self, measured: Measured) -> dict[str, float]:
+        """What the evaluation of a policy is beside the start's, where its items can be compared."""
+        kept = self.folder.read_json("before.json") if isinstance(measured.stats, Looked) else None
+        start = Measured.from_json(kept["measured"]).stats if kept else None
+        if not isinstance(start, Looked) or not isinstance(measured.stats, Looked):
+            return {}
+        return self.carried.watch.add(self.carried.step, start, measured.stats)
+
+    def _judge(self) -> None:
+        """Say, once, that the policy has gone too far; or end the run there."""
+        watch = self.carried.watch
+        if not isinstance(self.cfg, WatchSettings):
+            return
+        reason, ends = watch.too_far(self.cfg, form_of(self.cfg))
+        if reason is None:
+            return
+        if ends:
+            self.carried.ended, self.carried.ended_too_far = reason, True
+            self.tell(Notice(f"ended after step {self.carried.step}: {reason}"))
+        elif not watch.warned:
+            watch.warned = True
+            self.tell(
+                Notice(f"{reason}; best.json names the best checkpoint (on_overoptimization: stop would end here)")
+            )
 
     def _before(self) -> Measured:
         """Loss and answers before the first step; kept in the folder, because a resumed run cannot measure them again."""
@@ -339,7 +371,7 @@ class Runner:
 
     def _choose_weights(self) -> None:
         """The last step's weights are the result; with `load_best_model_at_end` those of the best evaluation."""
-        if not self.cfg.load_best_model_at_end:
+        if not (self.cfg.load_best_model_at_end or self.carried.ended_too_far):
             return
         best = self.carried.best
         if best is None:
@@ -353,7 +385,11 @@ class Runner:
         try:
             checkpoint.verify(folder)
         except CheckpointError as error:
-            self.tell(Notice(f"load_best_model_at_end: {error.what}; the result holds the last step's weights"))
+            self.tell(
+                Notice(
+                    f"the best evaluation's weights are lost: {error.what}; the result holds the last step's weights"
+                )
+            )
             return
         self.job.engine.load(folder)
         self.carried.last_evaluation = None
@@ -376,10 +412,19 @@ class Runner:
         checkpoint.commit(final, self.job.save_model, bytes_needed=self.job.result_bytes)
         self.tell(Saved(final))
         result = self._result("finished", before=before, after=after, answers=answers, model=final)
-        self.folder.write_json("report.json", reports.as_json(result, self.cfg))
-        checkpoint.atomic_write(self.folder.root / "report.md", reports.as_markdown(result, self.cfg))
+        self._report(result)
         self.folder.set_status("finished", step=self.carried.step, steps=self.cfg.steps)
         return result
+
+    def _report(self, result: Result) -> None:
+        watch, root = self.carried.watch, self.folder.root
+        self.folder.write_json("report.json", reports.as_json(result, self.cfg) | watched.as_json(watch, self.cfg))
+        held_out = self.job.looked_at_is == "validation"
+        section = watched.as_markdown(watch, self.cfg, held_out=held_out, ended=result.ended)
+        checkpoint.atomic_write(root / "report.md", reports.as_markdown(result, self.cfg) + section)
+        if watch.points:
+            drawn = watched.chart(watch, watched.read_metrics(self.folder.metrics), self.cfg)
+            checkpoint.atomic_write(root / watched.FILE, drawn)
 
     def _answers_at_end(self) -> list[str]:
         try:
@@ -393,6 +438,7 @@ class Runner:
             status,
             step=self.carried.step,
             steps=self.cfg.steps,
+            ended=self.carried.ended,
             best=self._point_to_best(),
             seconds=self.carried.seconds,
             tokens=self.carried.tokens,

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from tomoni.config import Frozen
 from tomoni.settings.common import Filled, Positive
+from tomoni.settings.watching import WatchSettings
 
 FORMS = ("prompt", "messages", "prompt_completion", "alpaca", "sharegpt", "preference")
 
@@ -45,7 +46,7 @@ class RewardSettings(Frozen):
         return self
 
 
-class RolloutSettings(RewardSettings):
+class RolloutSettings(RewardSettings, WatchSettings):
     """`batch_size` counts prompts; each has `num_generations` completions of at most `max_completion_length` tokens."""
 
     num_generations: Annotated[int, Field(ge=1)] = 8  # completions of each prompt
