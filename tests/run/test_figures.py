@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from tomoni.cli import training
 from tomoni.config import dump, load
 from tomoni.evaluate.metrics import mean_interval
-from tomoni.report import Mean, Stats
+from tomoni.report import Looked, Mean, Stats
 from tomoni.run.figures import rows
 from tomoni.run.methods import METHODS, config_class
 from tomoni.run.outcome import Measured, Result
@@ -39,19 +40,31 @@ def test_of_pairs_there_is_an_accuracy_with_its_interval_and_no_perplexity() -> 
     }
 
 
+def looked(rewards: Sequence[float]) -> Measured:
+    count = float(len(rewards))
+    total = math.fsum(rewards)
+    stats = Stats(
+        {"reward": Mean(total, count), "loss": Mean(-total, count), "rewards/polite/mean": Mean(total, count)}
+    )
+    return Measured(Looked(stats, {"reward": list(rewards)}), len(rewards), "validation")
+
+
 def test_of_rewards_the_interval_is_that_of_their_standard_error() -> None:
     rewards = [0.5, 1.0, -2.0, 3.25, 0.0, 1.5]
-    count = float(len(rewards))
-    sums = (math.fsum(rewards), count)
-    found = shown(
-        reward=sums,
-        reward_square=(sum(r * r for r in rewards), count),
-        loss=(-sums[0], count),
-        rewards__polite__mean=sums,
-    )
-    half = 1.959964 * statistics.stdev(rewards) / math.sqrt(count)
+    half = 1.959964 * statistics.stdev(rewards) / math.sqrt(len(rewards))
     mean = statistics.mean(rewards)
-    assert found == {"reward (95 % interval)": f"{mean:.3f} ({mean - half:.3f} to {mean + half:.3f})"}
+    found = rows(looked(rewards), looked(rewards))[0]
+    assert (found.what, found.after) == (
+        "reward (95 % interval)",
+        f"{mean:.3f} ({mean - half:.3f} to {mean + half:.3f})",
+    )
+
+
+def test_the_gain_is_that_of_the_same_prompts() -> None:
+    before = [0.0, 5.0, -3.0, 100.0]
+    found = rows(looked(before), looked([reward + 1 for reward in before]))
+    assert [row.what for row in found] == ["reward (95 % interval)", "gain, prompt by prompt"]
+    assert found[1].after == "1.000 (1.000 to 1.000)"  # every prompt gains 1, however far apart prompts are
 
 
 def test_several_rewards_are_shown_beside_their_sum_under_the_users_names() -> None:
@@ -71,9 +84,9 @@ def test_what_is_no_number_is_shown_as_that() -> None:
 
 
 def test_one_value_tells_nothing_of_its_spread() -> None:
-    assert mean_interval(3.0, 9.0, 1).value == 3.0
-    assert math.isnan(mean_interval(3.0, 9.0, 1).low)
-    assert math.isnan(mean_interval(0.0, 0.0, 0).value)
+    assert mean_interval([3.0]).value == 3.0
+    assert math.isnan(mean_interval([3.0]).low)
+    assert math.isnan(mean_interval([]).value)
 
 
 @pytest.mark.parametrize(("method", "hint"), [("reward", "--reward_funcs runs/x"), ("grpo", "tomoni chat runs/x")])

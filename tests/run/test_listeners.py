@@ -51,6 +51,17 @@ def test_without_a_terminal_progress_is_plain_lines_and_not_one_a_step() -> None
     ]
 
 
+def test_where_there_is_a_reward_it_stands_in_the_place_of_the_loss() -> None:
+    out = io.StringIO()
+    listener = progress(out)
+    listener(Stepped(1, 1, -0.004, 1234.5, 0.0, 2**30, reward=0.75))
+    listener(Evaluated(1, {"step": 1, "eval_reward": 0.5, "eval_loss": -0.5}))
+    assert out.getvalue().splitlines() == [
+        "step 1/1  reward 0.750  1,234 tokens/s  1.0 GiB  0.0 s left",
+        "step 1: eval_reward 0.5",
+    ]
+
+
 def test_in_a_terminal_there_is_a_bar_with_loss_speed_memory_and_time_left() -> None:
     out = Terminal()
     listener = progress(out)

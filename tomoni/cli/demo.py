@@ -301,6 +301,7 @@ def train(cfg: TrainingSettings, console: Console) -> Result:
 
     from tomoni.run import start
     from tomoni.run.events import Event, Stepped
+    from tomoni.run.progress import measure_text
 
     output = Path(cfg.output_dir)
     with Progress(
@@ -314,7 +315,7 @@ def train(cfg: TrainingSettings, console: Console) -> Result:
 
         def show(event: Event) -> None:
             if isinstance(event, Stepped):
-                bar.update(task, completed=event.step, total=event.total, say=f"loss {event.loss:.2f}")
+                bar.update(task, completed=event.step, total=event.total, say=measure_text(event, 2))
 
         result = start(cfg, on_event=show)
     if result.status != "finished":

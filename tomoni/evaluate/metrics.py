@@ -38,14 +38,14 @@ def wilson(right: int, total: int, confidence: float = 0.95) -> Interval:
     return Interval(share, 0.0 if right == 0 else centre - half, 1.0 if right == total else centre + half)
 
 
-def mean_interval(total: float, squares: float, count: int, confidence: float = 0.95) -> Interval:
-    """The mean of `count` values of which the sum and the sum of squares are known, with the normal interval of its
-    standard error. Fewer than two values tell nothing of their spread: the interval is NaN."""
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """The mean with the normal interval of its standard error. Fewer than two values tell nothing of their spread: the
+    interval is NaN."""
+    count = len(values)
     if count < 2:
-        return Interval(total / count if count else math.nan, math.nan, math.nan)
-    mean = total / count
-    variance = max(0.0, squares - total * mean) / (count - 1)
-    half = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(variance / count)
+        return Interval(float(values[0]) if count else math.nan, math.nan, math.nan)
+    mean = float(np.mean(values))
+    half = NormalDist().inv_cdf((1 + confidence) / 2) * float(np.std(values, ddof=1)) / math.sqrt(count)
     return Interval(mean, mean - half, mean + half)
 
 

@@ -35,8 +35,6 @@ def look(engine: Engine, items: Sequence[Item], cfg: Watched, rewards: Rewards) 
     stats = statistics(rollout)
     for name in ("reward_std", "frac_reward_zero_std", "completions/length_slope"):  # of a group, and here each has one
         stats.pop(name)
-    squares = float((rollout.scores.total_N**2).sum())
-    stats["reward_square"] = Mean(squares, stats["reward"].count)  # from which the report knows how sure the mean is
     scores = rollout.scores
     each = {
         "reward": scores.total_N.tolist(),

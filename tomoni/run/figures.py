@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tomoni.evaluate.metrics import Interval, mean_interval, wilson
+from tomoni.evaluate.metrics import Interval, mean_interval, paired_bootstrap, wilson
 from tomoni.report import Mean, Stats
 from tomoni.run.outcome import Measured
 
@@ -26,7 +26,7 @@ class Row:
 @dataclass(frozen=True, slots=True)
 class Heading:
     text: str
-    written: Callable[[Mean, Stats], str]
+    written: Callable[[Mean, Measured], str]
 
 
 def rows(before: Measured | None, after: Measured | None) -> list[Row]:
@@ -35,10 +35,13 @@ def rows(before: Measured | None, after: Measured | None) -> list[Row]:
         return []
     there = [name for name in after.stats if name in before.stats and name not in _silent(after.stats)]
     known = [name for name in HEADINGS if name in there]
-    found = [_row(name, before.stats, after.stats) for name in (*known, *(name for name in there if name not in known))]
+    found = [_row(name, before, after) for name in (*known, *(name for name in there if name not in known))]
     if "mean_token_accuracy" in there:  # the loss is then that of a token
         found[0] = Row("loss (nats a token)", found[0].before, found[0].after)
         found.insert(1, Row("perplexity", number(before.perplexity), number(after.perplexity)))
+    if after.each_reward and len(after.each_reward) == len(before.each_reward):
+        gain = paired_bootstrap(before.each_reward, after.each_reward)
+        found.insert(1, Row("gain, prompt by prompt", "", _with_interval(gain)))
     return found
 
 
@@ -47,19 +50,17 @@ def number(value: float) -> str:
     return "0.000" if text == "-0.000" else text
 
 
-def _row(name: str, before: Stats, after: Stats) -> Row:
+def _row(name: str, before: Measured, after: Measured) -> Row:
     heading = HEADINGS.get(name, Heading(_readable(name), _plain))
-    return Row(heading.text, heading.written(before[name], before), heading.written(after[name], after))
+    return Row(heading.text, heading.written(before.stats[name], before), heading.written(after.stats[name], after))
 
 
 def _silent(stats: Stats) -> set[str]:
-    """What says nothing new: the loss is minus the reward, of a single reward its mean is the reward, and lengths are there."""
+    """What says nothing new: the loss is minus the reward, a length's logarithm the length, and of a single reward its
+    mean is the reward."""
     single = [name for name in stats if _of_one_reward(name)]
-    return (
-        {"loss", "reward_square", "completions/log_length", *(single if len(single) == 1 else ())}
-        if "reward" in stats
-        else set()
-    )
+    quiet = {"loss", "completions/log_length", *(single if len(single) == 1 else ())}
+    return quiet if "reward" in stats else set()
 
 
 def _of_one_reward(name: str) -> bool:
@@ -70,39 +71,40 @@ def _readable(name: str) -> str:
     return f"reward of {name.removeprefix('rewards/').removesuffix('/mean')}" if _of_one_reward(name) else name
 
 
-def _plain(mean: Mean, stats: Stats) -> str:
+def _plain(mean: Mean, measured: Measured) -> str:
     return number(mean.value)
 
 
-def _share(mean: Mean, stats: Stats) -> str:
+def _share(mean: Mean, measured: Measured) -> str:
     return f"{mean.value:.1%}"
 
 
-def _sure_share(mean: Mean, stats: Stats) -> str:
+def _sure_share(mean: Mean, measured: Measured) -> str:
     """With Wilson's interval; a tie, which counts a half, is rounded."""
     if not math.isfinite(mean.value):
-        return _share(mean, stats)
+        return _share(mean, measured)
     found = wilson(min(round(mean.sum), round(mean.count)), round(mean.count))
     return f"{mean.value:.1%} ({100 * found.low:.1f} to {100 * found.high:.1f}%)"
 
 
-def _reward(mean: Mean, stats: Stats) -> str:
-    square = stats.get("reward_square")
-    found = mean_interval(mean.sum, square.sum, round(mean.count)) if square else Interval(math.nan, math.nan, math.nan)
-    if not math.isfinite(found.low):
-        return number(mean.value)
+def _reward(mean: Mean, measured: Measured) -> str:
+    each = measured.each_reward
+    return _with_interval(mean_interval(each)) if len(each) > 1 else number(mean.value)
+
+
+def _with_interval(found: Interval) -> str:
     return f"{number(found.value)} ({number(found.low)} to {number(found.high)})"
 
 
 # short: heading and both numbers with their intervals stand in one line of 80 columns
 HEADINGS: dict[str, Heading] = {
     "reward": Heading("reward (95 % interval)", _reward),
-    "trained_reward": Heading("reward that is trained on", _plain),
-    "objective/kl": Heading("divergence, nats an answer", _plain),
-    "kl_from_start": Heading("divergence from the start", _plain),
+    "trained_reward": Heading("reward trained on", _plain),
+    "kl_from_start": Heading("nats from the start", _plain),
+    "objective/kl": Heading("nats from the reference", _plain),
     "completions/mean_length": Heading("tokens a completion", _plain),
     "completions/clipped_ratio": Heading("completions without an end", _share),
-    "completions/repetition": Heading("repeated phrases", _share),
+    "completions/repetition": Heading("repeated 4-grams", _share),
     "completions/distinct_1": Heading("different tokens", _share),
     "completions/distinct_2": Heading("different pairs of tokens", _share),
     "entropy": Heading("entropy, nats a token", _plain),

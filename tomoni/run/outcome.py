@@ -12,8 +12,8 @@ from tomoni.report import Looked, Mean, Stats
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The model on `items` items that are looked at in the same way before and after; `loss` is what the best is chosen by, the lower the
-    better: for sft and pretrain in nats a token."""
+    """The model on `items` items that are looked at in the same way before and after; `loss` is what the best is chosen
+    by, the lower the better: for sft and pretrain in nats a token."""
 
     stats: Stats
     items: int
@@ -35,6 +35,11 @@ class Measured:
     @property
     def perplexity(self) -> float:
         return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    @property
+    def each_reward(self) -> tuple[float, ...]:
+        """Prompt by prompt, in the same order at every look; empty where nothing is rewarded."""
+        return self.stats.each.get("reward", ()) if isinstance(self.stats, Looked) else ()
 
     def _value(self, name: str) -> float:
         return self.stats[name].value if name in self.stats else math.nan

@@ -51,15 +51,19 @@ def describe(event: Event) -> str | None:
 
 
 def _unsaid(metrics: Mapping[str, float]) -> set[str]:
-    """Where there is a reward, the loss is its negative, and the square is there for the report."""
-    rewarded = [name.removesuffix("reward") for name in metrics if name.endswith("_reward")]
-    return {"step", *(begin + name for begin in rewarded for name in ("loss", "reward_square"))}
+    """Where there is a reward, the loss is its negative."""
+    return {"step", *(f"{name.removesuffix('reward')}loss" for name in metrics if name.endswith("_reward"))}
+
+
+def measure_text(event: Stepped, digits: int = 3) -> str:
+    """The one number to look at: where there is a reward the loss says nothing."""
+    name, value = ("loss", event.loss) if event.reward is None else ("reward", event.reward)
+    return f"{name} {value:.{digits}f}"
 
 
 def step_text(event: Stepped) -> str:
-    measure = f"loss {event.loss:.3f}" if event.reward is None else f"reward {event.reward:.3f}"
     return (
-        f"{measure}  {event.tokens_per_second:,.0f} tokens/s  "
+        f"{measure_text(event)}  {event.tokens_per_second:,.0f} tokens/s  "
         f"{event.memory_bytes / 2**30:.1f} GiB  {duration(event.seconds_left)} left"
     )
 

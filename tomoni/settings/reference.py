@@ -20,8 +20,9 @@ class ReferenceSettings(Frozen):
 
     @model_validator(mode="after")
     def _moves_only_an_average(self) -> ReferenceSettings:
-        names = ("ref_model_mixup_alpha", "ref_model_sync_steps")
-        given = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+        fields, names = type(self).model_fields, ("ref_model_mixup_alpha", "ref_model_sync_steps")
+        # by value: a run's own config.yaml names every key
+        given = [name for name in names if getattr(self, name) != fields[name].default]
         if given and self.reference != "ema":
             raise ValueError(f"{' and '.join(given)} is for reference: ema, and reference is {self.reference}")
         return self
