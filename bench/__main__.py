@@ -25,6 +25,7 @@ from bench.turns import (
     ratios,
     same_answers,
     same_losses,
+    same_updates,
     summary,
 )
 from bench.work import Work
@@ -127,7 +128,9 @@ class Bench:
             if pair.ours not in found or pair.peer not in found:
                 continue
             verdicts = []
-            if pair.same:
+            if pair.same == "updates":
+                verdicts.append(same_updates(*longer.values()))
+            elif pair.same:
                 ours, peer = found[pair.ours][0], found[pair.peer][0]
                 verdicts.append(self._same(workload, pair.same, ours, peer))
             if pair.same == "losses" and longer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,17 @@ import yaml
 from bench.ours_train import config
 from bench.process import Clock, main
 from bench.shapes import Shape, save
+from bench.work import Prompts
+from tomoni.cli.demo import TUNING
 from tomoni.data.stream import Stream
 from tomoni.data.tokenize import load_tokenizer
 from tomoni.engine import models
 from tomoni.engine.hub import locate
 from tomoni.engine.saving import save_adapter
 from tomoni.engine.trained import choose
+from tomoni.evaluate.subject import open_subject
+from tomoni.records import Message
+from tomoni.run import start
 from tomoni.settings.sft import Config
 from tomoni.world import bundled_world, tuning_questions
 
@@ -30,6 +36,8 @@ def measure(job: Mapping[str, Any], clock: Clock) -> dict[str, Any]:
     with clock:
         if "questions" in job:
             _command(Path(job["folder"]), job)
+        elif "count" in job:
+            _tuned(Path(job["model"]), Path(job["prompts"]), job["count"])
         else:
             _model(Path(job["model"]), job)
     return {}
@@ -77,6 +85,19 @@ def _command(folder: Path, job: Mapping[str, Any]) -> None:
     tokenizer: Any = load_tokenizer(folder / "model")
     order = [index for step in range(steps) for index in stream.positions(step)]
     _write(folder / "theirs.jsonl", [_rendered(tokenizer, records[index]["messages"]) for index in order])
+
+
+def _tuned(model: Path, prompts: Path, count: int) -> None:
+    """The bundled small model after the demo's tuning, and questions about other things as tokens."""
+    with tempfile.TemporaryDirectory() as folder:
+        train, run = Path(folder) / "train.jsonl", Path(folder) / "run"
+        _write(train, tuning_questions(bundled_world(), 600, 0))
+        start(Config(model_name_or_path="bundled:small", train_file=(str(train),), output_dir=str(run), **TUNING))
+        subject = open_subject(run)
+        shutil.copytree(subject.located.folder, model)
+    asked = list(tuning_questions(bundled_world(), count, 1, conversations=0))
+    rendered = [subject.renderer.prompt([Message("user", one["messages"][0]["content"])]) for one in asked]
+    Prompts(rendered, [0] * len(rendered)).save(prompts)
 
 
 def _rendered(tokenizer: Any, messages: Any) -> dict[str, str]:

@@ -12,7 +12,7 @@ NOTES = Path(__file__).with_name("notes.md")  # written by hand; stands at the e
 # the order of the document; others follow by name
 ORDER = (
     "sft-lora-8m", "sft-lora-30m", "sft-full-8m", "sft-full-30m", "sft-top2-30m", "sampling-8m", "sampling-30m",
-    "sampling-one-135m", "command-sft", "start",
+    "sampling-one-135m", "dpo-lora-8m", "grpo-lora-8m", "rloo-lora-8m", "grpo-bundled", "command-sft", "start",
 )  # fmt: skip
 
 INTRODUCTION = """# Benchmarks
@@ -27,7 +27,8 @@ computing. Tokens are real ones, padding is not counted. Compilers' caches are e
 every process. Memory is the whole process's peak. The *floor* is what the step's matrix products would take at the
 measured rate of a large float32 product (`bench/floor.py` says what is counted); the share is floor over time.
 Two sides that train must have the same loss at every step (to 1e-3), two that sample the same answers (up to ties of
-the logits); where they do not, the row says *not comparable* and the command ends with an error.
+the logits), two that learn from what they sample the same losses and gradients once both are told the same completions;
+where they do not, the row says *not comparable* and the command ends with an error.
 
     make bench                                  measure everything (hours) and write this document
     make bench BENCH="run sft-lora-8m"          one workload
@@ -86,7 +87,7 @@ def _sides(result: Mapping[str, Any]) -> str:
         rows.append(
             (
                 name,
-                _number(side.get("tokens_per_second")),
+                _speed(side),
                 f"{side.get('seconds', side['whole_seconds']):.2f} ({side['fastest']:.2f} to {side['slowest']:.2f})",
                 f"{side['cpu_seconds']:.2f}" if "cpu_seconds" in side else "",
                 f"{side['whole_seconds']:.1f}",
@@ -95,9 +96,10 @@ def _sides(result: Mapping[str, Any]) -> str:
                 _gib(side.get("before_bytes")),
             )
         )
+    units = {side["unit"] for side in result["sides"].values() if "unit" in side}
     head = (
         "",
-        "tokens/s",
+        f"{units.pop()}/s" if units else "tokens/s",
         "seconds (least to most)",
         "CPU seconds",
         "whole process, s",
@@ -178,6 +180,12 @@ def _equality(pair: Mapping[str, Any]) -> str:
     if pair["equal"] is None:
         return "other order or other arithmetic"
     return ("yes: " if pair["equal"] else "**no**: ") + pair["said"]
+
+
+def _speed(side: Mapping[str, Any]) -> str:
+    if "items_per_second" in side:
+        return f"{side['items_per_second']:.2f}"
+    return _number(side.get("tokens_per_second"))
 
 
 def _number(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -40,7 +41,7 @@ class Pair:
     peer: str
     goal: float | None = None  # times as fast
     memory_goal: float | None = None  # of the peer's peak
-    same: Literal["losses", "answers", ""] = ""
+    same: Literal["losses", "answers", "updates", ""] = ""
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,13 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
             "tokens": outcomes[0]["tokens"],
             "tokens_per_second": outcomes[0]["tokens"] / statistics.median(taken),
         }
+    if "items" in outcomes[0]:
+        # sampled answers differ from turn to turn and from side to side: their tokens do too, their number does not
+        medians |= {
+            "items": outcomes[0]["items"],
+            "unit": outcomes[0]["unit"],
+            "items_per_second": outcomes[0]["items"] / statistics.median(taken),
+        }
     if outcomes[0].get("losses"):
         losses = outcomes[0]["losses"]
         medians |= {"steps": len(losses), "first_loss": losses[0], "last_loss": losses[-1]}
@@ -169,8 +177,8 @@ def ratios(ours: Sequence[Outcome], peer: Sequence[Outcome]) -> dict[str, float]
 
 
 def _rate(outcome: Outcome) -> float:
-    """Tokens a second; where none are counted, runs a second."""
-    return float(outcome.get("tokens", 1) / _seconds(outcome))
+    """Items a second, else tokens a second; where none are counted, runs a second."""
+    return float(outcome.get("items", outcome.get("tokens", 1)) / _seconds(outcome))
 
 
 def _seconds(outcome: Outcome) -> float:
@@ -191,6 +199,21 @@ def same_losses(ours: Sequence[float], theirs: Sequence[float]) -> Verdict:
     apart = [abs(one - other) for one, other in zip(ours, theirs, strict=True)]
     worst = max(apart, key=lambda gap: (gap != gap, gap))  # a loss that is no number is the worst
     return Verdict(worst <= CLOSE, f"largest difference of losses {worst:.1e} over {len(ours)} steps")
+
+
+def same_updates(ours: Outcome, theirs: Outcome) -> Verdict:
+    """Told the same completions, both sides have the same loss and the same length of the gradient at every step."""
+    losses = same_losses(ours["losses"], theirs["losses"])
+    apart = _relative(ours["grad_norms"], theirs["grad_norms"])
+    said = f"told the same completions: {losses.said}, gradients' lengths differ by {apart:.1e} of the longest"
+    return Verdict(losses.equal and apart <= CLOSE, said)
+
+
+def _relative(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The largest difference as a share of the largest size; infinite where a number is missing or none."""
+    if len(ours) != len(theirs) or not any(theirs) or not all(map(math.isfinite, (*ours, *theirs))):
+        return math.inf
+    return max(abs(one - other) for one, other in zip(ours, theirs, strict=True)) / max(map(abs, theirs))
 
 
 def parted(ours: Sequence[Sequence[int]], theirs: Sequence[Sequence[int]]) -> list[tuple[int, int]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.lengths import stored
+from bench.lengths import LONGEST, stored
 
 STRETCH = 50  # batches; transformers takes fewer where the data is small, which would group less and slow the peers
 RESERVED = 259  # bytes and special tokens; the rows draw from the others
@@ -57,6 +57,13 @@ class Work:
             return cls(rows, file["prompts"].tolist(), file["order"].tolist(), int(file["batch_size"]))
 
 
+def _zipf(random: np.random.Generator, vocabulary: int) -> Callable[[int], NDArray[np.int32]]:
+    usable = vocabulary - RESERVED
+    chance = 1 / np.arange(1, usable + 1)
+    chance /= chance.sum()
+    return lambda size: (RESERVED - 3 + random.choice(usable, size=size, p=chance)).astype(np.int32)
+
+
 def instructions(
     *, items: int, vocabulary: int, batch_size: int, epochs: int = 1, grouped: bool = False, seed: int = 0
 ) -> Work:
@@ -66,19 +73,51 @@ def instructions(
     chosen = [pairs[index] for index in random.permutation(len(pairs))[:items]]
     if len(chosen) < items:
         raise ValueError(f"{items} items asked for, {len(pairs)} lengths are stored")
-    usable = vocabulary - RESERVED
-    chance = 1 / np.arange(1, usable + 1)
-    chance /= chance.sum()
-    rows = [
-        (RESERVED - 3 + random.choice(usable, size=prompt + completion, p=chance)).astype(np.int32)
-        for prompt, completion in chosen
-    ]
+    draw = _zipf(random, vocabulary)
+    rows = [draw(prompt + completion) for prompt, completion in chosen]
     lengths = [len(row) for row in rows]
     order: list[int] = []
     for _ in range(epochs):
         shuffled = random.permutation(items).tolist()
         order += group_by_length(shuffled, lengths, batch_size) if grouped else shuffled
     return Work(rows, [prompt for prompt, _ in chosen], order, batch_size)
+
+
+def preferences(*, pairs: int, vocabulary: int, batch_size: int, grouped: bool = False, seed: int = 0) -> Work:
+    """Pairs of rows that share a prompt, chosen before rejected; `batch_size` is of pairs. Grouped: by the longer row."""
+    random = np.random.default_rng(seed)
+    lengths = stored()
+    chosen = [lengths[index] for index in random.permutation(len(lengths))[:pairs]]
+    other = [lengths[index][1] for index in random.permutation(len(lengths))[:pairs]]
+    draw = _zipf(random, vocabulary)
+    rows, prompts = [], []
+    for (prompt, first), second in zip(chosen, other, strict=True):
+        asked = draw(prompt)
+        for answer in (first, min(second, LONGEST - prompt)):
+            rows.append(np.concatenate([asked, draw(answer)]))
+            prompts.append(prompt)
+    longer = [max(len(rows[2 * pair]), len(rows[2 * pair + 1])) for pair in range(pairs)]
+    order = random.permutation(pairs).tolist()
+    order = group_by_length(order, longer, batch_size) if grouped else order
+    return Work(rows, prompts, [row for pair in order for row in (2 * pair, 2 * pair + 1)], 2 * batch_size)
+
+
+def told(*, prompts: int, generations: int, vocabulary: int, batch_size: int, longest: int, seed: int = 0) -> Work:
+    """Groups of completions that both sides are told instead of sampling them; `batch_size` is of prompts."""
+    random = np.random.default_rng(seed)
+    draw = _zipf(random, vocabulary)
+    rows, sizes = [], []
+    for size in random.integers(16, 65, size=prompts).tolist():
+        asked = draw(size)
+        for answer in random.integers(longest // 8, longest + 1, size=generations).tolist():
+            rows.append(np.concatenate([asked, draw(answer)]))
+            sizes.append(size)
+    return Work(rows, sizes, list(range(len(rows))), batch_size * generations)
+
+
+def reward_of(completion: Sequence[int]) -> float:
+    """A reward that costs nothing and that both sides compute alike, 0 to 1."""
+    return sum(int(token) * (place + 1) for place, token in enumerate(completion)) % 97 / 96
 
 
 def group_by_length(order: Sequence[int], lengths: Sequence[int], batch_size: int) -> list[int]:

@@ -57,6 +57,8 @@ class Workload:
 
 def workloads(folder: Path, size: Size) -> dict[str, Workload]:
     """All of them, with their files in `folder`."""
+    from bench.preferences import preferences
+
     made = [
         sft(folder, size, "8M", "lora", goals=(8.0, 3.0)),
         sft(folder, size, "30M", "lora", goals=(8.0, 3.0)),
@@ -66,6 +68,7 @@ def workloads(folder: Path, size: Size) -> dict[str, Workload]:
         sampling(folder, size, "8M"),
         sampling(folder, size, "30M"),
         alone(folder, size),
+        *preferences(folder, size).values(),
         command(folder, size),
         start(),
     ]

@@ -71,6 +71,13 @@ def test_the_document_has_figures_goals_machine_and_commands() -> None:
     assert "make bench" in text
 
 
+def test_where_pairs_or_completions_are_counted_the_column_says_so() -> None:
+    side = SIDE | {"items_per_second": 5.256, "unit": "pairs"}
+    text = report.render([result(sides={"tomoni": side, "a peer": side})])
+    assert "|  | pairs/s | seconds" in text
+    assert "| tomoni | 5.26 | 2.00" in text
+
+
 def test_a_row_whose_sides_differ_is_not_comparable() -> None:
     text = report.render([result(pairs=[PAIR | {"equal": False}])])
     assert "| Work some | tomoni : a peer | 3x, memory 0.5 | not comparable | 0.30 |" in text

@@ -19,6 +19,7 @@ from bench.turns import (
     ratios,
     same_answers,
     same_losses,
+    same_updates,
     summary,
 )
 
@@ -87,6 +88,38 @@ def test_losses_are_the_same_within_a_thousandth_at_every_step(theirs: list[floa
 
 def test_no_losses_are_not_the_same() -> None:
     assert not same_losses([], []).equal
+
+
+@pytest.mark.parametrize(
+    ("losses", "grad_norms", "equal"),
+    [
+        ([0.0, 0.5], [1.0, 200.0], True),
+        ([0.0, 0.5], [1.0, 200.1], True),  # a two-thousandth of the longest gradient
+        ([0.0, 0.5], [1.0, 201.0], False),
+        ([0.1, 0.5], [1.0, 200.0], False),
+        ([0.0, 0.5], [1.0], False),
+        ([0.0, 0.5], [1.0, float("nan")], False),
+        ([0.0, 0.5], [], False),  # a trainer that logged none
+    ],
+)
+def test_updates_are_the_same_where_losses_and_gradients_are(
+    losses: list[float], grad_norms: list[float], equal: bool
+) -> None:
+    ours = {"losses": [0.0, 0.5], "grad_norms": [1.0, 200.0]}
+    assert same_updates(ours, {"losses": losses, "grad_norms": grad_norms}).equal is equal
+
+
+def test_two_sides_that_did_not_learn_are_not_the_same() -> None:
+    still = {"losses": [0.0], "grad_norms": [0.0]}
+    assert not same_updates(still, still).equal
+
+
+def test_sampled_items_are_counted_not_their_tokens() -> None:
+    ours = [{"seconds": 2.0, "items": 64, "unit": "completions", "tokens": 900, "peak_bytes": 1}]
+    peer = [{"seconds": 6.0, "items": 64, "unit": "completions", "tokens": 1200, "peak_bytes": 2}]
+    assert ratios(ours, peer)["speed"] == 3.0
+    found = summary(ours)
+    assert (found["items_per_second"], found["unit"]) == (32.0, "completions")
 
 
 def test_the_first_place_where_answers_part_is_found() -> None:

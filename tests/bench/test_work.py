@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from bench import lengths
-from bench.work import Prompts, Work, group_by_length, instructions, prompts
+from bench.work import Prompts, Work, group_by_length, instructions, preferences, prompts, reward_of, told
 
 BENCH = Path(lengths.__file__).parent
 # what a peer's process imports: in its environment there is no tomoni
-PEERS = ("peer_train", "peer_sample", "peer_command", "calibrate", "process", "work", "lengths")
+PEERS = ("peer_train", "peer_prefer", "peer_sample", "peer_command", "calibrate", "process", "work", "lengths")
 
 
 def test_lengths_are_of_instruction_data_up_to_the_longest_row() -> None:
@@ -88,3 +88,27 @@ def test_peers_import_nothing_of_tomoni_at_their_start(name: str) -> None:
     ]
     assert not [found for found in imported if found.split(".")[0] == "tomoni"]
     assert {found.removeprefix("bench.") for found in imported if found.startswith("bench.")} <= set(PEERS)
+
+
+def test_the_two_rows_of_a_pair_share_their_prompt_and_stay_together_in_either_order() -> None:
+    for grouped in (False, True):
+        work = preferences(pairs=12, vocabulary=8000, batch_size=4, grouped=grouped)
+        assert work.steps == 3
+        for first, second in zip(work.order[::2], work.order[1::2], strict=True):
+            assert second == first + 1
+            prompt = work.prompts[first]
+            assert np.array_equal(work.rows[first][:prompt], work.rows[second][:prompt])
+            assert prompt < len(work.rows[first]) <= lengths.LONGEST
+            assert prompt < len(work.rows[second]) <= lengths.LONGEST
+        assert sorted(work.order) == list(range(24))
+
+
+def test_told_completions_of_a_prompt_differ_in_length_and_in_what_they_earn() -> None:
+    work = told(prompts=4, generations=8, vocabulary=8000, batch_size=2, longest=128)
+    assert work.steps == 2
+    for start in range(0, 32, 8):
+        completions = [work.rows[row][work.prompts[row] :].tolist() for row in range(start, start + 8)]
+        assert len({work.rows[row][: work.prompts[row]].tobytes() for row in range(start, start + 8)}) == 1
+        assert len(set(map(len, completions))) > 1
+        assert len(set(map(reward_of, completions))) > 1
+        assert all(16 <= len(one) <= 128 and 0 <= reward_of(one) <= 1 for one in completions)
