@@ -317,6 +317,10 @@ class Store:
 
     # -- as a whole --------------------------------------------------------------------------------------------------
 
+    def look(self, what: Callable[[Connection], T]) -> T:
+        """Several questions about one moment."""
+        return self._look(what)
+
     def together(self, what: Callable[[Connection], T]) -> T:
         """Several changes as one: all of them are stored, or none."""
         return self._do(what)
