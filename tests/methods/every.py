@@ -39,7 +39,10 @@ FULL: dict[str, dict[str, Any]] = {
     "ppo": {"num_ppo_epochs": 2, "num_mini_batches": 2, "target_kl": 0.5, "kl_horizon": 40.0, "whiten_rewards": True, "missing_eos_penalty": 0.3},
 }  # fmt: skip
 END = 258  # <|im_end|>
-ASKED = ("春の次の季節は何ですか。くわしく教えてください。", "Which season comes after spring, and why? Please tell me.")
+ASKED = (
+    "春の次の季節は何ですか。くわしく教えてください。",
+    "Which season comes after spring, and why? Please tell me.",
+)
 
 
 def message(role: Any, content: str) -> tuple[Message, ...]:

@@ -21,7 +21,10 @@ def assert_alike(found: Learnt, expected: Learnt, *, apart: float = 2e-5) -> Non
         assert one.item_ids == other.item_ids
         assert one.stats.keys() == other.stats.keys()
         for name, mean in one.stats.items():
-            assert mean.value == pytest.approx(other.stats[name].value, rel=2e-3, abs=2e-4, nan_ok=True), (one.step, name)
+            assert mean.value == pytest.approx(other.stats[name].value, rel=2e-3, abs=2e-4, nan_ok=True), (
+                one.step,
+                name,
+            )
             assert mean.count == pytest.approx(other.stats[name].count, rel=1e-4, abs=1e-6), (one.step, name)
     for name, weight in found.weights.items():
         np.testing.assert_allclose(weight, expected.weights[name], atol=apart, err_msg=name)
