@@ -67,12 +67,15 @@ class Store:
         """
         there = make(workspace, url=url)
         hold = Hold(there)
+        engine = None
         try:
             engine = database.writing(there)
             with database.worded(there):
                 database.migrate(there, engine)
                 return cls(there, database.reading(there), Writer(there, engine), hold)
         except BaseException:
+            if engine is not None:
+                engine.dispose()
             hold.close()
             raise
 
@@ -83,9 +86,14 @@ class Store:
         if there.url is None and not there.database.exists():
             raise UserError(f"{there.root} has no judgements yet", next_step="start the studio, and judge")
         readers = database.reading(there)
-        with database.worded(there), readers.connect() as connection:
-            known = database.revision(connection)
+        try:
+            with database.worded(there), readers.connect() as connection:
+                known = database.revision(connection)
+        except BaseException:
+            readers.dispose()
+            raise
         if known != (wanted := database.head()):
+            readers.dispose()
             raise UserError(
                 f"the database of {there.root} is of schema {known}, and this tomoni reads {wanted}",
                 next_step="open the workspace once for writing (start the studio), which brings it up to date",

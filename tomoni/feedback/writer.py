@@ -7,6 +7,7 @@ not known, so after one nothing more is written until the store is opened anew.
 
 from __future__ import annotations
 
+import ctypes
 import queue
 import sqlite3
 import threading
@@ -171,8 +172,7 @@ class Writer:
         if name in ("SQLITE_FULL", "SQLITE_IOERR_WRITE"):
             return DiskError(said, next_step="free some space and try again")
         if name.startswith(("SQLITE_IOERR", "SQLITE_CORRUPT")):
-            self._broken = DiskError(said, next_step="check the disk, make a backup, then start again")
-            return self._broken
+            return self._give_up(said)
         return DiskError(said, next_step="try again")
 
     def _tidy(self) -> None:
@@ -186,23 +186,40 @@ class Writer:
             return
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorname", "") not in ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_BUSY"):
-                said = f"{self._workspace.database} could not be written ({error})"
-                self._broken = DiskError(said, next_step="check the disk, make a backup, then start again")
+                self._give_up(f"{self._workspace.database} could not be written ({error})")
 
     def checkpoint(self, how: str) -> bool:
         """Only on the writer's thread and outside a transaction. Whether all of the log is in the database file."""
-        if self._connection is None:
-            return False
-        busy, _, _ = self._connection.connection.driver_connection.execute(  # type: ignore[union-attr]
-            f"PRAGMA wal_checkpoint({how})"
-        ).fetchone()
+        busy, _, _ = self._raw().execute(f"PRAGMA wal_checkpoint({how})").fetchone()
         return not busy
 
+    def write_anew(self, patience_ms: int) -> bool:
+        """The file holds nothing but what it is asked for, and the log is empty; False where a reader holds the log."""
+        raw = self._raw()
+        (usual,) = raw.execute("PRAGMA busy_timeout").fetchone()
+        raw.execute("VACUUM")
+        raw.execute(f"PRAGMA busy_timeout={patience_ms}")
+        try:
+            return self.checkpoint("TRUNCATE")
+        finally:
+            raw.execute(f"PRAGMA busy_timeout={usual}")
+
+    def _raw(self) -> Any:
+        connection = self._connection or self._connect()
+        return connection.connection.driver_connection
+
     def _end(self) -> None:
-        # after an fsync that failed the connection is left open: closing it would checkpoint, and sync, once more
         if self._connection is not None and self._broken is None:
             self._connection.close()
             self._engine.dispose()
+
+    def _give_up(self, said: str) -> DiskError:
+        """Nothing more is written. The connection is never closed, not even when the interpreter tidies up at its end:
+        closing it would checkpoint, and sync, once more."""
+        if self._broken is None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+            self._broken = DiskError(said, next_step="check the disk, make a backup, then start again")
+        return self._broken
 
 
 def _one(connection: Connection, job: _Job) -> tuple[Any, Exception | None]:
