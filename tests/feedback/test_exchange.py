@@ -224,7 +224,7 @@ def test_a_bad_row_of_trl_is_named_by_file_line_and_reason(store: Store, tmp_pat
         assert place in str(caught.value)
     assert said(store) == []
     done = import_(store, [file], form="trl", on_bad_rows="quarantine")
-    assert done.new["judgements"] == 1 and [row.reason for row in done.bad] == [
+    assert done.new["judgement"] == 1 and [row.reason for row in done.bad] == [
         "same_answers", "empty", "wrong_value", "wrong_value",
     ]  # fmt: skip
 
@@ -268,7 +268,7 @@ def test_what_goes_out_in_another_form_says_the_same_when_it_comes_back(
         lines = [{line for one in said(there) for line in one.comment.splitlines()} for there in (store, new)]
         assert lines[0] == lines[1]
         known = import_(new, [file], form=form, mask=False)
-        assert known.new["judgements"] == 0 and known.known == done.new["judgements"]
+        assert known.new["judgement"] == 0 and known.known == done.new["judgement"]
 
 
 def argilla(**responses: Any) -> dict[str, Any]:
@@ -410,7 +410,7 @@ def test_personal_data_is_hidden_before_it_is_stored_and_counted(store: Store, t
     for secret in ("taro@", "4111", "１２３４", "a@b"):
         assert json.dumps(secret)[1:-1] not in everything
     assert said(store)[0].prompt[0].content == "[e-mail] に送って"
-    assert import_(store, [file], form="argilla").new["judgements"] == 0  # the same row, hidden as before
+    assert import_(store, [file], form="argilla").new["judgement"] == 0  # the same row, hidden as before
 
 
 VALUE = st.recursive(

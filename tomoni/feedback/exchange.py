@@ -38,7 +38,7 @@ OnBadRows = Literal["stop", "quarantine"]
 
 @dataclass(slots=True)
 class Imported:
-    new: Counter[str] = field(default_factory=Counter)  # rows by what they are
+    new: Counter[str] = field(default_factory=Counter)  # rows by what they are: person, prompt, answer, judgement …
     known: int = 0  # rows that were here before
     masked: Counter[str] = field(default_factory=Counter)  # what was hidden, by kind
     bad: list[BadRow] = field(default_factory=list)
@@ -166,7 +166,7 @@ def _row(connection: Connection, raw: RawRow, place: int, wanted: _Wanted, done:
             ours.check_header(raw.values)
             return
         new = ours.store(connection, raw.values)
-        done.new[f"{raw.values['type']}s"] += new
+        done.new[raw.values["type"]] += new
         done.known += not new
         return
     read: Callable[..., Iterator[Said]] = {
@@ -175,7 +175,7 @@ def _row(connection: Connection, raw: RawRow, place: int, wanted: _Wanted, done:
     }.get(wanted.form, labelstudio.read)
     for said in list(read(raw.values, wanted.columns)):
         new = _judge(connection, said, wanted)
-        done.new["judgements"] += new
+        done.new["judgement"] += new
         done.known += not new
 
 
