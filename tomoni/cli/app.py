@@ -56,6 +56,11 @@ VERBS = (
     Verb("feedback", "people", "what people said: export, import, resolve to training data, erase, back up"),
     Verb("chat", "look", "talk with a model"),
     Verb("evaluate", "look", "measure a model on data it was not trained on"),
+    Verb("serve", "use", "a model behind OpenAI's API; feedback on its answers; its version a pointer that moves"),
+    Verb("promote", "use", "serve this version of a workspace from now on"),
+    Verb("rollback", "use", "serve again what was served before"),
+    Verb("log", "use", "the versions of a workspace as a family line, with win rates and costs"),
+    Verb("why", "use", "trace a version or an answer to its run, data and judgements"),
     Verb("export", "look", "write a model for other programs, and prove that it is still the same model"),
 )
 STAGES = {
@@ -65,6 +70,7 @@ STAGES = {
     "learn": "Learn from preferences and rewards",
     "people": "With the people who use it",
     "look": "Use and judge a model",
+    "use": "Serve a model and choose its version",
 }
 
 
