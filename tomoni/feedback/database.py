@@ -22,8 +22,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool, QueuePool
 
+from tomoni.durable import sync
 from tomoni.errors import DiskError, UserError
-from tomoni.feedback.workspace import Workspace, now, sync
+from tomoni.feedback.workspace import Workspace, now
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_MS = 10_000
