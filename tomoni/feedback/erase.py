@@ -53,15 +53,19 @@ def erase(workspace: Workspace, writer: Writer, person: str) -> Erased:
     names = {folder.name for folder in held}
     versions = _versions_with(workspace.root, person, names)
     if not gone.known and not held and not versions:
-        _overwrite(workspace, writer)  # of a person who was erased before, while somebody was reading
+        _traces(workspace, writer, person)  # of somebody who was erased before, and something came in between
         raise UserError(f"there is no person {person!r}", next_step="`tomoni feedback people` lists them")
     for folder in held:
         snapshot.remove(folder)
+    _traces(workspace, writer, person)
+    return Erased(gone.judgements, tuple(sorted(names)), versions)
+
+
+def _traces(workspace: Workspace, writer: Writer, person: str) -> None:
     for copy in workspace.root.glob(f"*{workspace.database.name}.before-*"):
         copy.unlink()  # made before a migration; it holds what is to be gone
     _blank(workspace.root, writer, person)
     _overwrite(workspace, writer)
-    return Erased(gone.judgements, tuple(sorted(names)), versions)
 
 
 def _from_database(connection: Connection, person: str) -> _Gone:
@@ -109,8 +113,13 @@ def _aside(connection: Connection, person: str) -> None:
 
 
 def _names(line: bytes, person: str) -> bool:
+    """Whether a line of the inbox is the person's. Of one that is damaged only the name itself can be looked for."""
     name = person.removeprefix(accounts.API)
-    return name.encode() in line or json.dumps(name)[1:-1].encode() in line
+    try:
+        body = json.loads(line)
+        return isinstance(body, dict) and name in (body.get("person"), body.get("by"))
+    except (ValueError, RecursionError):
+        return f'"{name}"'.encode() in line or json.dumps(name).encode() in line
 
 
 def _blank(root: Path, writer: Writer, person: str) -> None:

@@ -26,7 +26,10 @@ from tomoni.feedback.workspace import Workspace
 
 T = TypeVar("T")
 TOGETHER = 256  # jobs that share a transaction at most
-WAL_BYTES = 4 << 20  # where the log is brought into the database file
+# the log is brought into the database file when it has grown by so much, or after so many transactions; it is then
+# written from its start again and keeps its size
+WAL_BYTES = 4 << 20
+WAL_GROUPS = 250
 
 
 @dataclass(slots=True)
@@ -48,6 +51,8 @@ class Writer:
         self._closing = threading.Lock()  # no job is handed over after the thread was told to end
         self._closed = False
         self._wal = workspace.database.with_name(workspace.database.name + "-wal")
+        self._wal_size = 0  # when it was last brought in
+        self._groups = 0  # transactions since then
         self.sequence = 0
         self.changed = threading.Condition()
         self._connect()
@@ -112,7 +117,7 @@ class Writer:
             if self._broken is not None:
                 raise self._broken
             job.answer.set_result(job.run(self._connection or self._connect()))
-        except Exception as error:
+        except BaseException as error:
             job.answer.set_exception(self._worded(error))
 
     def _together(self, group: list[_Job]) -> None:
@@ -122,7 +127,7 @@ class Writer:
             return
         try:
             outcomes, sequence = self._commit(group)
-        except Exception as error:
+        except BaseException as error:
             # nothing of the group is stored, or it is not known to be: nobody is told that it is
             told = self._worded(error)
             for job in group:
@@ -157,7 +162,7 @@ class Writer:
         self._connection = connection
         return connection
 
-    def _worded(self, error: Exception) -> Exception:
+    def _worded(self, error: BaseException) -> BaseException:
         if not isinstance(error, DBAPIError):
             return error
         if not isinstance(error.orig, sqlite3.Error):
@@ -180,8 +185,11 @@ class Writer:
         if self._connection is None or self._connection.dialect.name != "sqlite":
             return
         try:
-            if self._wal.stat().st_size >= WAL_BYTES:
+            self._groups += 1
+            size = self._wal.stat().st_size
+            if size - self._wal_size >= WAL_BYTES or self._groups >= WAL_GROUPS:
                 self.checkpoint("PASSIVE")
+                self._wal_size, self._groups = size, 0
         except FileNotFoundError:
             return
         except sqlite3.Error as error:
