@@ -114,9 +114,8 @@ class Guard:
             self._refuse_size(headers.get("content-length", ""))
             await self.app(scope, self._limited(receive), told)
         except Exception as error:
-            refusal = refusal_of(error)
-            if not status:
-                await refusal.response()(scope, receive, told)
+            if not status:  # else it was told and logged where it happened
+                await refusal_of(error).response()(scope, receive, told)
         finally:
             route = scope.get("route")
             place = getattr(route, "path", "-")  # the route's, never what was typed
