@@ -53,6 +53,7 @@ VERBS = (
     Verb("rloo", "learn", "raise a reward: each completion against the mean of the others", learns=True),
     Verb("ppo", "learn", "raise a reward: with a value for every token", learns=True),
     Verb("bestofn", "learn", "raise a reward the safe way: learn the best of several completions", learns=True),
+    Verb("feedback", "people", "what people said: export, import, resolve to training data, erase, back up"),
     Verb("chat", "look", "talk with a model"),
     Verb("evaluate", "look", "measure a model on data it was not trained on"),
     Verb("serve", "use", "a model behind OpenAI's API; feedback on its answers; its version a pointer that moves"),
@@ -67,6 +68,7 @@ STAGES = {
     "data": "Look at data",
     "train": "Train",
     "learn": "Learn from preferences and rewards",
+    "people": "With the people who use it",
     "look": "Use and judge a model",
     "use": "Serve a model and choose its version",
 }
