@@ -55,6 +55,7 @@ VERBS = (
     Verb("bestofn", "learn", "raise a reward the safe way: learn the best of several completions", learns=True),
     Verb("chat", "look", "talk with a model"),
     Verb("evaluate", "look", "measure a model on data it was not trained on"),
+    Verb("rehearse", "look", "experiments with simulated people, by protocols fixed before the first run"),
     Verb("export", "look", "write a model for other programs, and prove that it is still the same model"),
 )
 STAGES = {
