@@ -17,7 +17,7 @@ from tomoni.loop.rehearse_figures import bootstrap, labels_saved, mean, needed
 from tomoni.loop.rehearse_protocol import FILE, protocol
 from tomoni.loop.rehearse_session import session
 from tomoni.loop.rehearse_value import information
-from tomoni.loop.rehearse_world import Asked, Bank, Kind, Person
+from tomoni.loop.rehearse_world import Asked, Bank, Kind, Person, PersonKind
 
 QUICK = protocol(quick=True)
 
@@ -51,15 +51,18 @@ def test_gold_is_a_straight_line_in_one_world_and_in_none_of_the_others() -> Non
 
 
 def test_each_kind_of_person_answers_as_its_name_says() -> None:
-    person = lambda kind: Person(kind, 0.2, 0.0, 0.0, 0.9, 50)  # noqa: E731
-    ask = lambda kind, **how: person(kind).first_wins(
-        Asked(**({"gap": 50.0, "length": 0.0, "side": 1, "topic": 1, "number": 0} | how))
-    )  # noqa: E731
+    def person(kind: PersonKind) -> Person:
+        return Person(kind, 0.2, 0.0, 0.0, 0.9, 50)
+
+    def ask(kind: PersonKind, gap: float = 50.0, side: int = 1, topic: int = 1, number: int = 0) -> float:
+        return person(kind).first_wins(Asked(gap, 0.0, side, topic, number))
+
     assert ask("crowd") == pytest.approx(0.8) and ask("reversed") == pytest.approx(0.2) and ask("random") == 0.5
     assert ask("position") == 0.9 and ask("position", side=-1) == pytest.approx(0.1)
     assert ask("topic") == pytest.approx(0.8) and ask("topic", topic=0) == pytest.approx(0.2)
     assert ask("drifting") == pytest.approx(0.8) and ask("drifting", number=200) == pytest.approx(0.5)
-    for kind in ("crowd", "reversed", "random", "position"):
+    kinds: tuple[PersonKind, ...] = ("crowd", "reversed", "random", "position")
+    for kind in kinds:
         for side in (1, -1):
             q = person(kind).channel(side).first_wins(np.array([0.7]))[0][0]
             assert q == pytest.approx(ask(kind, gap=0.7, side=side))

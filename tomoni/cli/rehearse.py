@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tomoni.cli.options import invoke
 from tomoni.errors import UserError, did_you_mean
 
+if TYPE_CHECKING:
+    from tomoni.loop.rehearse_figures import Figure
+
 HELP = """Usage: tomoni rehearse EXPERIMENT [options]
 
 Experiments with simulated people; `tomoni rehearse EXPERIMENT --help` for an experiment's options.
 
   people     what labels are worth, who gives good ones, and which pairs to ask (minutes; --quick: seconds)
+  gate       how often the gate is wrong when people look all the time, and how many answers it needs (seconds)
 """
 
 
@@ -39,14 +43,33 @@ def people(
     print(f"protocol {fixed.sha256}, seeds {seeds}" + (", quick tier: figures prove nothing" if quick else ""))
     if first_seed is not None:
         print("these are not the protocol's seeds")
+    _tell(rehearse(fixed, _listed(only.upper())), fixed.sha256, seeds, quick, as_json)
+
+
+def gate(
+    quick: Annotated[bool, typer.Option("--quick", help="a hundred runs: shows that it runs, proves nothing")] = False,
+    seed: Annotated[int | None, typer.Option("--seed", help="another than the protocol's, to look around")] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="write the figures to this file as well")] = None,
+) -> None:
+    """The gate under constant peeking: experiment E6 of docs/science.md."""
+    from tomoni.loop.rehearse_gate import e6, gate_protocol
+
+    fixed = gate_protocol(quick=quick, seed=seed)
+    print(f"protocol {fixed.sha256}, seed {fixed.seed}" + (", quick tier: figures prove nothing" if quick else ""))
+    if seed is not None:
+        print("this is not the protocol's seed")
+    _tell(e6(fixed), fixed.sha256, str(fixed.seed), quick, as_json)
+
+
+def _tell(figures: Iterable[Figure], sha256: str, seeds: str, quick: bool, as_json: Path | None) -> None:
     found = []
-    for figure in rehearse(fixed, _listed(only.upper())):
+    for figure in figures:
         found.append(figure)
         verdict = "" if figure.met is None else f"   {'met' if figure.met else 'NOT met'}: {figure.criterion}"
         numbers = f"{number(figure.value):>8} ({number(figure.low)} to {number(figure.high)})"
         print(f"{figure.experiment}  {numbers:<30} {figure.name}{verdict}", flush=True)
     if as_json:
-        report = {"protocol": fixed.sha256, "seeds": seeds, "quick": quick, "figures": [asdict(one) for one in found]}
+        report = {"protocol": sha256, "seeds": seeds, "quick": quick, "figures": [asdict(one) for one in found]}
         as_json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -58,7 +81,7 @@ def number(value: float) -> str:
     return "never" if math.isinf(value) else f"{value:.3g}"
 
 
-EXPERIMENTS: Mapping[str, Callable[..., None]] = {"people": people}
+EXPERIMENTS: Mapping[str, Callable[..., None]] = {"people": people, "gate": gate}
 
 
 def command(argv: list[str]) -> int:
