@@ -22,7 +22,6 @@ HELP = """Usage: tomoni rehearse EXPERIMENT [options]
 Experiments with simulated people; `tomoni rehearse EXPERIMENT --help` for an experiment's options.
 
   people     what labels are worth, who gives good ones, and which pairs to ask (minutes; --quick: seconds)
-  gate       how often the gate is wrong when people look all the time, and how many answers it needs (seconds)
 """
 
 
@@ -46,21 +45,6 @@ def people(
     _tell(rehearse(fixed, _listed(only.upper())), fixed.sha256, seeds, quick, as_json)
 
 
-def gate(
-    quick: Annotated[bool, typer.Option("--quick", help="a hundred runs: shows that it runs, proves nothing")] = False,
-    seed: Annotated[int | None, typer.Option("--seed", help="another than the protocol's, to look around")] = None,
-    as_json: Annotated[Path | None, typer.Option("--json", help="write the figures to this file as well")] = None,
-) -> None:
-    """The gate under constant peeking: experiment E6 of docs/science.md."""
-    from tomoni.loop.rehearse_gate import e6, gate_protocol
-
-    fixed = gate_protocol(quick=quick, seed=seed)
-    print(f"protocol {fixed.sha256}, seed {fixed.seed}" + (", quick tier: figures prove nothing" if quick else ""))
-    if seed is not None:
-        print("this is not the protocol's seed")
-    _tell(e6(fixed), fixed.sha256, str(fixed.seed), quick, as_json)
-
-
 def _tell(figures: Iterable[Figure], sha256: str, seeds: str, quick: bool, as_json: Path | None) -> None:
     found = []
     for figure in figures:
@@ -81,7 +65,7 @@ def number(value: float) -> str:
     return "never" if math.isinf(value) else f"{value:.3g}"
 
 
-EXPERIMENTS: Mapping[str, Callable[..., None]] = {"people": people, "gate": gate}
+EXPERIMENTS: Mapping[str, Callable[..., None]] = {"people": people}
 
 
 def command(argv: list[str]) -> int:
