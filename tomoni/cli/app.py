@@ -62,6 +62,7 @@ VERBS = (
     Verb("rollback", "use", "serve again what was served before"),
     Verb("log", "use", "the versions of a workspace as a family line, with win rates and costs"),
     Verb("why", "use", "trace a version or an answer to its run, data and judgements"),
+    Verb("rehearse", "people", "experiments with simulated people, by protocols fixed before the first run"),
     Verb("export", "look", "write a model for other programs, and prove that it is still the same model"),
 )
 STAGES = {

@@ -213,7 +213,7 @@ class _Labels:
             size, gain = 1.0, float(slope_D @ step_D)
             while size > 1e-6 and (value := self.objective(w_D + size * step_D, scale)) < best:
                 size /= 2
-            if gain < 1e-9 or size <= 1e-6:
+            if gain < 1e-8 or size <= 1e-6:
                 break
             w_D, best = w_D + size * step_D, value
         information_N = self.channel.answered(self.deltas_ND @ w_D, self.y_N).information_N
