@@ -26,6 +26,7 @@ from tomoni.evaluate.metrics import wilson
 from tomoni.loop.evidence import RANDOM, Counted
 from tomoni.loop.gate import Game, Settings
 from tomoni.loop.lengths import length_controlled
+from tomoni.loop.rehearse_figures import Figure, bootstrap
 
 FILE = Path(__file__).with_name("rehearse_gate.yaml")
 Arm = Literal["plain", "head", "crowd", "equal"]
@@ -61,24 +62,14 @@ def protocol(*, quick: bool = False, first_seed: int | None = None, file: Path =
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """`met`: whether the criterion holds, None where there is none."""
-
-    name: str
-    value: float
-    low: float
-    high: float
-    criterion: str = ""
-    met: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Run:
-    """`outcome` after `labels` judgements; `z_often`, `z_block`: whether a z-test would ever have promoted, looked at after
+    """`outcome` after `labels` judgements; `reached`: judgements until the evidence sufficed, were nothing given up, inf where
+    it never did; `z_often`, `z_block`: whether a z-test would ever have promoted, looked at after
     every judgement, and after every 50."""
 
     outcome: Literal["promote", "keep"]
     labels: int
+    reached: float
     z_often: bool
     z_block: bool
 
@@ -90,40 +81,47 @@ def rehearse(p: Protocol) -> Iterator[Figure]:
     found = {arm: [run(p, arm, seed, null=False) for seed in p.seeds("candidates")] for arm in ARMS}
     for arm, runs in found.items():
         yield from _candidates(p, arm, runs)
-    ratio = _labels(found["equal"])[0] / _labels(found["crowd"])[0]
-    yield Figure(
-        "crowd: judgements where all count alike over those where people are weighed", ratio, math.nan, math.nan
-    )
+    reached = {arm: np.array([one.reached for one in runs]) for arm, runs in found.items()}
+    name = "crowd: judgements until the evidence suffices where all count alike, over those where people are weighed (medians)"
+
+    def ratio(weight_S: np.ndarray) -> float:
+        times = weight_S.astype(int)
+        equal, weighed = (float(np.median(np.repeat(reached[arm], times))) for arm in ("equal", "crowd"))
+        return equal / weighed
+
+    count = len(reached["crowd"])
+    yield Figure("E6", name, ratio(np.ones(count)), *bootstrap(ratio, count, resamples=500))
 
 
 def _nulls(p: Protocol, arm: Arm, runs: list[Run]) -> Iterator[Figure]:
     limit = float(p.form["criteria"]["false_promotions"])
     rate = wilson(sum(one.outcome == "promote" for one in runs), len(runs))
     wanted = f"at most {limit:.0%}"
-    yield Figure(f"{arm}: false promotions", rate.value, rate.low, rate.high, wanted, rate.value <= limit)
+    yield Figure("E6", f"{arm}: false promotions", rate.value, rate.low, rate.high, wanted, rate.value <= limit)
     labels, low, high = _labels(runs)
-    yield Figure(f"{arm}: judgements until one that is no better is given up, mean", labels, low, high)
+    yield Figure("E6", f"{arm}: judgements until one that is no better is given up, mean", labels, low, high)
     if arm == "plain":
         for name, hits in (
             ("every judgement", [one.z_often for one in runs]),
             ("every 50", [one.z_block for one in runs]),
         ):
             rate = wilson(sum(hits), len(hits))
-            yield Figure(f"z-test looked at after {name}: false promotions", rate.value, rate.low, rate.high)
+            yield Figure("E6", f"z-test looked at after {name}: false promotions", rate.value, rate.low, rate.high)
 
 
 def _candidates(p: Protocol, arm: Arm, runs: list[Run]) -> Iterator[Figure]:
     power = wilson(sum(one.outcome == "promote" for one in runs), len(runs))
-    yield Figure(f"{arm}: better ones promoted", power.value, power.low, power.high)
+    yield Figure("E6", f"{arm}: better ones promoted", power.value, power.low, power.high)
     labels, low, high = _labels(runs)
-    yield Figure(f"{arm}: judgements until the decision, mean", labels, low, high)
-    yield Figure(f"{arm}: the same, median", float(np.median([one.labels for one in runs])), math.nan, math.nan)
+    yield Figure("E6", f"{arm}: judgements until the decision, mean", labels, low, high)
+    yield Figure("E6", f"{arm}: the same, median", float(np.median([one.labels for one in runs])), math.nan, math.nan)
     if arm not in ("plain", "head"):
         return
     rate, alpha, criteria = float(p.form["world"]["rate"]), float(p.form["alpha"]), p.form["criteria"]
     for name, asked in (("a power of 80 %", 0.8), ("the same power", min(power.value, 0.999))):
         fixed = fixed_size(rate, alpha, asked)
         figure = Figure(
+            "E6",
             f"{arm}: mean judgements over the fixed-size test's {fixed:.0f} at {name}",
             labels / fixed,
             low / fixed,
@@ -159,7 +157,10 @@ def run(p: Protocol, arm: Arm, seed: int, *, null: bool) -> Run:
     x_N = np.array([pair.x for pair in pairs])
     z_N = (np.cumsum(x_N) - 0.5 * np.arange(1, len(x_N) + 1)) / (0.5 * np.sqrt(np.arange(1, len(x_N) + 1)))
     beyond_N = z_N > norm.isf(float(p.form["alpha"]))
-    return Run(outcome, int(labels[:n].sum()), bool(beyond_N.any()), bool(beyond_N[BLOCK - 1 :: BLOCK].any()))
+    log_e_N = Game(pairs).bets.log_e_N
+    enough_N = log_e_N >= -math.log(float(p.form["alpha"]))
+    reached = float(labels[: int(enough_N.argmax()) + 1].sum()) if enough_N.any() else math.inf
+    return Run(outcome, int(labels[:n].sum()), reached, bool(beyond_N.any()), bool(beyond_N[BLOCK - 1 :: BLOCK].any()))
 
 
 def course(pairs: list[Counted], needed: float, settings: Settings) -> tuple[Literal["promote", "keep"], int]:
