@@ -54,6 +54,7 @@ VERBS = (
     Verb("ppo", "learn", "raise a reward: with a value for every token", learns=True),
     Verb("bestofn", "learn", "raise a reward the safe way: learn the best of several completions", learns=True),
     Verb("learn", "people", "what people said becomes a candidate version, tried before and after"),
+    Verb("round", "people", "the same, judged blind by people and promoted only where the gate is sure"),
     Verb("feedback", "people", "what people said: export, import, resolve to training data, erase, back up"),
     Verb("chat", "look", "talk with a model"),
     Verb("evaluate", "look", "measure a model on data it was not trained on"),

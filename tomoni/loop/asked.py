@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from tomoni.feedback.entries import PromptRow, Stored, message_from, plain_message
 from tomoni.feedback.inbox import PairAnswer, PairEvent
 from tomoni.loop.evidence import OTHER, RANDOM, Said
-from tomoni.loop.gate import Settings
 from tomoni.records import Kind, Message, Verdict
 from tomoni.registry import Version
 
@@ -179,7 +178,7 @@ def write(path: Path, asked: Sequence[Asked]) -> None:
 
 def read(path: Path) -> list[Asked]:
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:  # not splitlines: answers may hold U+2028
         body = json.loads(line)
         body["messages"] = tuple(message_from(message) for message in body["messages"])
         body["texts"] = (body["texts"][0], body["texts"][1])
@@ -190,7 +189,7 @@ def read(path: Path) -> list[Asked]:
 # -- what was said ---------------------------------------------------------------------------------------------------
 
 
-def said_of(stored: Sequence[Stored], asked: Sequence[Asked], settings: Settings) -> list[Said]:
+def said_of(stored: Sequence[Stored], asked: Sequence[Asked]) -> list[Said]:
     """Judgements on these pairs, as the gate counts them."""
     by_id = {one.id: one for one in asked}
     found = []

@@ -20,7 +20,7 @@ from tomoni.feedback.snapshot import FOLDER, Snapshot
 if TYPE_CHECKING:
     from tomoni.run.events import Event
 
-Method = Literal["learn", "kto", "dpo"]
+Method = Literal["auto", "learn", "kto", "dpo"]
 METHODS: Final[tuple[Method, ...]] = ("learn", "kto", "dpo")
 THUMBS = 20  # that teach by themselves, of both kinds
 MANY = 200  # comparisons that dpo wants

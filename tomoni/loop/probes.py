@@ -65,7 +65,7 @@ def probes_of(workspace: Path) -> Probes:
 
 def _read(path: Path, wanted: Sequence[str]) -> list[Probe]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
 """One turn of the loop: what people said becomes a candidate, people judge it blind, and the gate decides.
 
     W/rounds/NNNN/round.json     what the round started from: the version served, the judgements until then
-                  prompts/ people/ snapshot/ checks/ train/ answers/ probes/ asking/    stages (`loop.stages`)
+                  prompts/ people/ snapshot/ checks/ train/ probes/ answers-N/ asking-N/    stages (`loop.stages`)
                   gate.json      the decision as far as people have judged
                   decision/ promotion/    once it is made
                   status.json    for whoever looks; report.html
@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,20 +50,21 @@ if TYPE_CHECKING:
     from tomoni.evaluate.subject import Subject
 
 FOLDER = "rounds"
-PAIRS = 120  # put before people, at most at first
+PAIRS = 60  # put before people at a time
+FEW_LEFT = 6  # of them not judged yet: then come the next
 FEWEST_HELD_OUT = 8
 SPACE = 64 << 20  # bytes that a round needs besides the model's own size
 TAKE_IN = 10.0  # seconds to wait for a studio to take the pairs in
-STAGES = ("prompts", "people", "snapshot", "checks", "train", "answers", "probes", "asking")
+STAGES = ("prompts", "people", "snapshot", "checks", "train", "probes")
 State = Literal["waiting", "promoted", "kept"]
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """`method`: one of `methods.METHODS`, or auto. `learning`: how `learn` practises."""
+    """`method`: auto chooses by what was said. `learning`: how `learn` practises."""
 
     workspace: Path
-    method: Method | Literal["auto"] = "auto"
+    method: Method = "auto"
     pairs: int = PAIRS
     price_per_hour: float = learning.PRICE_PER_HOUR
     threads: int | None = None
@@ -151,6 +153,8 @@ class Round:
         candidate = self.registry.get(str(outputs["train"]["version"]))
         known = self.stages.output("decision")
         decision = self.decision(outputs)
+        if known is None and decision.outcome == "undecided" and self._left() < FEW_LEFT:
+            self._ask(outputs, len(self.batches()) + 1)
         atomic_write(self.folder / "gate.json", _text(asdict(decision)))
         if known is None and decision.outcome == "undecided":
             return self._report(outputs, candidate, decision, "waiting")
@@ -168,11 +172,29 @@ class Round:
         training = {"snapshot": found["snapshot"]["hash"], "base": begun.base_hash, "method": begun.method}
         found["train"] = run("train", training, self._train)
         candidate = {"base": begun.base_hash, "candidate": found["train"]["hash"]}
-        found["answers"] = run("answers", candidate | {"pairs": begun.pairs}, lambda place: self._answers(place, found))
         probes = probes_of(self.wanted.workspace)
-        found["probes"] = run("probes", candidate | {"probes": probes.hash}, lambda place: self._probes(found))
-        found["asking"] = run("asking", {"answers": found["answers"]["hash"]}, lambda place: self._ask(found))
+        inputs = candidate | {"probes": probes.hash}
+        found["probes"] = run("probes", inputs, lambda place: self._probes(found))
+        if self.batches() or self.decision(found).outcome != "keep":  # else probes have decided: nobody need judge
+            self._ask(found, 1)
         return found
+
+    def _ask(self, found: Mapping[str, Output], batch: int) -> None:
+        """Batch number `batch` of pairs, before people."""
+        given = {"candidate": found["train"]["hash"], "pairs": self.begun.pairs, "batch": batch}
+        answers = self.stages.run(f"answers-{batch}", given, lambda place: self._answers(place, found, batch))
+        self.stages.run(f"asking-{batch}", {"answers": answers["hash"]}, lambda _: self._hand_over(found, batch))
+
+    def batches(self) -> list[int]:
+        """Those that are before people, or were."""
+        numbers = range(1, self.settings.most + 2)
+        return list(takewhile(lambda batch: self.stages.known(f"asking-{batch}") is not None, numbers))
+
+    def pairs(self) -> list[asking.Asked]:
+        return [one for batch in self.batches() for one in asking.read(self.place(batch))]
+
+    def place(self, batch: int) -> Path:
+        return self.folder / f"answers-{batch}" / "pairs.jsonl"
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -332,18 +354,28 @@ class Round:
     def candidate(self, found: Mapping[str, Output]) -> Version:
         return self.registry.get(str(found["train"]["version"]))
 
-    def _answers(self, place: Path, found: Mapping[str, Output]) -> Output:
+    def _left(self) -> int:
+        """Pairs before people that nobody has judged."""
+        with Store.read(self.wanted.workspace) as store:
+            stored = store.judgements(purpose="gate", after=self.begun.sequence)
+        judged = {one.pair.partition("~")[0] for one in asking.said_of(stored, self.pairs())}
+        return sum(one.id not in judged for one in self.pairs())
+
+    def _answers(self, place: Path, found: Mapping[str, Output], batch: int) -> Output:
         base, candidate = self.subject(self.base), self.subject(self.candidate(found))
-        held_out, key = self.prompts()[1], f"{self.begun.number} {found['train']['hash']}"
+        held_out, key = self.prompts()[1], f"{self.begun.number} {batch} {found['train']['hash']}"
         slices = asking.slices_of(held_out, self.settings.slice_share)
         with Store.read(self.wanted.workspace) as store:
             used = Counter(pair.prompt for pair in store.pairs(purpose="gate"))
+        used.update(one.prompt for one in self.pairs())
         chosen = asking.drawn(held_out, self.begun.pairs, used=used, key=key, slices=slices)
-        answers = asking.answered(base, candidate, [row.messages for row, _ in chosen], seed=self.begun.number)
+        seed = self.begun.number * 1000 + batch
+        answers = asking.answered(base, candidate, [row.messages for row, _ in chosen], seed=seed)
         pairs, alike = asking.pairs_of(self.begun.number, chosen, answers, key=key, slices=slices)
         asking.write(place / "pairs.jsonl", pairs)
-        drift = measures.drift(base, candidate, [row.messages for row, _ in chosen], answers)
-        output = {"asked": len(pairs), "alike": alike, "both": sum(one.both for one in pairs), "drift": asdict(drift)}
+        output: Output = {"asked": len(pairs), "alike": alike, "both": sum(one.both for one in pairs)}
+        if batch == 1:
+            output["drift"] = asdict(measures.drift(base, candidate, [row.messages for row, _ in chosen], answers))
         return output | {"hash": hashed([asdict(one) for one in pairs])}
 
     def _probes(self, found: Mapping[str, Output]) -> Output:
@@ -356,9 +388,8 @@ class Round:
             output[kind] = None if known is None else {**asdict(known), "hard": sorted(known.hard)}
         return output
 
-    def _ask(self, found: Mapping[str, Output]) -> Output:
-        pairs = asking.read(self.folder / "answers" / "pairs.jsonl")
-        events = list(asking.events_of(pairs, self.base, self.candidate(found)))
+    def _hand_over(self, found: Mapping[str, Output], batch: int) -> Output:
+        events = list(asking.events_of(asking.read(self.place(batch)), self.base, self.candidate(found)))
         box = Inbox(self.wanted.workspace)
         try:
             box.append(events)
@@ -370,12 +401,12 @@ class Round:
     # -- deciding ----------------------------------------------------------------------------------------------------
 
     def evidence(self, found: Mapping[str, Output]) -> Evidence:
-        pairs = asking.read(self.folder / "answers" / "pairs.jsonl")
+        pairs = self.pairs()
         with Store.read(self.wanted.workspace) as store:
             stored = store.judgements(purpose="gate", after=self.begun.sequence)
         measured = {kind: _probed(found["probes"][kind]) for kind in ("safety", "capability")}
         return Evidence(
-            asking.said_of(stored, pairs, self.settings),
+            asking.said_of(stored, pairs),
             self.crowd(found["people"]).judges(),
             self.begun.number,
             flagged=asking.flagged_of(stored, pairs),
@@ -395,9 +426,9 @@ class Round:
         return {"promoted": True, "served": candidate.id}
 
     def _report(self, found: dict[str, Output], candidate: Version, decision: Decision, state: State) -> Played:
-        from tomoni.loop import report
+        from tomoni.loop.report import write
 
-        report.write(self, found, candidate, decision, state)
+        write(self, found, candidate, decision, state)
         return Played(self.folder, self.begun, candidate, decision, state)
 
 
