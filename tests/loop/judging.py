@@ -33,7 +33,10 @@ def judge_all(path: Path, person: str, chooses: Chooses, *, seed: int = 0, limit
         for pair in store.pairs(purpose="gate", judged=False, person=person):
             one = by_id.get(pair.id.partition("~")[0])
             if one is not None and done < limit:
-                store.judge(judgement(pair.id, person, one, chooses(one, random.Random(f"{seed} {pair.id}"))), key=f"{person} {pair.id}")
+                store.judge(
+                    judgement(pair.id, person, one, chooses(one, random.Random(f"{seed} {pair.id}"))),
+                    key=f"{person} {pair.id}",
+                )
                 done += 1
     return done
 

@@ -27,7 +27,7 @@ h2{font-size:1.05rem;margin:2.2rem 0 .7rem}p{margin:.4rem 0}.dim{color:var(--dim
 .verdict{border-left:8px solid var(--plain);margin-bottom:1rem}.verdict b{font-size:1.35rem}
 .good{color:var(--good)}.bad{color:var(--bad)}.wait{color:var(--wait)}.verdict.good,.verdict.bad,.verdict.wait{color:inherit}
 .verdict.good{border-color:var(--good)}.verdict.bad{border-color:var(--bad)}.verdict.wait{border-color:var(--wait)}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.75rem}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(12rem,1fr));gap:.75rem}
 .tile b{display:block;font-size:1.5rem;line-height:1.2;font-variant-numeric:tabular-nums}.tile span{font-size:.85rem}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}td,th{text-align:left;padding:.35rem .6rem;
 border-bottom:1px solid var(--line);vertical-align:top}th{color:var(--dim);font-weight:500;font-size:.85rem}

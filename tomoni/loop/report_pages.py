@@ -168,7 +168,9 @@ def _learnt(body: Body) -> Html:
         [("thumbs", "親指"), counts["thumbs"]],
         [("method", "学び方"), body["method"]],
     ]
-    rows += [[(f"left out: {why}", f"使わなかったもの：{why}"), count] for why, count in left_out.items()]
+    rows += [
+        [(f"left out: {why}", f"使わなかったもの：{words.left_out(why)}"), count] for why, count in left_out.items()
+    ]
     return table([("", ""), ("", "")], rows)
 
 
@@ -306,7 +308,7 @@ def _across(known: Sequence[Body]) -> Iterator[Html]:
             (("Gate judgements", "採否の判定"), str(judged), ("", "")),
             (("Machine", "計算の費用"), f"${usd:.4f}", ("", "")),
             (("People's time", "人の時間"), f"{minutes + taught:.1f}", ("minutes, as far as timed", "分（計測できた分）")),
-            (("Labels per point", "1ポイントあたりの判定"), "–" if label is None else f"{label:.0f}", (f"AlpacaFarm: {ALPACA_FARM}", f"AlpacaFarm：{ALPACA_FARM}")),
+            (("Labels per point", "1ポイントあたりの判定"), "–" if label is None else f"{label:.3g}", (f"AlpacaFarm: {ALPACA_FARM}", f"AlpacaFarm：{ALPACA_FARM}")),
         ]
     )  # fmt: skip
     yield section(

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tomoni.durable import atomic_write, naming_disk, require_space
 from tomoni.errors import DataError, RegistryError, RunError, UserError
 from tomoni.feedback.checks import purpose_of
-from tomoni.feedback.entries import PromptRow, Stored
+from tomoni.feedback.entries import PromptRow, Stored, prompt_id
 from tomoni.feedback.inbox import Inbox
 from tomoni.feedback.resolve import resolve
 from tomoni.feedback.snapshot import Snapshot
@@ -224,9 +224,8 @@ class Round:
         """Chosen once: what people add while the round goes on is for the next one."""
         with Store.read(self.wanted.workspace) as store:
             rows = store.prompts()
-        judged = {
-            str(one.judgement.extra.get("prompt")) for one in self.stored() if purpose_of(one.judgement) != "gate"
-        }
+        told = [one.judgement for one in self.stored() if purpose_of(one.judgement) != "gate"]
+        judged = {prompt_id(one.prompt) for one in told}
         held_out = [row.id for row in asking.held_out_of(rows, judged)]
         apart = set(held_out)
         practise = [row.id for row in rows if row.status == "active" and not row.held_out and row.id not in apart]
@@ -469,6 +468,9 @@ def _open_round(wanted: Wanted, registry: Registry, new: bool) -> Path:
         )
     with Store.read(wanted.workspace) as store:
         sequence = store.sequence
+        said = store.judgements(live=False)
+    if known and not new:
+        _require_news(known[-1], base, [one for one in said if purpose_of(one.judgement) != "gate"])
     number = int(known[-1].name) + 1 if known else 1
     folder = wanted.workspace / FOLDER / f"{number:04}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -476,6 +478,15 @@ def _open_round(wanted: Wanted, registry: Registry, new: bool) -> Path:
     begun = Begun(number, base.id, base.hash, sequence, wanted.method, wanted.pairs, asdict(wanted.settings), created)
     atomic_write(folder / "round.json", _text(asdict(begun)))
     return folder
+
+
+def _require_news(last: Path, base: Version, taught: list[Stored]) -> None:
+    begun = Begun(**json.loads((last / "round.json").read_text(encoding="utf-8")))
+    if begun.base_hash == base.hash and not any(one.sequence > begun.sequence for one in taught):
+        raise DataError(
+            f"nothing was said since round {begun.number} began, and its base is served still",
+            next_step="judge or correct more in the studio; --new plays a round on the same judgements again",
+        )
 
 
 def take_in(workspace: Path, wait_for: set[str] | None = None) -> bool:
