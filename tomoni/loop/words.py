@@ -52,6 +52,10 @@ REASONS: Final[Mapping[str, tuple[str, str]]] = {
         'On "{about}" it could have become worse: {won:.0%} of {n:.0f} pairs so far.',
         "「{about}」で悪くなっていないとは、まだ言えません（{n:.0f}組中{won:.0%}）。",
     ),
+    "topic_behind": (
+        'On "{about}" it lies far behind the other topics: {won:.0%} of {n:.0f} pairs. It must be shown that it is not worse.',
+        "「{about}」は他の話題より大きく劣ります（{n:.0f}組中{won:.0%}）。悪くなっていないことを確かめる必要があります。",
+    ),
     "few_judges": (
         "Only {judges:.0f} people judged; with five or more, nobody's taste alone decides.",
         "判定したのは{judges:.0f}人です。5人以上なら、一人の好みだけで決まりません。",
