@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tomoni.errors import RunError, UserError
+from tomoni.errors import RunError, UserError, counted
 from tomoni.world import (
     bundled_world,
     example_questions,
@@ -163,10 +163,25 @@ def make_room(folder: Path) -> None:
         raise RunError(
             f"{folder} exists and was not made by the demo", next_step="name another folder: tomoni demo --folder NAME"
         )
+    if judged := _judgements(folder):
+        raise RunError(
+            f"{folder} holds {counted(judged, 'judgement')} that people made in the studio, and the demo would begin anew",
+            next_step=f"go on with it: tomoni studio {folder}; or name another folder: tomoni demo --folder NAME",
+        )
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     (folder / MARK).touch()
+
+
+def _judgements(folder: Path) -> int:
+    """How many judgements the folder holds, where it has become a workspace."""
+    from tomoni.feedback.store import Store
+
+    if not ((folder / "workspace.json").exists() and (folder / "tomoni.db").exists()):
+        return 0
+    with Store.read(folder) as store:
+        return store.count_judgements()
 
 
 def _write_questions(folder: Path, options: argparse.Namespace) -> Questions:

@@ -1,1 +1,1 @@
-"""Rounds: what turns feedback into a better model, and the rehearsals that show whether it does."""
+"""The circle closes: what people say becomes a new model version, and whether it is better is for people to say."""
