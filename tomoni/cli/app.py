@@ -55,6 +55,7 @@ VERBS = (
     Verb("bestofn", "learn", "raise a reward the safe way: learn the best of several completions", learns=True),
     Verb("learn", "people", "what people said becomes a candidate version, tried before and after"),
     Verb("feedback", "people", "what people said: export, import, resolve to training data, erase, back up"),
+    Verb("rehearse", "people", "experiments with simulated people, by protocols fixed before the first run"),
     Verb("chat", "look", "talk with a model"),
     Verb("evaluate", "look", "measure a model on data it was not trained on"),
     Verb("serve", "use", "a model behind OpenAI's API; feedback on its answers; its version a pointer that moves"),
@@ -62,7 +63,6 @@ VERBS = (
     Verb("rollback", "use", "serve again what was served before"),
     Verb("log", "use", "the versions of a workspace as a family line, with win rates and costs"),
     Verb("why", "use", "trace a version or an answer to its run, data and judgements"),
-    Verb("rehearse", "people", "experiments with simulated people, by protocols fixed before the first run"),
     Verb("export", "look", "write a model for other programs, and prove that it is still the same model"),
 )
 STAGES = {
