@@ -22,6 +22,7 @@ HELP = """Usage: tomoni rehearse EXPERIMENT [options]
 Experiments with simulated people; `tomoni rehearse EXPERIMENT --help` for an experiment's options.
 
   people     what labels are worth, who gives good ones, and which pairs to ask (minutes; --quick: seconds)
+  gate       how often a candidate that is no better is promoted, and how many judgements that takes
 """
 
 
@@ -65,7 +66,27 @@ def number(value: float) -> str:
     return "never" if math.isinf(value) else f"{value:.3g}"
 
 
-EXPERIMENTS: Mapping[str, Callable[..., None]] = {"people": people}
+def gate(
+    quick: Annotated[bool, typer.Option("--quick", help="the small tier: shows that it runs, proves nothing")] = False,
+    first_seed: Annotated[
+        int | None, typer.Option("--first-seed", help="other seeds than the protocol's, to look around")
+    ] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="write the figures to this file as well")] = None,
+) -> None:
+    """False promotions under constant looking, and judgements needed: experiment E6 of docs/rounds.md."""
+    from tomoni.loop.rehearse_gate import protocol, rehearse
+
+    fixed = protocol(quick=quick, first_seed=first_seed)
+    first, last = fixed.seeds("nulls")[0], max(fixed.seeds("nulls")[-1], fixed.seeds("candidates")[-1])
+    print(
+        f"protocol {fixed.sha256}, seeds {first} to {last}" + (", quick tier: figures prove nothing" if quick else "")
+    )
+    if first_seed is not None:
+        print("these are not the protocol's seeds")
+    _tell(rehearse(fixed), fixed.sha256, f"{first} to {last}", quick, as_json)
+
+
+EXPERIMENTS: Mapping[str, Callable[..., None]] = {"people": people, "gate": gate}
 
 
 def command(argv: list[str]) -> int:

@@ -131,18 +131,28 @@ def _outcome(reasons: Sequence[Reason]) -> Outcome:
 
 
 class Game:
-    """The e-process on the random pairs, and the likelihood ratio that says when going on is futile."""
+    """The e-process on the random pairs, and the one that says when going on is futile."""
 
     def __init__(self, pairs: Sequence[Counted]) -> None:
         self.x_N = np.array([pair.x for pair in pairs])
         self.bet_N = np.array([pair.bet for pair in pairs])
         self.dlen_N = np.array([pair.dlen for pair in pairs])
-        shift_N, bound_N = control(pairs)
-        self.bets = play(self.x_N - 0.5 + shift_N, -0.5 - bound_N, bet_N=self.bet_N, unit_N=0.5, prior=WINS)
+        self.shift_N, bound_N = control(pairs)
+        y_N = self.x_N - 0.5 + self.shift_N
+        self.bets = play(y_N, -0.5 - bound_N, bet_N=self.bet_N, unit_N=0.5, prior=WINS)
+
+    def futility_N(self, worth: float) -> Float:
+        """log E after each pair against "of those that are no ties the candidate wins `worth`, or more", flips included.
+
+        Without a control variate its inverse is the likelihood ratio of the sequential test of `worth` against one half.
+        """
+        s_N = (2 * worth - 1) * self.bet_N
+        expected_N = np.where(self.x_N == 0.5, 0.5, (1 + s_N) / 2)
+        stake_N = 2 * s_N / (1 - s_N**2)
+        return np.asarray(np.cumsum(np.log1p(stake_N * (expected_N - self.x_N - self.shift_N))))
 
     def futility(self, worth: float) -> float:
-        """log likelihood ratio of a win rate of `worth` against one half, flips included."""
-        return float(np.log1p(2 * (2 * worth - 1) * self.bet_N * (self.x_N - 0.5)).sum())
+        return float(self.futility_N(worth)[-1]) if len(self.x_N) else 0.0
 
 
 def control(pairs: Sequence[Counted]) -> tuple[Float, Float]:
@@ -179,7 +189,7 @@ def _wins(game: Game, needed: float, settings: Settings) -> Reason:
     against = play(0.5 - game.x_N, -0.5, bet_N=game.bet_N, prior=WINS).log_e if n else 0.0
     if against >= needed:
         return Reason("worse", "failed", numbers)
-    if game.futility(settings.worth) <= math.log(settings.miss):
+    if game.futility(settings.worth) >= -math.log(settings.miss):
         return Reason("hardly_better", "failed", numbers | {"worth": settings.worth})
     return Reason("not_sure_yet", "open", numbers)
 
@@ -304,7 +314,7 @@ def _whole(game: Game, needed: float, settings: Settings) -> float:
     up = (needed - game.bets.log_e) / gain if mean > 0.5 and gain > 0 else math.inf
     stake = (2 * settings.worth - 1) * bet
     drift = mean * math.log1p(stake) + (1 - mean) * math.log1p(-stake)
-    down = (game.futility(settings.worth) - math.log(settings.miss)) / -drift if drift < 0 else math.inf
+    down = (-math.log(settings.miss) - game.futility(settings.worth)) / -drift if drift < 0 else math.inf
     return min(up, down)
 
 
