@@ -1,0 +1,5 @@
+"""One module a page: what it shows and the API behind it."""
+
+from tomoni.studio.pages import chat, entrance, home, judge
+
+ROUTERS = (entrance.router, home.router, chat.router, judge.router)
