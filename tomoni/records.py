@@ -170,6 +170,7 @@ class Kind(Enum):
     THUMB = "thumb"
     FLAG = "flag"
     COMMENT = "comment"
+    UNDO = "undo"  # takes back the judgement that `replaces` names; what that one had replaced counts again
 
 
 @dataclass(frozen=True, slots=True)
