@@ -238,7 +238,7 @@ class Answering:
         """Lines of /v1/chat/completions as they come; leaving the iterator cancels the answer."""
         import httpx
 
-        self._require()
+        self.require()
         timeout = httpx.Timeout(PATIENCE, connect=5)
         try:
             async with (
@@ -254,7 +254,8 @@ class Answering:
         except httpx.HTTPError as error:
             raise Fault("model_away", 503) from error
 
-    def _require(self) -> None:
+    def require(self) -> None:
+        """Fault 503 that says why nothing can be asked now."""
         status = self._status
         if status.state == "off":
             raise Fault("no_model", 503)
@@ -270,7 +271,7 @@ class Answering:
         return self._send("GET", path, None, timeout)
 
     def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        self._require()
+        self.require()
         return self._send("POST", path, body, PATIENCE)
 
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float) -> dict[str, Any]:

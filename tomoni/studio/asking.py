@@ -43,6 +43,7 @@ class Asking:
     _ended: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     making: bool = False
+    _versions: dict[str, str] = field(default_factory=dict)  # of answers; they never change
 
     def start(self) -> None:
         if self._thread is None:
@@ -78,7 +79,9 @@ class Asking:
         return chosen[:n]
 
     def _of_version(self, pair: Pair, version: str | None) -> bool:
-        return version is None or self.store.answer(pair.first).version == version
+        if pair.first not in self._versions:
+            self._versions[pair.first] = self.store.answer(pair.first).version
+        return version is None or self._versions[pair.first] == version
 
     def waiting(self) -> int:
         """Pairs of the current model that nobody has judged."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import secrets
-import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,8 @@ if TYPE_CHECKING:
     from tomoni.registry import Registry
     from tomoni.studio.answering import Answering
     from tomoni.studio.asking import Asking
+    from tomoni.studio.teaching import Teaching
+    from tomoni.studio.training import Training
 
 SECRET = "studio.secret"  # the setting; random per workspace
 
@@ -28,8 +29,9 @@ class House:
     doors: Doors
     answering: Answering
     asking: Asking
+    teaching: Teaching
+    training: Training
     lang: Lang | None = None  # asked for on the command line
-    writing: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
         self._secret = secret_of(self.store)

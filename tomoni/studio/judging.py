@@ -124,10 +124,7 @@ def take_back(store: Store, person: Person, of: str, key: str) -> str | None:
     undone, pair = 0, None
     while (found := known(store, target := id_of(person.id, of, undone))) is not None:
         pair = found.extra.get("pair")
-        undo = replace(
-            found, id=id_of(person.id, key, undone), kind=Kind.UNDO, value={}, tags=(), comment="", replaces=target
-        )
-        store.judge(undo, key=f"{person.id}:{key}:{undone}")
+        store.undo(target, person=person.id, key=f"{person.id}:{key}:{undone}")
         undone += 1
     if not undone:
         raise Fault("nothing_to_undo", 404)

@@ -12,8 +12,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from starlette.responses import HTMLResponse, Response
 
+from tomoni.studio import charts
 from tomoni.studio.access import Visit
-from tomoni.studio.words import Lang, written
+from tomoni.studio.teaching import Press
+from tomoni.studio.words import Lang, Words, written
 
 HERE = Path(__file__).parent
 TYPES = {
@@ -56,9 +58,31 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.globals["static"] = static
+    made.globals["topic_name"] = topic_name
+    made.globals["learnt"] = learnt
+    made.globals["cost"] = cost
+    made.globals["rate_bar"] = charts.rate_bar
     made.filters["number"] = written
     made.filters["percent"] = percent
     return made
+
+
+def topic_name(words: Words, name: str) -> str:
+    return words.known(f"topic.{name}", name) if name else words("topic.none")
+
+
+def learnt(press: Press) -> dict[str, int]:
+    """How much a press of Learn was made from, for its text."""
+    found = (press.result or {}).get("learnt_from") or {}
+    return {name: int(found.get(name) or 0) for name in ("comparisons", "corrections", "thumbs")}
+
+
+def cost(words: Words, told: Any) -> str:
+    """Of a press: money where a price is known, else nothing but electricity."""
+    money = told.get("usd") if isinstance(told, dict) else told
+    if not isinstance(money, int | float) or isinstance(money, bool):
+        return words("learn.cost_unknown")
+    return f"${money:.4f}" if money < 0.1 else f"${money:,.2f}"
 
 
 def percent(share: float | None, digits: int = 0) -> str:

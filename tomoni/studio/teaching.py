@@ -264,10 +264,12 @@ class Teaching:
         return found
 
     def tally(self, press: Press) -> Tally:
-        said = [verdict for verdicts in self.verdicts(press.number).values() for verdict in verdicts]
+        by_pair = self.verdicts(press.number)
+        said = [verdict for verdicts in by_pair.values() for verdict in verdicts]
         won, lost = said.count(Verdict.SECOND), said.count(Verdict.FIRST)
         unchanged = sum(plain(trial["before"]) == plain(trial["after"]) for trial in press.trials)
-        return Tally(won, lost, len(said) - won - lost, unchanged)
+        judges = max((len(verdicts) for verdicts in by_pair.values()), default=1)  # each would have said "equal"
+        return Tally(won, lost, len(said) - won - lost, unchanged * judges)
 
 
 def _number_of(pair: Pair) -> str | None:
