@@ -51,7 +51,7 @@ def serve() -> None:
                 os._exit(status)
         print(pid, flush=True)
         _, status, usage = os.wait4(pid, 0)
-        operations = counter.read_text() if counter.exists() else 0
+        operations = (counter.read_text() if counter.exists() else "") or 0  # empty: killed while it was being written
         print(os.waitstatus_to_exitcode(status), operations, usage.ru_utime + usage.ru_stime, flush=True)
 
 
