@@ -312,3 +312,37 @@ def test_the_virtual_tokens_of_prompt_tuning_are_given_once() -> None:
             with torch.no_grad():
                 assert int(model(input_ids=torch.tensor([tokens])).logits[0, -1].argmax()) == expected
             tokens.append(int(expected))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
+def test_the_likeliest_tokens_are_told_to_who_asks_and_to_nobody_else(architecture: str) -> None:
+    model = tiny.model(architecture)
+    under_test = sampler(model)
+    under_test.add(PROMPTS[1], Sampling(max_new_tokens=6, temperature=2.0, logprobs=True, top_logprobs=3), "asks")
+    under_test.add(PROMPTS[2], Sampling(max_new_tokens=6, temperature=2.0), "does not")
+    told: dict[str, list[Any]] = {"asks": [], "does not": []}
+    while not under_test.idle:
+        for increment in under_test.step():
+            told[increment.id].append(increment)
+    assert all(increment.likeliest == () for increment in told["does not"])
+    tokens = list(PROMPTS[1])
+    for increment in told["asks"]:
+        with torch.no_grad():
+            weights = np.exp(model(torch.tensor([tokens])).logits[0, -1].double().numpy())
+        expected = {token: math.log(weights[token] / weights.sum()) for token in np.argsort(-weights)[:3]}
+        assert [token for token, _ in increment.likeliest] == list(expected)
+        assert [value for _, value in increment.likeliest] == pytest.approx(list(expected.values()), abs=1e-4)
+        tokens.append(increment.token)
+
+
+def test_answers_with_names_of_their_own_can_share_their_draws() -> None:
+    how = Sampling(max_new_tokens=12, temperature=1.5, seed=5)
+    under_test = sampler()
+    under_test.add(PROMPTS[1], how, "one", draws="0")
+    under_test.add(PROMPTS[1], how, "another", draws="0")
+    under_test.add(PROMPTS[1], how, "a third", draws="1")
+    told: dict[str, list[int | None]] = {}
+    while not under_test.idle:
+        for increment in under_test.step():
+            told.setdefault(increment.id, []).append(increment.token)
+    assert told["one"] == told["another"] != told["a third"]

@@ -19,7 +19,7 @@ from tomoni.data.store import ItemStore, build, cache_key
 from tomoni.data.stream import Items, Stream
 from tomoni.data.textpairs import PairRenderer
 from tomoni.data.tokenize import fingerprint
-from tomoni.engine.checkpoint import atomic_write
+from tomoni.durable import atomic_write
 from tomoni.errors import DataError, counted
 from tomoni.records import Record
 from tomoni.run.job import Tokenizer
