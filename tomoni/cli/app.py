@@ -55,6 +55,7 @@ VERBS = (
     Verb("bestofn", "learn", "raise a reward the safe way: learn the best of several completions", learns=True),
     Verb("chat", "look", "talk with a model"),
     Verb("evaluate", "look", "measure a model on data it was not trained on"),
+    Verb("studio", "people", "web pages: chat with the model, judge it, teach it; for people who know no Python"),
     Verb("export", "look", "write a model for other programs, and prove that it is still the same model"),
 )
 STAGES = {
@@ -63,6 +64,7 @@ STAGES = {
     "train": "Train",
     "learn": "Learn from preferences and rewards",
     "look": "Use and judge a model",
+    "people": "Let people use it and teach it",
 }
 
 

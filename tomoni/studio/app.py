@@ -28,7 +28,7 @@ def create(house: House) -> FastAPI:
     app = FastAPI(title="tomoni studio", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.house = house
     for router in ROUTERS:
-        app.include_router(router)
+        app.router.routes.extend(router.routes)  # not include_router, which hides the routes and so their rules
     app.add_exception_handler(Fault, _fault)
     app.add_exception_handler(UserError, _user_error)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -68,7 +68,8 @@ def _http(request: Request, error: Exception) -> Response:
 
 def _unexpected(request: Request, error: Exception) -> Response:
     # neither texts nor secrets: what a person wrote may stand in an exception's message
-    log.error("unexpected %s in %s", type(error).__name__, request.scope.get("route") or "no route")
+    log.error("unexpected %s in %s", type(error).__name__, getattr(request.scope.get("route"), "path", "no route"))
+    log.debug("where", exc_info=error)
     return told(request, 500, "unexpected")
 
 
@@ -82,4 +83,4 @@ def told(request: Request, status: int, code: str, **values: Any) -> Response:
         return JSONResponse(body, status_code=status)
     if code == "signed_out":
         return RedirectResponse("/sign-in", status_code=303)
-    return page(visit, "fault", status=status, message=message, next_step=next_step)
+    return page(visit, "fault", code=status, message=message, next_step=next_step)

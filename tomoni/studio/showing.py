@@ -23,7 +23,7 @@ TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-SHELL_WORDS = ("common", "outbox", "fault")  # of every page's scripts
+SHELL_WORDS = ("common", "outbox", "reach")  # of every page's scripts
 
 
 @cache
@@ -93,7 +93,7 @@ def page(
     visit: Visit,
     name: str,
     *,
-    status: int = 200,
+    code: int = 200,
     words: Sequence[str] = (),
     facts: dict[str, Any] | None = None,
     **values: Any,
@@ -114,7 +114,7 @@ def page(
             **values,
         )
     )
-    return HTMLResponse(text, status_code=status)
+    return HTMLResponse(text, status_code=code)
 
 
 def tagged(body: Any, lang: Lang, asked: str | None) -> Response:

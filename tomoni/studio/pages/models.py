@@ -46,17 +46,22 @@ def models_page(caller: Caller) -> Response:
         versions=versions,
         current=current,
         history=list(reversed(history))[:20],
-        previous=_previous(history, current.id if current else None),
+        previous=_previous(history),
         status=caller.house.answering.status,
         pretrained=pretrained_only,
         line=lineage(versions),
     )
 
 
-def _previous(history: list[Any], current: str | None) -> str | None:
-    """What a rollback would serve."""
-    last = history[-1] if history else None
-    return last.previous if last is not None and last.version == current else None
+def _previous(history: list[Any]) -> str | None:
+    """What a rollback would serve: what was promoted before the version of now, without what was taken back since."""
+    stack: list[str] = []
+    for move in history:
+        if move.kind == "promote":
+            stack.append(move.version)
+        elif len(stack) > 1:
+            stack.pop()
+    return stack[-2] if len(stack) > 1 else None
 
 
 def lineage(versions: list[Any]) -> dict[str, int]:

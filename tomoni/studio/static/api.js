@@ -4,7 +4,7 @@ import { t, toast } from "./dom.js";
 
 export class Fault extends Error {
   constructor(status, body) {
-    super(body?.error?.message || t("fault.unknown"));
+    super(body?.error?.message || t("reach.unknown"));
     this.status = status;
     this.code = body?.error?.code || "unknown";
     this.next = body?.error?.next || "";
@@ -26,7 +26,7 @@ export async function reach(path, options = {}) {
     return await fetch(path, { credentials: "same-origin", cache: "no-store", ...options });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Fault(0, { error: { code: "unreachable", message: t("fault.unreachable"), next: t("fault.unreachable.next") } });
+    throw new Fault(0, { error: { code: "unreachable", message: t("reach.unreachable"), next: t("reach.unreachable.next") } });
   }
 }
 
