@@ -70,7 +70,8 @@ def test_the_posterior_of_a_person_is_that_of_plain_sampling_from_the_prior() ->
             + shares[:, 1] * expit(-gap[i])
             + shares[:, 2] * expit(side[i] * clicks)
         )
-        log += y[i] * np.log(q) + (1 - y[i]) * np.log(1 - q)
+        if y[i] != 0.5:
+            log += np.log(q if y[i] else 1 - q)
     weight = np.exp(log - log.max())
     weight /= weight.sum()
     mean = weight @ shares
@@ -114,6 +115,19 @@ def test_nobody_is_praised_for_agreeing_with_himself() -> None:
     people = fit(judged)
     assert people.of("alone").kappa < NEWCOMER.kappa + 0.15
     assert people.signal < 0.05
+
+
+def test_ties_are_no_fault_and_do_not_hide_what_the_other_answers_say() -> None:
+    found = []
+    for seed in range(4):
+        judged, _ = answers(("perfect",) * 5, each=60, seed=seed)
+        rng = np.random.default_rng(seed)
+        tied = [replace(one, y=0.5) if "00" in one.person and rng.random() < 0.6 else one for one in judged]
+        found.append(fit(tied).of("00 perfect"))
+    assert np.mean([one.kappa for one in found]) > 0.5
+    assert all(not one.blind and one.n == 60 and one.decided < 35 for one in found)
+    always = fit([replace(one, y=0.5) if "00" in one.person else one for one in judged]).of("00 perfect")
+    assert always.kappa == pytest.approx(NEWCOMER.kappa) and always.decided == 0
 
 
 def test_order_of_answers_sides_and_names_do_not_matter() -> None:

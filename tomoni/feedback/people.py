@@ -15,7 +15,8 @@ How it is fitted, in turn until nothing moves:
 3. each person's posterior over a grid of (A, F, S) and c, exactly; b by a penalised Newton step.
 
 Gold pairs, whose answer is known, have a gap of their own that does not depend on the head: they anchor the signs.
-Ties count half to each side.
+Ties are soft labels of the head, half to each side. Of reliability they say nothing: in Davidson's model (1970) the odds
+of the first over the second, given that it is no tie, are those of Bradley and Terry whatever the person's liking for ties.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from scipy.special import expit, logsumexp
 from tomoni.errors import DataError
 from tomoni.feedback.arrays import Float
 from tomoni.feedback.channel import Channel
-from tomoni.feedback.head import Head, Prior, calibrated
+from tomoni.feedback.head import Cavity, Head, Prior, calibrated
 from tomoni.feedback.weights import Weight
 
 ATTENTIVE = (8.0, 1.0, 1.0)  # Dirichlet of a person who means well
@@ -54,7 +55,8 @@ class Judged:
     """One person's answer to one pair. `y`: 1 the stored first won, 0 the second, .5 a tie or both bad.
 
     `side`: 1 the stored first was shown left, -1 right. `expected`: the right `y`, for a gold pair. `item` names the
-    pair; `length` is log(length of first / length of second); `words`: of both answers, `seconds` that it took.
+    pair; `length` is log(length of first / length of second); `words`: of both answers, `seconds` that it took;
+    `topic` of the prompt, `tags`: the reasons that were given.
     """
 
     person: str
@@ -66,6 +68,8 @@ class Judged:
     seconds: float | None = None
     words: int = 0
     length: float = 0.0
+    topic: str = ""
+    tags: tuple[str, ...] = ()
 
     @property
     def gold(self) -> bool:
@@ -77,7 +81,8 @@ class Reliability:
     """Posterior means of A, F, S; `value` = (A - F)^2 with its 95 % interval.
 
     `position`: log odds by which the left side is favoured when attending (b); `clicks`: those of a click without reading.
-    `recent`: A - F over the last 40 labels alone. `surely_inattentive`: P(A < .5). `reversing`: P(F > A).
+    `recent`: A - F over the last 40 labels that are no ties. `surely_inattentive`: P(A < .5). `reversing`: P(F > A).
+    `n` labels, `decided` of them no ties.
     """
 
     person: str
@@ -92,6 +97,7 @@ class Reliability:
     surely_inattentive: float = 0.0
     reversing: float = 0.0
     n: int = 0
+    decided: int = 0
 
     @property
     def kappa(self) -> float:
@@ -108,8 +114,8 @@ class Reliability:
 
     @property
     def blind(self) -> bool:
-        """Whether the last 40 labels are worth less than .05 each; never before there are 40."""
-        return self.n >= WINDOW and max(self.recent, 0.0) ** 2 < BLIND
+        """Whether the last 40 labels that are no ties are worth less than .05 each; never before there are 40."""
+        return self.decided >= WINDOW and max(self.recent, 0.0) ** 2 < BLIND
 
     def channel(self, side: float | Float = 1.0) -> Channel:
         """Of an answer to a pair whose first stands left (1), right (-1), or is not placed yet (0)."""
@@ -121,10 +127,12 @@ class Reliability:
 @dataclass(frozen=True, slots=True)
 class People:
     """Everybody's reliability, and the head that was fitted with it. `signal`: nats a label by which the labels are
-    better explained by a common taste than by coins (log evidence); near or below 0, nothing has been learnt."""
+    better explained by a common taste than by coins (log evidence); near or below 0, nothing has been learnt.
+    `gaps`: of each answer, in the order given, the gap as all other answers have it (a gold pair's own)."""
 
     by_person: Mapping[str, Reliability]
     head: Head
+    gaps: Cavity
     signal: float = 0.0
     rounds: int = 0
 
@@ -171,7 +179,7 @@ def _dirichlet(shares_C3: Float, alpha: Sequence[float]) -> Float:
     return np.asarray(log_C - logsumexp(log_C))
 
 
-def _summary(person: str, logpost_G: Float, *, n: int, position: float, recent: float) -> Reliability:
+def _summary(person: str, logpost_G: Float, *, position: float, recent: float) -> Reliability:
     grid = _grid()
     p_G = np.exp(logpost_G - logsumexp(logpost_G))
     a, f, s = (float(p_G @ grid.shares_G3[:, part]) for part in range(3))
@@ -194,11 +202,10 @@ def _summary(person: str, logpost_G: Float, *, n: int, position: float, recent: 
         recent=recent,
         surely_inattentive=float(p_G[grid.shares_G3[:, 0] < 0.5].sum()),
         reversing=float(p_G[kappa_G < 0].sum()),
-        n=n,
     )
 
 
-NEWCOMER = _summary("", _grid().logprior_G, n=0, position=0.0, recent=float(1))
+NEWCOMER = _summary("", _grid().logprior_G, position=0.0, recent=1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,19 +262,19 @@ def fit(judged: Sequence[Judged], *, scale: float | None = None, dimensions: int
     together. Without a single answer, the blank head of `dimensions`.
     """
     if not judged:
-        return People({}, Head.blank(dimensions))
+        return People({}, Head.blank(dimensions), Cavity(np.zeros(0), np.zeros(0)))
     answers = _Answers.of(judged)
     people: list[Reliability] = [replace(NEWCOMER, person=name) for name in answers.names]
     head: Head | None = None
     for round_ in range(MOST_ROUNDS):
-        head, mean_N, variance_N, signal = _head(answers, people, head, scale, search=round_ in (0, 2, 5))
+        head, mean_N, variance_N, _ = _head(answers, people, head, scale, search=round_ in (0, 2, 5))
         now = [_reliability(answers, k, mean_N, variance_N, people[k].position) for k in range(len(people))]
         moved = max(abs(one.kappa - before.kappa) for one, before in zip(now, people, strict=True))
         people = now
         if moved < STILL and round_ > 2:
             break
-    head, _, _, signal = _head(answers, people, head, scale, search=True)
-    return People({one.person: one for one in people}, head, signal, round_ + 1)
+    head, mean_N, variance_N, signal = _head(answers, people, head, scale, search=True)
+    return People({one.person: one for one in people}, head, Cavity(mean_N, variance_N), signal, round_ + 1)
 
 
 def _head(
@@ -296,9 +303,17 @@ def _head(
     return head, mean_N, variance_N, head.evidence / max(float(weights_N.sum()), 1e-9) + float(np.log(2))
 
 
+def reliability_of(judged: Sequence[Judged], gaps: Cavity, which: Sequence[int]) -> Reliability:
+    """Of some answers alone, by one person: such as those on one topic. `gaps`: People.gaps, of all answers."""
+    some = _Answers.of([replace(judged[i], person="") for i in which])
+    at = np.asarray(which, dtype=np.int64)
+    return _reliability(some, 0, gaps.mean_N[at], gaps.variance_N[at], 0.0)
+
+
 def _reliability(answers: _Answers, k: int, mean_N: Float, variance_N: Float, position: float) -> Reliability:
     """Person k's posterior, given what the others' labels say of each gap."""
-    of_k = answers.of_person(k)
+    all_k = answers.of_person(k)
+    of_k = all_k[(answers.y_N[all_k] == 0) | (answers.y_N[all_k] == 1)]
     m_N, v_N, y_N, side_N = mean_N[of_k], variance_N[of_k], answers.y_N[of_k], answers.side_N[of_k]
     grid = _grid()
     attending_N, reversing_N = calibrated(m_N + side_N * position, v_N), calibrated(-m_N, v_N)
@@ -307,22 +322,19 @@ def _reliability(answers: _Answers, k: int, mean_N: Float, variance_N: Float, po
     recent_G = grid.logprior_G + loglik_NG[-WINDOW:].sum(0)
     p_G = np.exp(recent_G - logsumexp(recent_G))
     recent = float(p_G @ (grid.shares_G3[:, 0] - grid.shares_G3[:, 1]))
-    one = _summary(answers.names[k], logpost_G, n=len(of_k), position=position, recent=recent)
-    return replace(one, position=_lean(one, m_N, v_N, y_N, side_N))
+    one = _summary(answers.names[k], logpost_G, position=position, recent=recent)
+    return replace(one, position=_lean(one, m_N, v_N, y_N, side_N), n=len(all_k), decided=len(of_k))
 
 
 def _loglik(attending_N: Float, reversing_N: Float, side_N: Float, y_N: Float) -> Float:
-    """Of each label in each cell, [N, G]."""
+    """Of each label, 1 or 0, in each cell, [N, G]."""
     grid = _grid()
     click_NC = expit(side_N[:, None] * np.array(CLICKS))
     which_G = np.tile(np.arange(len(CLICKS)), len(grid.clicks_G) // len(CLICKS))
     parts_N2 = np.stack([attending_N, reversing_N], axis=1)
     q_NG = parts_N2 @ grid.shares_G3[:, :2].T + click_NC[:, which_G] * grid.shares_G3[:, 2]
     q_NG = np.clip(q_NG, 1e-9, 1 - 1e-9)
-    firm = (y_N == 0) | (y_N == 1)
-    if firm.all():
-        return np.log(np.where(y_N[:, None] > 0.5, q_NG, 1 - q_NG))
-    return y_N[:, None] * np.log(q_NG) + (1 - y_N[:, None]) * np.log1p(-q_NG)
+    return np.asarray(np.log(np.where(y_N[:, None] > 0.5, q_NG, 1 - q_NG)))
 
 
 def _lean(one: Reliability, m_N: Float, v_N: Float, y_N: Float, side_N: Float) -> float:
