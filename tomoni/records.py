@@ -104,6 +104,7 @@ class Rated:
     completion: tuple[Message, ...]
     good: bool
     extra: Mapping[str, Any] = field(default_factory=dict)
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

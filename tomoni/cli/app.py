@@ -53,6 +53,7 @@ VERBS = (
     Verb("rloo", "learn", "raise a reward: each completion against the mean of the others", learns=True),
     Verb("ppo", "learn", "raise a reward: with a value for every token", learns=True),
     Verb("bestofn", "learn", "raise a reward the safe way: learn the best of several completions", learns=True),
+    Verb("feedback", "people", "what people said: export, import, resolve to training data, erase, back up"),
     Verb("chat", "look", "talk with a model"),
     Verb("evaluate", "look", "measure a model on data it was not trained on"),
     Verb("studio", "people", "web pages: chat with the model, judge it, teach it; for people who know no Python"),
@@ -63,6 +64,7 @@ STAGES = {
     "data": "Look at data",
     "train": "Train",
     "learn": "Learn from preferences and rewards",
+    "people": "With the people who use it",
     "look": "Use and judge a model",
     "people": "Let people use it and teach it",
 }

@@ -34,13 +34,14 @@ def add(
     password_hash: str | None,
     id: str | None = None,
     active: bool = True,
+    created: str | None = None,
 ) -> Person:
     _check(role=role, name=name)
     if named(connection, name) is not None:
         raise UserError(f"there is someone called {name!r} already", next_step="choose another name")
     made = id or secrets.token_hex(8)
     values = {"id": made, "name": name, "role": role, "lang": lang, "password_hash": password_hash}
-    connection.execute(insert(persons).values(**values, active=active, created=now()))
+    connection.execute(insert(persons).values(**values, active=active, created=created or now()))
     note(connection, "person", made)
     return get(connection, made)
 

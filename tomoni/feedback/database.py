@@ -203,6 +203,24 @@ def copy_sqlite(source: Path, target: Path) -> None:
         aside.unlink(missing_ok=True)
 
 
+def backup(workspace: Workspace, target: Path) -> Path:
+    """A whole copy of the database, made while others may write. UserError where a server holds it."""
+    if workspace.url:
+        raise UserError(
+            f"the judgements of {workspace.root} are in a PostgreSQL database",
+            next_step="use its own tools (pg_dump), or `tomoni feedback W export`",
+        )
+    if not workspace.database.exists():
+        raise UserError(f"{workspace.root} has no judgements yet", next_step="start the studio, and judge")
+    if target.is_dir():
+        target = target / f"{workspace.database.stem}-{now()[:19].replace(':', '')}.db"
+    if target.exists():
+        raise UserError(f"{target} exists already", next_step="choose a name that is free")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    copy_sqlite(workspace.database, target)
+    return target
+
+
 def take_writer_lock(connection: Connection) -> None:
     """On a server: one writer for the whole database, wherever it runs."""
     if connection.dialect.name == "sqlite":

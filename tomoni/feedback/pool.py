@@ -25,7 +25,7 @@ from tomoni.feedback.events import note
 from tomoni.feedback.judging import LIVE
 from tomoni.feedback.schema import answers, judgements, pairs, prompts
 from tomoni.feedback.workspace import now
-from tomoni.records import Kind, Verdict
+from tomoni.records import Kind, Message, Verdict
 
 T = TypeVar("T")
 AT_ONCE = 400  # values in one question to the database
@@ -48,7 +48,7 @@ def _known(connection: Connection, column: Column[str], ids: Iterable[str]) -> s
     }
 
 
-def _next(connection: Connection, column: Column[int]) -> int:
+def next_number(connection: Connection, column: Column[int]) -> int:
     return (connection.execute(select(func.max(column))).scalar() or 0) + 1
 
 
@@ -57,7 +57,7 @@ def _one_of(value: str, what: str, choices: Sequence[str]) -> None:
         raise UserError(f"{what} {value!r} is not known", choices=choices)
 
 
-def _id(value: str, what: str) -> None:
+def check_id(value: str, what: str) -> None:
     if not isinstance(value, str) or not 0 < len(value) <= 200 or "\0" in value:
         raise UserError(f"{what} has the id {value!r}", choices=["1 to 200 characters"])
 
@@ -68,7 +68,7 @@ def _id(value: str, what: str) -> None:
 def add_prompts(connection: Connection, new: Sequence[NewPrompt]) -> list[PromptRow]:
     ids = [_prompt_checked(prompt) for prompt in new]
     there = _known(connection, prompts.c.id, ids)
-    number = _next(connection, prompts.c.number)
+    number = next_number(connection, prompts.c.number)
     fresh: dict[str, dict[str, Any]] = {}
     for id, prompt in zip(ids, new, strict=True):
         if id not in there and id not in fresh:
@@ -91,13 +91,17 @@ def add_prompts(connection: Connection, new: Sequence[NewPrompt]) -> list[Prompt
 
 
 def _prompt_checked(prompt: NewPrompt) -> str:
-    _one_of(prompt.provenance, "provenance", PROVENANCES)
-    _one_of(prompt.status, "status", STATUSES)
-    if not prompt.messages or not any(message.content.strip() for message in prompt.messages):
-        raise UserError("a prompt is empty", next_step="write what should be asked")
-    if len(prompt.topic) > 200 or "\0" in prompt.topic:
-        raise UserError(f"the topic {prompt.topic[:40]!r} is too long", choices=["at most 200 characters"])
+    check_prompt(prompt.provenance, prompt.status, prompt.messages, prompt.topic)
     return prompt_id(prompt.messages)
+
+
+def check_prompt(provenance: str, status: str, messages: Sequence[Message], topic: str) -> None:
+    _one_of(provenance, "provenance", PROVENANCES)
+    _one_of(status, "status", STATUSES)
+    if not any(message.content.strip() for message in messages):
+        raise UserError("a prompt is empty", next_step="write what should be asked")
+    if len(topic) > 200 or "\0" in topic:
+        raise UserError(f"the topic {topic[:40]!r} is too long", choices=["at most 200 characters"])
 
 
 def _prompts(connection: Connection, ids: list[str]) -> list[PromptRow]:
@@ -157,12 +161,12 @@ def change_prompt(connection: Connection, id: str, changes: dict[str, Any]) -> P
 def add_answers(connection: Connection, new: Sequence[Answer]) -> int:
     """How many of them were not there before."""
     for answer in new:
-        _id(answer.id, "an answer")
+        check_id(answer.id, "an answer")
     there = _known(connection, answers.c.id, [answer.id for answer in new])
     asked = {answer.prompt for answer in new}
     if missing := asked - _known(connection, prompts.c.id, asked):
         raise UserError(f"there is no prompt {min(missing)!r}", next_step="add the prompt before its answers")
-    number = _next(connection, answers.c.number)
+    number = next_number(connection, answers.c.number)
     fresh: dict[str, dict[str, Any]] = {}
     for answer in new:
         if answer.id not in there and answer.id not in fresh:
@@ -231,7 +235,7 @@ def add_pairs(connection: Connection, new: Sequence[Pair]) -> int:
             f"there is no prompt {min(missing)!r}", next_step="add the prompt before the pairs of its answers"
         )
     there = _known(connection, pairs.c.id, [pair.id for pair in new])
-    number = _next(connection, pairs.c.number)
+    number = next_number(connection, pairs.c.number)
     fresh: dict[str, dict[str, Any]] = {}
     for pair in new:
         if pair.id not in there and pair.id not in fresh:
@@ -254,7 +258,7 @@ def add_pairs(connection: Connection, new: Sequence[Pair]) -> int:
 
 
 def _pair_checked(pair: Pair) -> None:
-    _id(pair.id, "a pair")
+    check_id(pair.id, "a pair")
     _one_of(pair.purpose, "purpose", PURPOSES)
     if pair.first == pair.second:
         raise UserError(f"the pair {pair.id!r} is one answer twice", next_step="put two answers before people")

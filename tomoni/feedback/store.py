@@ -21,10 +21,11 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from sqlalchemy import Connection, Engine
 
 from tomoni.errors import UserError
-from tomoni.feedback import accounts, database, events, guideline, intake, judging, pool
+from tomoni.feedback import accounts, database, erase, events, guideline, intake, judging, pool
 from tomoni.feedback.entries import (
     Ack,
     Answer,
+    Erased,
     NewPrompt,
     Pair,
     Person,
@@ -278,6 +279,12 @@ class Store:
     ) -> int:
         return self._look(judging.count, after=after, person=person, kinds=kinds, purpose=purpose, live=live)
 
+    def erase_person(self, id: str) -> Erased:
+        """Everything this person said, gone: from the database, its log, the inbox and the snapshots. Gives the model
+        versions that have learnt from it."""
+        self.take_in()
+        return erase.erase(self.workspace, self._writing(), id)
+
     # -- guideline and settings --------------------------------------------------------------------------------------
 
     def add_rule(
@@ -307,3 +314,17 @@ class Store:
     def kept_aside(self) -> list[Aside]:
         """Lines of the inbox that could not be taken in, with the reason."""
         return self._look(intake.list_aside)
+
+    # -- as a whole --------------------------------------------------------------------------------------------------
+
+    def look(self, what: Callable[[Connection], T]) -> T:
+        """Several questions about one moment."""
+        return self._look(what)
+
+    def together(self, what: Callable[[Connection], T]) -> T:
+        """Several changes as one: all of them are stored, or none."""
+        return self._do(what)
+
+    def backup(self, target: str | Path) -> Path:
+        """A whole copy of tomoni.db while others go on writing."""
+        return database.backup(self.workspace, Path(target).expanduser())

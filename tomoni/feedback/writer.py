@@ -31,6 +31,7 @@ WAL_BYTES = 4 << 20  # where the log is brought into the database file
 @dataclass(slots=True)
 class _Job:
     run: Callable[[Connection], Any]
+    alone: bool = False  # outside any transaction
     answer: Future[Any] = field(default_factory=Future)
 
 
@@ -56,17 +57,20 @@ class Writer:
 
     def do(self, run: Callable[[Connection], T]) -> T:
         """What `run` gives, once what it did is on the disk. Raises what it raised, or DiskError."""
-        return self.hand_over(run).result()
+        return self._hand_over(_Job(run))
 
-    def hand_over(self, run: Callable[[Connection], T]) -> Future[T]:
+    def alone(self, run: Callable[[Connection], T]) -> T:
+        """What `run` gives, on the writer's thread, with no transaction open."""
+        return self._hand_over(_Job(run, alone=True))
+
+    def _hand_over(self, job: _Job) -> Any:
         if threading.current_thread() is self._thread:
             raise RuntimeError("a listener of the store cannot write to it: hand the work to another thread")
-        job = _Job(run)
         with self._closing:
             if self._closed:
                 raise UserError("the store is closed", next_step="open it again")
             self._jobs.put(job)
-        return job.answer
+        return job.answer.result()
 
     def wait(self, after: int, timeout: float | None) -> int:
         """The number of the last event, as soon as it is greater than `after` or the time (seconds) is over."""
@@ -87,19 +91,28 @@ class Writer:
     # -- the thread --------------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
-        ended = False
-        while not ended:
-            job = self._jobs.get()
+        while (job := self._jobs.get()) is not None:
             group = []
-            while job is not None:
+            while job is not None and not job.alone:
                 group.append(job)
                 if len(group) == TOGETHER or self._jobs.empty():
                     break
                 job = self._jobs.get()
-            ended = job is None
             if group:
                 self._together(group)
+            if job is None:
+                break
+            if job.alone:
+                self._alone(job)
         self._end()
+
+    def _alone(self, job: _Job) -> None:
+        try:
+            if self._broken is not None:
+                raise self._broken
+            job.answer.set_result(job.run(self._connection or self._connect()))
+        except Exception as error:
+            job.answer.set_exception(self._worded(error))
 
     def _together(self, group: list[_Job]) -> None:
         if self._broken is not None:
