@@ -11,14 +11,15 @@ import random
 import threading
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tomoni.errors import UserError
 from tomoni.feedback.entries import Answer, Pair, PromptRow
-from tomoni.records import as_dicts
+from tomoni.records import Judgement, as_dicts
 from tomoni.studio.choosing import Candidate, choose
 from tomoni.studio.faults import Fault
+from tomoni.studio.insight import AGAIN, FEW, NOT_TASTE, OTHER, Insight, base_of, value_of
 
 if TYPE_CHECKING:
     from tomoni.feedback.store import Store
@@ -29,7 +30,8 @@ log = logging.getLogger("tomoni.studio")
 AHEAD = 12  # pairs nobody has judged yet, kept ready
 SOON = 4  # under so many the next are made even while something trains
 ANSWERS = 4  # sampled for one prompt
-PROMPTS = 3  # whose answers are made before pairs are chosen among them
+PROMPTS = 3  # whose answers are made, and pairs that are chosen, in one go
+IN_POOL = 40  # prompts with answers that wait to be chosen
 LONGEST = 160  # tokens of an answer
 HEAT = 1.0  # temperature: answers must differ to be compared
 
@@ -38,11 +40,13 @@ HEAT = 1.0  # temperature: answers must differ to be compared
 class Asking:
     store: Store
     answering: Answering
+    insight: Insight
     busy: Callable[[], bool] = lambda: False  # whether something trains
     _wake: threading.Event = field(default_factory=threading.Event)
     _ended: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     making: bool = False
+    _pool: dict[str, Candidate] = field(default_factory=dict)  # by prompt
     _versions: dict[str, str] = field(default_factory=dict)  # of answers; they never change
 
     def start(self) -> None:
@@ -62,21 +66,64 @@ class Asking:
     # -- what is asked next --------------------------------------------------------------------------------------------
 
     def ready(self, person: str, lang: str, *, without: Sequence[str] = (), n: int = 2) -> list[Pair]:
-        """Pairs that this person has not seen, in their language first; `without` are those that the page holds."""
-        skipped = set(without)
+        """What this person has not seen, in their language first, with pairs woven in that are judged again: by
+        another, by the same person with sides swapped, or whose answer is known. `without` are those the page holds."""
+        held = set(without)
+        new = [pair for pair in self._new(person, lang) if pair.id not in held]
+        found: list[Pair] = []
+        said = [one.judgement for one in self.insight.comparisons()]
+        said = [one for one in said if one.extra.get("purpose") not in NOT_TASTE and one.extra.get("pair")]
+        for place in range(n):
+            woven = self._woven(person, said, len(held) + place)
+            if woven is not None and woven.id not in held and woven not in found:
+                found.append(woven)
+            elif new:
+                found.append(new.pop(0))
+        self.wake()
+        return found
+
+    def _new(self, person: str, lang: str) -> list[Pair]:
+        mine = {base_of(pair.id) for pair in self.store.pairs(judged=True, person=person)}
+        by_others = {pair.id for pair in self.store.pairs(purpose="train", judged=True)}
         pairs = [
             pair
-            for pair in self.store.pairs(judged=False, person=person)
-            if pair.id not in skipped and pair.purpose not in ("gate", "learn")
+            for pair in self.store.pairs(purpose="train", judged=False, person=person)
+            if pair.id not in by_others and pair.id not in mine
         ]
-        judged_by_others = {pair.id for pair in self.store.pairs(purpose="train", judged=True)}
-        pairs = [pair for pair in pairs if pair.purpose != "train" or pair.id not in judged_by_others]
-        status = self.answering.status
-        current = [pair for pair in pairs if pair.purpose != "train" or self._of_version(pair, status.version)]
-        chosen = current or pairs
-        chosen.sort(key=lambda pair: language_of(self.store.prompt(pair.prompt)) != lang)
-        self.wake()
-        return chosen[:n]
+        version = self.answering.status.version
+        current = [pair for pair in pairs if self._of_version(pair, version)] or pairs
+        return sorted(current, key=lambda pair: language_of(self.store.prompt(pair.prompt)) != lang)
+
+    def _woven(self, person: str, said: Sequence[Judgement], ahead: int) -> Pair | None:
+        """A pair that is due to be judged again as this person's answer number (so far + `ahead`), or None."""
+        from tomoni.feedback import weave
+
+        seen = [
+            weave.Seen(base_of(str(one.extra["pair"])), 1 if one.order[:1] == (0,) else -1)
+            for one in said
+            if one.person == person
+        ]
+        seen += [weave.Seen("", 1)] * ahead
+        if weave.purpose_of(len(seen), person) == "train":
+            return None
+        by_pair: dict[str, list[str]] = {}
+        for one in said:
+            by_pair.setdefault(base_of(str(one.extra["pair"])), []).append(one.person)
+        gold = [
+            weave.Gold(pair.id, value_of(pair.expected), fresh=number)
+            for number, pair in enumerate(self.store.pairs(purpose="gold"))
+            if pair.expected is not None
+        ]
+        due = weave.next_for(person, seen, gold=gold, judged_by=by_pair)
+        if due.pair is None or due.purpose == "train":
+            return None
+        pair = self.store.pair(due.pair)
+        if due.purpose == "gold":
+            return pair
+        end = AGAIN if due.purpose == "repeat" else f"{OTHER}{person}"
+        again = replace(pair, id=f"{pair.id}{end}"[:200], purpose=due.purpose, person=person, created="")
+        self.store.add_pairs([again])
+        return again
 
     def _of_version(self, pair: Pair, version: str | None) -> bool:
         if pair.first not in self._versions:
@@ -110,14 +157,19 @@ class Asking:
 
     def make(self) -> int:
         """Answers to a few prompts, and the pairs that are worth asking about; how many."""
-        candidates: list[Candidate] = []
+        version = self.answering.status.version
+        self._pool = {id: one for id, one in self._pool.items() if one.answers[0].version == version}
         for prompt in self._prompts():
             answers = self._answers(prompt)
             if len(answers) > 1:
-                candidates.append(Candidate(prompt.id, tuple(answers)))
-        if not candidates:
+                self._pool[prompt.id] = Candidate(prompt.id, tuple(answers))
+        if not self._pool:
             return 0
-        chosen = choose(self.store, candidates)
+        chosen = choose(list(self._pool.values()), self.insight.fitted(), PROMPTS)
+        for first, _, _ in chosen:
+            del self._pool[first.prompt]
+        while len(self._pool) > IN_POOL:
+            del self._pool[next(iter(self._pool))]
         return self.store.add_pairs(
             [
                 Pair(f"{first.id}~{second.id}", first.prompt, first.id, second.id, "train", selected_by)
@@ -136,7 +188,9 @@ class Asking:
         langs = {person.lang for person in self.store.people() if person.active}
         random.shuffle(prompts)
         prompts.sort(key=lambda prompt: (asked.get(prompt.id, 0), language_of(prompt) not in langs))
-        return prompts[:PROMPTS]
+        free = [prompt for prompt in prompts if prompt.id not in self._pool]
+        enough = len(self.insight.comparisons()) >= FEW
+        return free[: PROMPTS * (2 if enough else 1)]  # more to choose from, once there is something to choose by
 
     def _answers(self, prompt: PromptRow) -> list[Answer]:
         """Different ones only: answers that no reader tells apart are not put before people."""

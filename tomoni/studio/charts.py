@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
@@ -46,9 +47,7 @@ def losses(words: Words, run: Run) -> Markup | None:
     """Of training and of what was held out, step by step."""
     if len(run.losses) < 2:
         return None
-    steps = [step for step, _ in run.losses]
-    values = [value for _, value in (*run.losses, *run.held_out)]
-    frame = Frame(56, 40, 560, 190, (min(steps), max(max(steps), min(steps) + 1)), range_of(values))
+    frame = _of_losses(run)
     parts = frame.axes(words("chart.loss"), words("chart.step"))
     parts.append(frame.line(run.losses, "a"))
     entries = [(words("chart.training"), "a", None)]
@@ -57,6 +56,21 @@ def losses(words: Words, run: Run) -> Markup | None:
         entries.append((words("chart.held_out"), "b", "diamond"))
     parts += legend(380, 26, entries)  # type: ignore[arg-type]
     return drawn(640, 280, parts, words("chart.loss"))
+
+
+def _of_losses(run: Run) -> Frame:
+    steps = [step for step, _ in run.losses]
+    values = [value for _, value in (*run.losses, *run.held_out)]
+    last = max(max(steps), run.steps, min(steps) + 1)
+    return Frame(56, 40, 560, 190, (min(steps), last), range_of(values))
+
+
+def points_of_losses(run: Run) -> str:
+    """The curve alone, as the places of a polyline: what changes while a page is looked at."""
+    if len(run.losses) < 2:
+        return ""
+    found = re.search(r'points="([0-9., ]*)"', _of_losses(run).line(run.losses, "a"))
+    return found[1] if found else ""
 
 
 def rate_bar(words: Words, rate: Interval) -> Markup:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tomoni.studio.doors import Doors, order_of
+from tomoni.studio.insight import AGAIN, base_of
 from tomoni.studio.words import Lang
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from tomoni.registry import Registry
     from tomoni.studio.answering import Answering
     from tomoni.studio.asking import Asking
+    from tomoni.studio.holding import Holding
+    from tomoni.studio.insight import Insight
+    from tomoni.studio.steward import Steward
     from tomoni.studio.teaching import Teaching
     from tomoni.studio.training import Training
 
@@ -29,15 +33,19 @@ class House:
     doors: Doors
     answering: Answering
     asking: Asking
+    insight: Insight
     teaching: Teaching
     training: Training
+    holding: Holding
+    steward: Steward
     lang: Lang | None = None  # asked for on the command line
 
     def __post_init__(self) -> None:
         self._secret = secret_of(self.store)
 
     def order(self, person: str, pair: str) -> tuple[int, int]:
-        return order_of(self._secret, person, pair)
+        order = order_of(self._secret, person, base_of(pair))
+        return (order[1], order[0]) if pair.endswith(AGAIN) else order  # asked again, the sides are swapped
 
 
 def secret_of(store: Store) -> str:

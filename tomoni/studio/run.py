@@ -157,8 +157,11 @@ def opened(settings: Settings, port: int) -> Iterator[House]:
     from tomoni.studio.asking import Asking
     from tomoni.studio.doors import Doors
     from tomoni.studio.house import House
+    from tomoni.studio.holding import Holding
+    from tomoni.studio.insight import Insight
     from tomoni.studio.opening import first_model, first_prompts
     from tomoni.studio.processes import Processes
+    from tomoni.studio.steward import Steward
     from tomoni.studio.teaching import Teaching
     from tomoni.studio.training import Training
 
@@ -177,16 +180,20 @@ def opened(settings: Settings, port: int) -> Iterator[House]:
         answering = Answering(workspace)
         teaching = Teaching(workspace, store, registry, processes)
         training = Training(workspace, registry, processes)
-        asking = Asking(store, answering, busy=lambda: teaching.going() is not None or training.going())
+        insight = Insight(store)
+        asking = Asking(store, answering, insight, busy=lambda: teaching.going() is not None or training.going())
+        holding, steward = Holding(workspace), Steward(store, registry, training, answering)
         prefix = "__Host-" if settings.tls else ""
         doors = Doors(store, cookie=f"{prefix}tomoni-{port}", secure=settings.tls)
-        house = House(workspace, store, registry, doors, answering, asking, teaching, training, settings.lang)
+        house = House(workspace, store, registry, doors, answering, asking, insight, teaching, training, holding, steward, settings.lang)
         if registry.current() is not None:
             answering.start()
         asking.start()
+        steward.start()
         try:
             yield house
         finally:
+            steward.close()
             asking.close()
             answering.close()
 
@@ -236,7 +243,7 @@ def announce(settings: Settings, house: House, owner: Person, scheme: str, port:
         return
     address = f"{base}?token={house.doors.link(owner.id)}"
     print(words("terminal.open", address=address), flush=True)
-    print(words("terminal.stop"), flush=True)
+    print("  " + words("terminal.stop"), flush=True)
     if settings.browser:
         threading.Thread(target=_browse, args=(address,), daemon=True).start()
     if sys.stdin is not None and sys.stdin.isatty():

@@ -1,5 +1,20 @@
 """One module a page: what it shows and the API behind it."""
 
-from tomoni.studio.pages import chat, entrance, home, judge, learn, models
+from tomoni.studio.pages import (
+    chat,
+    data,
+    entrance,
+    guideline,
+    home,
+    judge,
+    learn,
+    models,
+    people,
+    prompts,
+    runs,
+)
 
-ROUTERS = (entrance.router, home.router, chat.router, judge.router, learn.router, models.router)
+ROUTERS = tuple(
+    module.router
+    for module in (entrance, home, chat, judge, learn, prompts, guideline, data, runs, people, models)
+)
