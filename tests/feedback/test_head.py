@@ -293,7 +293,8 @@ def test_without_labels_it_knows_nothing() -> None:
 # the space
 
 
-def test_components_are_white_within_prompts_and_blind_to_length() -> None:
+@pytest.mark.parametrize("whiten", [True, False])
+def test_components_are_blind_to_length_and_white_or_as_large_as_answers_differ(whiten: bool) -> None:
     rng = np.random.default_rng(3)
     prompts = np.repeat(np.arange(50), 8)
     lengths = rng.integers(3, 60, 400)
@@ -303,12 +304,18 @@ def test_components_are_white_within_prompts_and_blind_to_length() -> None:
         + rng.normal(size=(400, 24)) @ rng.normal(size=(24, 24))
         + np.log1p(lengths)[:, None] * rng.normal(size=24)
     )
-    space = Space.fit(features, lengths, prompts=prompts.tolist(), components=10)
+    space = Space.fit(features, lengths, prompts=prompts.tolist(), components=10, whiten=whiten)
     phi = space(features, lengths)
     inside = phi - np.array([phi[prompts == prompt].mean(0) for prompt in range(50)])[prompts]
     assert space.dimensions == phi.shape[1] == 11
     covariance = inside.T @ inside / 400
-    assert covariance == pytest.approx(np.eye(11), abs=1e-6)
+    if whiten:
+        assert covariance == pytest.approx(np.eye(11), abs=1e-6)
+        return
+    sizes = np.diag(covariance)
+    assert covariance == pytest.approx(np.diag(sizes), abs=1e-6)
+    assert sizes[:10].sum() == pytest.approx(1) and sizes[10] == pytest.approx(0.3**2)
+    assert (np.diff(sizes[:10]) < 0).all()
 
 
 def test_log_probabilities_that_are_not_known_count_as_the_mean() -> None:

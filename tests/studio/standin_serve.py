@@ -38,7 +38,8 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def _allowed(self) -> bool:
-        if self.headers.get("authorization") == f"Bearer {self.key}":
+        given = (self.headers.get("authorization") or "").removeprefix("Bearer ")
+        if hashlib.sha256(given.encode()).hexdigest() == self.key:
             return True
         self._json(401, {"error": {"message": "key"}})
         return False
@@ -104,7 +105,7 @@ def main() -> None:
         parser.add_argument(f"--{name}")
     options = parser.parse_args()
     Handler.workspace = Path(options.workspace)
-    Handler.key = Path(options.key_file).read_text().strip()
+    Handler.key = Path(options.key_file).read_text().removeprefix("sha256:").split()[0]
     server = ThreadingHTTPServer((options.host, int(options.port)), Handler)
     threading.Thread(target=_end_with, args=(int(options.with_parent),), daemon=True).start()
     Path(options.port_file).write_text(str(server.server_address[1]))

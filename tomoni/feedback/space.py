@@ -1,7 +1,11 @@
 """From the kept features of answers to what the head reads. Numpy only.
 
-Principal components of the features, centred and whitened (each with variance 1), then the log length and, where it is
-known, the mean log-probability, both standardised. Two choices:
+Principal components of the features, centred, then the log length and, where it is known, the mean log-probability, both
+standardised. Three choices:
+
+- Components keep their sizes relative to each other (all together have variance 1), and the other two columns count
+  a third: with few labels the head should first believe in what answers differ in most. Whitened components (`whiten`,
+  each with variance 1) win only .69 where these win .75 of the head's choices at 10 labels (LOG.md).
 
 - Components are those of answers *to one prompt* around their mean, where prompts are told: the head reads differences
   between such answers only, and what sets prompts apart would take up the components.
@@ -20,19 +24,21 @@ import numpy as np
 from tomoni.errors import DataError
 from tomoni.feedback.arrays import Float, checked, decoded, encoded
 
-SCHEMA = 1
+SCHEMA = 2  # 2: beside
+BESIDE = 0.3  # of the log length's and log-probability's columns, where the components are not whitened
 FLOOR = 1e-4  # components whose share of the largest variance is smaller are noise, and are left out
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """phi = [(f - centre - slope (l - mean l)) W, (l - mean l) / sd l, (p - mean p) / sd p], l the log length."""
+    """phi = [(f - centre - slope (l - mean l)) W, b (l - mean l) / sd l, b (p - mean p) / sd p], l the log length."""
 
     centre_F: Float
     slope_F: Float
     whitening_FK: Float
     length_2: Float  # mean and standard deviation of the log length
     logprob_2: Float | None  # of the mean log-probability a token; None where it is not known
+    beside: float = BESIDE  # b
 
     @property
     def dimensions(self) -> int:
@@ -52,6 +58,7 @@ class Space:
         *,
         prompts: Sequence[object] | None = None,
         components: int = 32,
+        whiten: bool = False,
     ) -> Space:
         """`lengths_N`: tokens or characters, at least 0. `logprobs_N`: mean a token. Raises DataError for bad arrays."""
         features_NF, log_N, logprobs_N = _read(features_NF, lengths_N, logprobs_N)
@@ -68,12 +75,15 @@ class Space:
         _, size_K, components_KF = np.linalg.svd(rest_NF, full_matrices=False)
         keep = min(components, int((size_K**2 > FLOOR * max(size_K[0] ** 2, 1e-12)).sum()))
         deviation_K = np.maximum(size_K[:keep] / np.sqrt(len(features_NF)), 1e-12)
+        if not whiten:
+            deviation_K = np.full(keep, np.sqrt((deviation_K**2).sum()))
         return cls(
             features_NF.mean(0),
             slope_F,
             components_KF[:keep].T / deviation_K,
             _mean_and_sd(log_N, inside_N),
             None if logprobs_N is None else _mean_and_sd(logprobs_N, _known(logprobs_N) - _known(logprobs_N).mean()),
+            1.0 if whiten else BESIDE,
         )
 
     def __call__(self, features_NF: Float, lengths_N: Float, logprobs_N: Float | None = None) -> Float:
@@ -87,11 +97,11 @@ class Space:
             )
         from_mean_N = log_N - self.length_2[0]
         rest_NF = features_NF - self.centre_F - np.outer(from_mean_N, self.slope_F)
-        parts = [rest_NF @ self.whitening_FK, (from_mean_N / self.length_2[1])[:, None]]
+        parts = [rest_NF @ self.whitening_FK, self.beside * (from_mean_N / self.length_2[1])[:, None]]
         if self.logprob_2 is not None:
             known_N = np.full(len(log_N), self.logprob_2[0]) if logprobs_N is None else logprobs_N
             standard_N = (known_N - self.logprob_2[0]) / self.logprob_2[1]
-            parts.append(np.nan_to_num(standard_N, nan=0.0)[:, None])
+            parts.append(self.beside * np.nan_to_num(standard_N, nan=0.0)[:, None])
         return np.concatenate(parts, axis=1)
 
     def to_json(self) -> dict[str, Any]:
@@ -103,6 +113,7 @@ class Space:
             "whitening": encoded(self.whitening_FK),
             "length": encoded(self.length_2),
             "logprob": None if self.logprob_2 is None else encoded(self.logprob_2),
+            "beside": self.beside,
         }
 
     @classmethod
@@ -115,6 +126,7 @@ class Space:
             decoded(form.get("whitening"), name="whitening", dimensions=2),
             decoded(form.get("length"), name="length", dimensions=1),
             None if logprob is None else decoded(logprob, name="logprob", dimensions=1),
+            float(form["beside"]),
         )
         if len({len(space.centre_F), len(space.slope_F), len(space.whitening_FK)}) > 1 or len(space.length_2) != 2:
             raise DataError("a space whose parts do not fit each other", next_step="fit it again from the answers")

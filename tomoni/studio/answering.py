@@ -1,13 +1,14 @@
 """The model that answers: `tomoni serve` as a child process, started, watched, started again, and asked. No torch.
 
 The child serves the registry's current version and follows it. It ends with the studio, which it watches; its key is
-random and known to both only by a file that nobody else may read.
+random, and the file that the child is given holds its hash only.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import os
 import secrets
 import shutil
@@ -139,7 +140,7 @@ class Answering:
             key_file.unlink()
         handle = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w") as file:
-            file.write(self._key + "\n")
+            file.write(f"sha256:{hashlib.sha256(self._key.encode()).hexdigest()} studio\n")
         words = ["--workspace", str(self.workspace), "--host", "127.0.0.1", "--port", "0"]
         words += ["--port-file", str(port_file), "--key-file", str(key_file), "--with-parent", str(os.getpid())]
         with self._log() as log:
@@ -217,7 +218,7 @@ class Answering:
             "/tomoni/answers",
             {
                 "messages": list(messages), "n": n, "temperature": temperature, "top_p": top_p,
-                "max_tokens": max_tokens, "seed": seed, "version": version, "features": features,
+                "max_tokens": max_tokens, "seed": seed, "version": version, "features": features, "record": False,
             },
         )  # fmt: skip
         return [
