@@ -19,7 +19,12 @@ import numpy as np
 
 from tomoni.registry import Registry
 
-JA = ("{}ですね。はい、朝九時からです。", "九時だよ。", "はい、{}については、九時からと聞いています。", "わかりません。")
+JA = (
+    "{}ですね。はい、朝九時からです。",
+    "九時だよ。",
+    "はい、{}については、九時からと聞いています。",
+    "わかりません。",
+)
 EN = ("Certainly: it opens at 9:00.", "9:00.", "Thank you for asking. It opens its doors at nine.", "I do not know.")
 
 

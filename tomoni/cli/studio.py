@@ -42,17 +42,24 @@ def command(argv: list[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     made = _Options(
-        "tomoni studio", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        "tomoni studio",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     made.add_argument("folder", nargs="?", default=".", metavar="FOLDER")
-    made.add_argument("--model", help="a run, a model's folder, a hub's name or bundled:small, for a workspace without one")
+    made.add_argument(
+        "--model", help="a run, a model's folder, a hub's name or bundled:small, for a workspace without one"
+    )
     made.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: this machine only)")
     made.add_argument("--port", type=int, default=8420, help="0: any that is free (default: 8420, or a free one)")
     made.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
     made.add_argument("--lang", choices=("ja", "en"), help="the language before anybody has chosen one")
     team = made.add_argument_group("for a team")
     team.add_argument("--owner", metavar="NAME", help="make or change the owner's account; asks for a password")
-    team.add_argument("--name", action="append", default=[], help="a name under which browsers reach it; may be repeated")
+    team.add_argument(
+        "--name", action="append", default=[], help="a name under which browsers reach it; may be repeated"
+    )
     team.add_argument("--certificate", metavar="FILE", help="for TLS, with --private-key")
     team.add_argument("--private-key", metavar="FILE")
     team.add_argument("--behind-proxy", action="store_true", help="a proxy in front of it speaks TLS")

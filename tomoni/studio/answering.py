@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -289,12 +288,9 @@ class Answering:
         return found
 
 
-
 def _answered(status: int) -> Fault:
     return Fault("model_busy", 503) if status in (429, 503) else Fault("model_refused", 502)
 
 
 def _floats(coded: str | None) -> NDArray[np.float32] | None:
     return None if coded is None else np.frombuffer(base64.b64decode(coded), dtype="<f4").astype(np.float32)
-
-

@@ -35,7 +35,9 @@ def win_rates(words: Words, tallies: Sequence[tuple[str, Tally]]) -> Markup | No
     frame = Frame(52, 34, 570, 150, (0.5, len(told) + 0.5), (0.0, 100.0))
     parts = frame.axes(words("chart.win_rate"), words("chart.press"), "%")
     _, middle = frame.at(0.5, 50)
-    parts.append(f'<line class="zero" x1="{frame.left}" y1="{middle:.1f}" x2="{frame.left + frame.width}" y2="{middle:.1f}"/>')
+    parts.append(
+        f'<line class="zero" x1="{frame.left}" y1="{middle:.1f}" x2="{frame.left + frame.width}" y2="{middle:.1f}"/>'
+    )
     for place, (number, rate) in enumerate(told, start=1):
         about = words("chart.win_rate_of", number=int(number), value=round(100 * rate.value))
         parts.append(frame.bar(place, 100 * rate.low, 100 * rate.high, "a"))

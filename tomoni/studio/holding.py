@@ -32,7 +32,14 @@ from tomoni.feedback.masking import Masker
 from tomoni.records import Chat, Comparison, Prompt, Rated, Record, Text
 from tomoni.studio.faults import Fault
 
-ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")  # no Parquet here: its reader is not for strangers' files
+ENDINGS = (
+    ".jsonl",
+    ".ndjson",
+    ".json",
+    ".csv",
+    ".tsv",
+    ".txt",
+)  # no Parquet here: its reader is not for strangers' files
 ID = re.compile(r"[0-9a-f]{12}")
 SHOWN_BAD, SHOWN_GOOD, SHOWN_TEXT = 12, 3, 600
 TOWN = "town"  # the questions of the invented world

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tomoni.studio.teaching import Teaching
     from tomoni.studio.training import Training
 
-SECRET = "studio.secret"  # the setting; random per workspace
+DRAWN = "studio.secret"  # the setting's name; its value is random per workspace
 
 
 @dataclass
@@ -49,8 +49,8 @@ class House:
 
 
 def secret_of(store: Store) -> str:
-    kept: str | None = store.get(SECRET, None)
+    kept: str | None = store.get(DRAWN, None)
     if kept is None:
         kept = secrets.token_hex(32)
-        store.set(SECRET, kept)
+        store.set(DRAWN, kept)
     return kept

@@ -173,7 +173,8 @@ def arrays(answers: Sequence[Answer]) -> tuple[NDArray[np.float64], NDArray[np.f
     features = np.array([answer.features for answer in answers], dtype=np.float64)
     lengths = np.array([float(len(answer.text)) for answer in answers])
     logprobs = [
-        math.nan if answer.logprob is None or not answer.tokens else answer.logprob / answer.tokens for answer in answers
+        math.nan if answer.logprob is None or not answer.tokens else answer.logprob / answer.tokens
+        for answer in answers
     ]
     return features, lengths, np.array(logprobs)
 

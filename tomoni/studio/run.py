@@ -156,8 +156,8 @@ def opened(settings: Settings, port: int) -> Iterator[House]:
     from tomoni.studio.answering import Answering
     from tomoni.studio.asking import Asking
     from tomoni.studio.doors import Doors
-    from tomoni.studio.house import House
     from tomoni.studio.holding import Holding
+    from tomoni.studio.house import House
     from tomoni.studio.insight import Insight
     from tomoni.studio.opening import first_model, first_prompts
     from tomoni.studio.processes import Processes
@@ -185,7 +185,20 @@ def opened(settings: Settings, port: int) -> Iterator[House]:
         holding, steward = Holding(workspace), Steward(store, registry, training, answering)
         prefix = "__Host-" if settings.tls else ""
         doors = Doors(store, cookie=f"{prefix}tomoni-{port}", secure=settings.tls)
-        house = House(workspace, store, registry, doors, answering, asking, insight, teaching, training, holding, steward, settings.lang)
+        house = House(
+            workspace,
+            store,
+            registry,
+            doors,
+            answering,
+            asking,
+            insight,
+            teaching,
+            training,
+            holding,
+            steward,
+            settings.lang,
+        )
         if registry.current() is not None:
             answering.start()
         asking.start()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tomoni.evaluate.metrics import Interval
-from tomoni.feedback.entries import Answer, NewPrompt, Pair
+from tomoni.feedback.entries import Answer, NewPrompt, Pair, Purpose
 from tomoni.records import Kind, Message, Verdict
 from tomoni.studio.asking import plain
 from tomoni.studio.faults import Fault
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ENOUGH = 10  # comparisons that a press of Learn wants
 ENOUGH_CORRECTIONS = 3  # or so many corrected answers
+TAUGHT_BY: tuple[Purpose, ...] = ("train", "overlap", "repeat", "gold")  # not "gate", which measures
 LEARNT = "studio.learnt"  # the setting: the number of the last event that a finished press has learnt from
 NUMBER = re.compile(r"[0-9]{1,9}")
 
@@ -81,6 +82,14 @@ class Tally:
     unchanged: int
 
     @property
+    def told(self) -> str:
+        """better, worse or unsure, by the interval as it is shown, in whole per cent."""
+        rate = self.win_rate
+        if rate is None:
+            return "unsure"
+        return "better" if round(100 * rate.low) > 50 else "worse" if round(100 * rate.high) < 50 else "unsure"
+
+    @property
     def total(self) -> int:
         return self.won + self.lost + self.tied + self.unchanged
 
@@ -118,7 +127,7 @@ class Teaching:
         after = int(self.store.get(LEARNT, 0))
 
         def said(kind: Kind) -> int:
-            return self.store.count_judgements(after=after, kinds=[kind], purpose="train")
+            return sum(self.store.count_judgements(after=after, kinds=[kind], purpose=purpose) for purpose in TAUGHT_BY)
 
         return Gathered(said(Kind.COMPARISON), said(Kind.CORRECTION), said(Kind.THUMB))
 
@@ -148,9 +157,9 @@ class Teaching:
         newest = self.latest()
         if newest is not None and newest.going:
             return newest
-        if self._pid is not None and self.processes.alive(self._pid):
-            if newest is None or newest.number in self._since:
-                return Press("", "starting")
+        nameless = newest is None or newest.number in self._since
+        if nameless and self._pid is not None and self.processes.alive(self._pid):
+            return Press("", "starting")
         return None
 
     def failed_to_start(self) -> str:
@@ -228,7 +237,9 @@ class Teaching:
             hashes = {version.id: version.hash for version in self.registry.versions()}
             for place, trial in enumerate(press.trials):
                 messages = tuple(Message(m["role"], m["content"]) for m in trial["prompt"])
-                prompt = self.store.add_prompts([NewPrompt(messages, "import", topic=str(trial.get("topic", "")), held_out=True)])[0]
+                prompt = self.store.add_prompts(
+                    [NewPrompt(messages, "import", topic=str(trial.get("topic", "")), held_out=True)]
+                )[0]
                 if plain(trial["before"]) == plain(trial["after"]):
                     continue
                 name = f"learn-{press.number}-{place}"

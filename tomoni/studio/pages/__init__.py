@@ -15,6 +15,5 @@ from tomoni.studio.pages import (
 )
 
 ROUTERS = tuple(
-    module.router
-    for module in (entrance, home, chat, judge, learn, prompts, guideline, data, runs, people, models)
+    module.router for module in (entrance, home, chat, judge, learn, prompts, guideline, data, runs, people, models)
 )

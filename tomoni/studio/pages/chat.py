@@ -17,7 +17,7 @@ from tomoni.studio.access import Caller, Routes, Rule, Visit
 from tomoni.studio.faults import Fault
 from tomoni.studio.opening import knows_the_world, opening_of
 from tomoni.studio.pages.entrance import Body
-from tomoni.studio.pages.judge import Id, Key
+from tomoni.studio.pages.judge import Id, Key, Problem
 from tomoni.studio.showing import page
 
 router = Routes()
@@ -51,7 +51,7 @@ class Opinion(Body):
     messages: Turns
     up: bool = False
     corrected: Annotated[str, StringConstraints(max_length=50_000)] = ""
-    flags: Annotated[list[Literal["harmful", "private", "untrue"]], Field(max_length=3)] = []
+    flags: Annotated[list[Problem], Field(max_length=3, default_factory=list)]
     replaces: Key | None = None
 
 
@@ -111,7 +111,7 @@ async def _lines(caller: Visit, wanted: dict[str, Any]) -> AsyncIterator[str]:
         said = {"code": fault.code, "message": caller.words(f"fault.{fault.code}", **fault.values)}
         yield _line({"error": {**said, "next": caller.words.known(f"fault.{fault.code}.next", "")}})
         return
-    yield _line({"end": {"id": id, "version": version, "finish": finish}})
+    yield _line({"end": {"id": f"{id}-0" if id else "", "version": version, "finish": finish}})
 
 
 def _line(body: dict[str, Any]) -> str:

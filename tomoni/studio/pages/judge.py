@@ -22,11 +22,13 @@ Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{8,80}$")]
 Id = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Text = Annotated[str, StringConstraints(max_length=20_000)]
 Side = Literal["left", "right"]
+Reason = Literal["accurate", "complete", "clear", "polite", "concise", "natural"]
+Problem = Literal["harmful", "private", "untrue"]
 Trial = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
 
 
 class Next(Body):
-    without: Annotated[list[Id], Field(max_length=200)] = []
+    without: Annotated[list[Id], Field(max_length=200, default_factory=list)]
     n: Annotated[int, Field(ge=1, le=8)] = 2
     trial: Trial | None = None
 
@@ -36,10 +38,12 @@ class Said(Body):
     pair: Id
     verdict: Literal["left", "right", "tie", "both_bad"]
     strength: Annotated[int, Field(ge=0, le=3)] = 0
-    reasons: Annotated[list[Literal["accurate", "complete", "clear", "polite", "concise", "natural"]], Field(max_length=6)] = []
+    reasons: Annotated[
+        list[Literal["accurate", "complete", "clear", "polite", "concise", "natural"]], Field(max_length=6)
+    ] = []
     flags: dict[Side, Annotated[list[Literal["harmful", "private", "untrue"]], Field(max_length=3)]] = {}
     comment: Annotated[str, StringConstraints(max_length=4_000)] = ""
-    edits: dict[Side, Text] = {}
+    edits: Annotated[dict[Side, Text], Field(default_factory=dict)]
     seconds: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] | None = None
 
 
@@ -64,7 +68,7 @@ def trial_page(caller: Caller, trial: Trial) -> Response:
 
 
 def shown(caller: Visit, trial: str | None) -> Response:
-    pairs = upcoming(caller, Next(n=3, trial=trial))
+    pairs = upcoming(caller, Next(without=[], n=3, trial=trial))
     goal = len(caller.house.teaching.pairs(trial)) if trial else ENOUGH
     facts = {"pairs": pairs, "done": count(caller, trial), "goal": goal, "enough": ENOUGH, "trial": trial}
     words = ("judge", "none", "who")
@@ -176,4 +180,3 @@ def count(caller: Visit, trial: str | None) -> int:
     if trial:
         return len(house.teaching.pairs(trial)) - len(house.teaching.left(trial, caller.somebody.id))
     return house.teaching.gathered().comparisons
-

@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
-from tomoni.studio.access import Caller, Routes, Rule, Visit
+from tomoni.studio.access import Caller, Routes, Rule
 from tomoni.studio.faults import Fault
 from tomoni.studio.opening import pretrained_only
 from tomoni.studio.pages.chat import HEAT, LONGEST, TOP_P, Turns, VersionName

@@ -119,7 +119,9 @@ def run_page(caller: Caller, name: RunName) -> Response:
 @router.get("/api/runs/{name}", rule=Rule.OWNER)
 def look(request: Request, caller: Caller, name: RunName) -> Response:
     run = caller.house.training.run(name)
-    body: dict[str, Any] = {key: value for key, value in asdict(run).items() if key not in ("losses", "held_out", "report")}
+    body: dict[str, Any] = {
+        key: value for key, value in asdict(run).items() if key not in ("losses", "held_out", "report")
+    }
     body |= {"done": run.done, "loss": run.losses[-1][1] if run.losses else None}
     body["points"] = charts.points_of_losses(run)
     return tagged(body, caller.lang, request.headers.get("if-none-match"))
