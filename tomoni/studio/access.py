@@ -24,7 +24,7 @@ from tomoni.studio.words import Lang, Words, chosen
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from tomoni.feedback.store import Person
+    from tomoni.feedback.entries import Person
     from tomoni.studio.house import House
 
 
@@ -103,7 +103,7 @@ def rules_of(routes: Iterable[Any]) -> dict[tuple[str, str], Rule | None]:
     found: dict[tuple[str, str], Rule | None] = {}
     for route in routes:
         rules = [dependency.dependency for dependency in route.dependencies] if isinstance(route, APIRoute) else []
-        rule = next((rule.rule for rule in rules if hasattr(rule, "rule")), None)
+        rule = next((one for each in rules if (one := getattr(each, "rule", None)) is not None), None)
         for method in getattr(route, "methods", None) or {"*"}:
             found[method, getattr(route, "path", str(route))] = rule
     return found

@@ -13,7 +13,6 @@ import os
 import secrets
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -62,9 +61,9 @@ class Sampled:
 class Answering:
     """`start` it once; `close` ends the child. Any thread may ask."""
 
-    def __init__(self, workspace: Path, *, command: Sequence[str] | None = None) -> None:
+    def __init__(self, workspace: Path, *, command: Sequence[str]) -> None:
         self.workspace = workspace
-        self._command = list(command or [sys.executable, "-m", "tomoni", "serve"])
+        self._command = list(command)
         self._status = Status("off")
         self._wanted = threading.Event()
         self._ended = threading.Event()
@@ -78,6 +77,8 @@ class Answering:
     # -- life ----------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
+        if not self._command:
+            return
         self._wanted.set()
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, name="tomoni-answering", daemon=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from tomoni.run.figure import Frame, legend, range_of
+from tomoni.run.figure import Frame, Shape, legend, range_of
 
 if TYPE_CHECKING:
     from tomoni.evaluate.metrics import Interval
@@ -52,11 +52,11 @@ def losses(words: Words, run: Run) -> Markup | None:
     frame = _of_losses(run)
     parts = frame.axes(words("chart.loss"), words("chart.step"))
     parts.append(frame.line(run.losses, "a"))
-    entries = [(words("chart.training"), "a", None)]
+    entries: list[tuple[str, str, Shape | None]] = [(words("chart.training"), "a", None)]
     if run.held_out:
         parts += [frame.mark(step, value, "b", "diamond", f"{step}: {value:.3f}") for step, value in run.held_out]
         entries.append((words("chart.held_out"), "b", "diamond"))
-    parts += legend(380, 26, entries)  # type: ignore[arg-type]
+    parts += legend(380, 26, entries)
     return drawn(640, 280, parts, words("chart.loss"))
 
 

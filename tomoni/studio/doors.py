@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from limits.strategies import MovingWindowRateLimiter
     from starlette.responses import Response
 
-    from tomoni.feedback.store import Person, Store
+    from tomoni.feedback.entries import Person
+    from tomoni.feedback.store import Store
 
 SESSION = 14 * 24 * 3600  # seconds
 LINK = 600  # seconds that the printed address works
@@ -141,7 +142,7 @@ class Doors:
                 raise Fault("invitation_spent", 403)
             if self.store.person_named(name) is not None:
                 raise Fault("name_taken", 409, name=name)
-            person = self.store.add_person(name, role=found["role"], lang=lang, password_hash=password_hash)
+            person = self.store.add_person(name, role="owner" if found["role"] == "owner" else "annotator", lang=lang, password_hash=password_hash)
             self.store.set(INVITATIONS, kept)
         return person
 

@@ -67,13 +67,12 @@ class Guard:
         except Refusal as refusal:
             await _refuse(sender, refusal)
             return
-        counted = _Counted(receive, limit)
         try:
-            await self.app(scope, counted, sender)
-        except Refusal as refusal:  # while the body was read
-            if sender.started:
-                raise
+            body = await _whole(receive, limit)
+        except Refusal as refusal:
             await _refuse(sender, refusal)
+            return
+        await self.app(scope, _Replay(body, receive), sender)
 
     def admit(self, method: str, path: str, headers: dict[str, list[str]]) -> int:
         """Bytes that the body may have; Refusal where the request is turned away."""
@@ -117,12 +116,10 @@ class _Sender:
 
     def __init__(self, send: Send, *, secure: bool) -> None:
         self.send = send
-        self.started = False
         self.extra = HEADERS + (((b"strict-transport-security", b"max-age=31536000"),) if secure else ())
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.started = True
             names = {name for name, _ in self.extra}
             kept = [(name, value) for name, value in message.get("headers", []) if name.lower() not in names]
             if not any(name.lower() == b"cache-control" for name, _ in kept):
@@ -131,19 +128,34 @@ class _Sender:
         await self.send(message)
 
 
-class _Counted:
-    """Ends a body that is longer than its limit, whatever its headers said."""
+async def _whole(receive: Receive, limit: int) -> bytes:
+    """The body, read before any page sees it; Refusal as soon as it is longer than its limit, whatever headers said."""
+    parts, left, more = [], limit, True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise Refusal(400, "left")
+        part = message.get("body", b"")
+        left -= len(part)
+        if left < 0:
+            raise Refusal(413, "too_large")
+        parts.append(part)
+        more = message.get("more_body", False)
+    return b"".join(parts)
 
-    def __init__(self, receive: Receive, limit: int) -> None:
-        self.receive, self.left = receive, limit
+
+class _Replay:
+    """Gives the body once, then whatever else comes: that the browser has left."""
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self.body: bytes | None = body
+        self.receive = receive
 
     async def __call__(self) -> Message:
-        message = await self.receive()
-        if message["type"] == "http.request":
-            self.left -= len(message.get("body", b""))
-            if self.left < 0:
-                raise Refusal(413, "too_large")
-        return message
+        if self.body is None:
+            return await self.receive()
+        body, self.body = self.body, None
+        return {"type": "http.request", "body": body, "more_body": False}
 
 
 def _headers(scope: Scope) -> dict[str, list[str]]:
@@ -161,6 +173,7 @@ async def _refuse(send: Any, refusal: Refusal) -> None:
         "origin": "The request came from another site. / 別のサイトからの要求のため受け付けません。",
         "json": "Only JSON is taken. / JSON以外は受け付けません。",
         "too_large": "Too large. / 大きすぎます。",
+        "left": "Nobody is there. / 接続が切れました。",
     }[refusal.code]
     body = json.dumps({"error": {"code": refusal.code, "message": said}}, ensure_ascii=False).encode()
     headers = [(b"content-type", b"application/json; charset=utf-8"), (b"connection", b"close")]

@@ -142,7 +142,8 @@ class Holding:
 
     def _look(self, path: Path) -> tuple[Look, set[int]]:
         reading = Reading([path], on_bad_rows="quarantine", prompts=True)
-        masker, examples = Masker(), []
+        masker = Masker()
+        examples: list[tuple[tuple[str, str], ...]] = []
         try:
             for record in reading:
                 turns = tuple((role, masker(text)) for role, text in told(record))
@@ -198,6 +199,7 @@ def masked(value: Any, masker: Masker) -> Any:
 
 def told(record: Record) -> tuple[tuple[str, str], ...]:
     """A record as a person reads it."""
+    turns: list[tuple[str, str]]
     match record:
         case Chat() | Prompt():
             turns = [(message.role, message.content) for message in record.messages]

@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tomoni.feedback.store import Store
     from tomoni.studio.house import House
 
+SERVE = (sys.executable, "-m", "tomoni", "serve")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PASSWORD = "TOMONI_OWNER_PASSWORD"  # noqa: S105  (the variable's name)
 
@@ -149,8 +150,9 @@ def listening(settings: Settings) -> Iterator[socket.socket]:
 
 
 @contextlib.contextmanager
-def opened(settings: Settings, port: int) -> Iterator[House]:
-    """The workspace, with its store held for writing, and the parts that work behind the pages."""
+def opened(settings: Settings, port: int, *, serve: Sequence[str] | None = SERVE) -> Iterator[House]:
+    """The workspace, with its store held for writing, and the parts that work behind the pages. `serve` starts the model
+    that answers; None: none is started."""
     from tomoni.feedback.store import Store
     from tomoni.registry import Registry
     from tomoni.studio.answering import Answering
@@ -177,7 +179,7 @@ def opened(settings: Settings, port: int) -> Iterator[House]:
         first_model(workspace, registry, settings.model)
         first_prompts(store, registry)
         processes = Processes()
-        answering = Answering(workspace)
+        answering = Answering(workspace, command=serve or ())
         teaching = Teaching(workspace, store, registry, processes)
         training = Training(workspace, registry, processes)
         insight = Insight(store)

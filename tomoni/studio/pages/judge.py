@@ -38,10 +38,8 @@ class Said(Body):
     pair: Id
     verdict: Literal["left", "right", "tie", "both_bad"]
     strength: Annotated[int, Field(ge=0, le=3)] = 0
-    reasons: Annotated[
-        list[Literal["accurate", "complete", "clear", "polite", "concise", "natural"]], Field(max_length=6)
-    ] = []
-    flags: dict[Side, Annotated[list[Literal["harmful", "private", "untrue"]], Field(max_length=3)]] = {}
+    reasons: Annotated[list[Reason], Field(max_length=6, default_factory=list)]
+    flags: Annotated[dict[Side, Annotated[list[Problem], Field(max_length=3)]], Field(default_factory=dict)]
     comment: Annotated[str, StringConstraints(max_length=4_000)] = ""
     edits: Annotated[dict[Side, Text], Field(default_factory=dict)]
     seconds: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] | None = None
