@@ -70,7 +70,7 @@ class Browser:
 
 
 def owner(house: House) -> Person:
-    return run.owner_of(house.store, run.Settings(Path(), lang="en"))
+    return run.owner_of(house.store, run.Settings(Path(), lang=house.lang))
 
 
 def annotator(house: House, name: str = "花子") -> Person:

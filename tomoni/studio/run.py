@@ -19,6 +19,8 @@ from tomoni.errors import ConfigError, DiskError, UserError
 from tomoni.studio.words import Lang, Words, chosen
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from tomoni.feedback.entries import Person
     from tomoni.feedback.store import Store
     from tomoni.studio.house import House
@@ -52,6 +54,10 @@ class Settings:
     @property
     def tls(self) -> bool:
         return self.certificate is not None or self.behind_proxy
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.tls else "http"
 
 
 def run(settings: Settings) -> int:
@@ -223,14 +229,19 @@ def hosts_of(settings: Settings, port: int) -> list[str]:
 
 
 def serve(settings: Settings, house: House, owner: Person, listener: socket.socket, port: int) -> None:
+    server = server_of(settings, house, port)
+    announce(settings, house, owner, port)
+    server.run(sockets=[listener])
+
+
+def server_of(settings: Settings, house: House, port: int) -> uvicorn.Server:
     import uvicorn
 
     from tomoni.studio.app import create, guarded
 
-    scheme = "https" if settings.tls else "http"
-    app = guarded(create(house), hosts=hosts_of(settings, port), scheme=scheme)
+    app = guarded(create(house), hosts=hosts_of(settings, port), scheme=settings.scheme)
     config: dict[str, Any] = {"ssl_certfile": settings.certificate, "ssl_keyfile": settings.private_key}
-    server = uvicorn.Server(
+    return uvicorn.Server(
         uvicorn.Config(
             app,
             log_level="warning",
@@ -244,15 +255,13 @@ def serve(settings: Settings, house: House, owner: Person, listener: socket.sock
             **{name: value for name, value in config.items() if value is not None},
         )
     )
-    announce(settings, house, owner, scheme, port)
-    server.run(sockets=[listener])
 
 
-def announce(settings: Settings, house: House, owner: Person, scheme: str, port: int) -> None:
+def announce(settings: Settings, house: House, owner: Person, port: int) -> None:
     """The address, on the terminal and in the browser."""
     words = Words(chosen([owner.lang]))
     host = settings.host if settings.local else (settings.names or (settings.host,))[0]
-    base = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
+    base = f"{settings.scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
     if not settings.local:
         print(words("terminal.team", address=base), flush=True)
         return

@@ -200,9 +200,10 @@ function undo() {
 
 function saved(ack = false, key = "common.saved") {
   const n = pending.size;
+  if (!n && !ack) return; // what was said last still holds
   const text = n ? (outbox.reached() ? t("outbox.saving") : t("outbox.waiting", { n })) : t(key);
-  $("#saved").textContent = ack || n ? text : "";
-  if (ack && !n) say(text);
+  $("#saved").textContent = text;
+  if (!n) say(text);
 }
 
 function progress() {
