@@ -52,7 +52,9 @@ class Browser:
         self.house = house
         self.app = app or create(house)
         guard = guarded(self.app, hosts=[HOST])
-        self.client = TestClient(guard, base_url=f"http://{HOST}", raise_server_exceptions=False, follow_redirects=False)
+        self.client = TestClient(
+            guard, base_url=f"http://{HOST}", raise_server_exceptions=False, follow_redirects=False
+        )
 
     def enter(self, person: Person) -> Browser:
         answer = self.get(f"/?token={self.house.doors.link(person.id)}")
@@ -87,7 +89,14 @@ def add_pairs(house: House, count: int, *, question: str = "何時に開きま�
         taste = drawn.standard_normal(8).astype(np.float32)
         answers = [
             Answer(
-                f"{row.id}-{place}", row.id, version.id if version else "v1", "h", f"{text}{number}", taste + shift, -3.0, 6
+                f"{row.id}-{place}",
+                row.id,
+                version.id if version else "v1",
+                "h",
+                f"{text}{number}",
+                taste + shift,
+                -3.0,
+                6,
             )
             for place, (text, shift) in enumerate((("開きます。", np.float32(1)), ("開くよ。", np.float32(-1))))
         ]

@@ -49,7 +49,12 @@ def test_every_route_lets_in_whom_its_rule_names_and_nobody_else(house: House) -
         send = who[role].get if method == "GET" else who[role].post
         answer = send(example(path))
         refused = answer.status_code in (401, 403) or answer.headers.get("location") == "/sign-in"
-        told = "owner" in answer.text or "sign in" in answer.text.lower() or answer.status_code == 303 or "管理者" in answer.text
+        told = (
+            "owner" in answer.text
+            or "sign in" in answer.text.lower()
+            or answer.status_code == 303
+            or "管理者" in answer.text
+        )
         allowed = rule is Rule.ANYONE or role == "owner" or (rule is Rule.PERSON and role == "annotator")
         if rule is Rule.ANYONE:
             assert answer.status_code != 401, f"{role} {method} {path}"
@@ -133,7 +138,10 @@ def test_an_invitation_makes_one_account_with_the_role_that_was_offered(house: H
     assert page.status_code == 200 and "花子" in page.text
     token = path.split("=")[1]
     assert guest.post("/api/join", {"token": token, "name": "花子", "password": "short"}).status_code == 400
-    assert guest.post("/api/join", {"token": token, "name": "花子", "password": "長い長い長い秘密の言葉"}).status_code == 200
+    assert (
+        guest.post("/api/join", {"token": token, "name": "花子", "password": "長い長い長い秘密の言葉"}).status_code
+        == 200
+    )
     assert guest.get("/judge").status_code == 200 and guest.get("/runs").status_code == 403
     again = Browser(house).post("/api/join", {"token": token, "name": "別人", "password": "長い長い長い秘密の言葉"})
     assert again.status_code == 403 and house.store.person_named("別人") is None
@@ -185,7 +193,8 @@ def test_no_unsafe_route_takes_a_request_of_another_site(browser: Browser, heade
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8420", "127.0.0.1", "127.0.0.1:9999", f"{HOST}/?x=", f"{HOST}@evil.example", ""]
+    "host",
+    ["evil.example", "evil.example:8420", "127.0.0.1", "127.0.0.1:9999", f"{HOST}/?x=", f"{HOST}@evil.example", ""],
 )
 def test_a_host_that_is_not_ours_is_turned_away_on_every_route(browser: Browser, host: str) -> None:
     for method, path, _ in routes(browser.house):
@@ -236,8 +245,10 @@ def test_no_get_changes_anything(browser: Browser) -> None:
 
 def test_another_address_needs_tls_and_an_owner_with_an_account(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="in the clear"):
-        run.require_sense(run.Settings(tmp_path, host="0.0.0.0"))
-    settings = run.Settings(tmp_path, host="0.0.0.0", behind_proxy=True)
+        run.require_sense(run.Settings(tmp_path, host="192.0.2.1"))
+    with pytest.raises(ConfigError, match="no name"):
+        run.require_sense(run.Settings(tmp_path, behind_proxy=True))
+    settings = run.Settings(tmp_path, behind_proxy=True, names=("studio.example.jp",))
     run.require_sense(settings)
     with house_in(tmp_path, model=False) as house:
         person = run.owner_of(house.store, settings)
@@ -247,7 +258,9 @@ def test_another_address_needs_tls_and_an_owner_with_an_account(tmp_path: Path) 
         run.require_account(settings, person)
 
 
-def test_an_owner_account_takes_its_password_from_the_environment(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_owner_account_takes_its_password_from_the_environment(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(os.environ, run.PASSWORD, "とても長い秘密の言葉")
     person = run.owner_of(house.store, run.Settings(Path(), owner="社長"))
     assert person.name == "社長" and person.role == "owner"

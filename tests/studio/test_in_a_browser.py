@@ -75,11 +75,17 @@ def opened(chromium: Any, served: Served, *, person: str | None = None, **how: A
     page = context.new_page()
     complaints: list[str] = []
     expected = ("ERR_INTERNET_DISCONNECTED", "ERR_FAILED", "ERR_CONNECTION")  # what a cut network looks like
-    page.on("console", lambda m: complaints.append(m.text) if m.type == "error" and not any(e in m.text for e in expected) else None)
+    page.on(
+        "console",
+        lambda m: complaints.append(m.text) if m.type == "error" and not any(e in m.text for e in expected) else None,
+    )
     page.on("response", lambda r: complaints.append(f"{r.status} {r.url}") if r.status >= 500 else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("dialog", lambda dialog: (complaints.append("a dialog"), dialog.dismiss()))
-    page.on("request", lambda r: complaints.append(f"asked {r.url}") if not r.url.startswith((served.address, "data:")) else None)
+    page.on(
+        "request",
+        lambda r: complaints.append(f"asked {r.url}") if not r.url.startswith((served.address, "data:")) else None,
+    )
     page.goto(served.link(person))
     page.wait_for_url(served.address + "/")
     yield page
@@ -106,7 +112,10 @@ def comes(page: Any, what: str | Callable[[], Any], seconds: float = 20) -> Any:
 
 
 def waits_for_pair(page: Any) -> None:
-    comes(page, "document.querySelector('#place').getAttribute('aria-busy') === 'false' && document.querySelector('#none').hidden")
+    comes(
+        page,
+        "document.querySelector('#place').getAttribute('aria-busy') === 'false' && document.querySelector('#none').hidden",
+    )
 
 
 def judge(page: Any, key: str) -> None:
@@ -124,7 +133,18 @@ def test_one_command_and_ten_keys_make_learn_possible(chromium: Any, served: Ser
         assert "?" not in page.url  # the token is gone from the address
         page.click(".hero a.button.lead")
         page.wait_for_url("**/judge")
-        for key in ("ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "=", "x", "ArrowLeft", "ArrowLeft", "ArrowRight", "ArrowRight"):
+        for key in (
+            "ArrowLeft",
+            "ArrowRight",
+            "ArrowUp",
+            "ArrowDown",
+            "=",
+            "x",
+            "ArrowLeft",
+            "ArrowLeft",
+            "ArrowRight",
+            "ArrowRight",
+        ):
             judge(page, key)
         comes(page, lambda: len(said(served)) == 10)
         comes(page, "document.querySelectorAll('#dots .saved').length === 10")

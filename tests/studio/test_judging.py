@@ -174,9 +174,19 @@ def test_texts_of_people_and_models_are_escaped_on_every_page(house: House, brow
     for number, text in enumerate(HOSTILE):
         add_pairs(house, 1, question=text, topic=text.replace("\u0000", "")[:80])
         assert browser.post("/api/guideline/add", {"text": text + "x"}).status_code == 200
-        assert browser.post("/api/prompts/add", {"text": text + "y", "topic": text[:80].replace("\u0000", "")}).status_code == 200
+        assert (
+            browser.post("/api/prompts/add", {"text": text + "y", "topic": text[:80].replace("\u0000", "")}).status_code
+            == 200
+        )
         pair = browser.post("/api/judge/next", {"n": 1}).json()["pairs"][0]
-        body = said(pair["id"], f"{KEY}{number}", verdict="both_bad", comment=text, edits={"left": text}, flags={"left": ["harmful"]})
+        body = said(
+            pair["id"],
+            f"{KEY}{number}",
+            verdict="both_bad",
+            comment=text,
+            edits={"left": text},
+            flags={"left": ["harmful"]},
+        )
         assert browser.post("/api/judge", body).status_code == 200
     house.store.add_person("<b onclick=alert(1)>", role="annotator")
     for path in ("/", "/judge", "/prompts", "/guideline", "/people", "/models", "/learn", "/data", "/runs"):
@@ -217,7 +227,9 @@ def test_an_empty_correction_is_refused_with_a_reason(house: House, browser: Bro
     assert browser.post("/api/chat/opinion", body).json()["error"]["code"] == "empty_correction"
 
 
-def test_pairs_are_judged_again_by_others_and_by_the_same_person_with_sides_swapped(house: House, browser: Browser) -> None:
+def test_pairs_are_judged_again_by_others_and_by_the_same_person_with_sides_swapped(
+    house: House, browser: Browser
+) -> None:
     add_pairs(house, 60)
     me = owner(house)
     seen: list[str] = []

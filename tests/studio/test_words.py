@@ -46,7 +46,9 @@ def test_no_text_is_empty_or_left_in_the_other_language() -> None:
     plain = re.compile(r"[\u3041-\u30ff\u4e00-\u9fff]")
     # what has no Japanese letter: symbols, numbers and proper names
     without = [key for key, text in catalogue("ja").items() if not plain.search(re.sub(r"\{\w+\}", "", text))]
-    assert set(without) <= {"nav.other_lang", "nav.other_language", "learn.rate_of"} | {k for k in without if "{" in catalogue("ja")[k]}
+    assert set(without) <= {"nav.other_lang", "nav.other_language", "learn.rate_of"} | {
+        k for k in without if "{" in catalogue("ja")[k]
+    }
 
 
 def test_no_key_is_unused() -> None:
@@ -82,7 +84,9 @@ def test_counts_are_written_with_separators_and_one_has_its_own_text() -> None:
 
 
 def test_no_script_parses_markup_and_no_page_holds_script_or_style() -> None:
-    banned = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|DOMParser|setHTML")
+    banned = re.compile(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|DOMParser|setHTML"
+    )
     for path in SOURCES:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".js":

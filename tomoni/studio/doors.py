@@ -142,7 +142,9 @@ class Doors:
                 raise Fault("invitation_spent", 403)
             if self.store.person_named(name) is not None:
                 raise Fault("name_taken", 409, name=name)
-            person = self.store.add_person(name, role="owner" if found["role"] == "owner" else "annotator", lang=lang, password_hash=password_hash)
+            person = self.store.add_person(
+                name, role="owner" if found["role"] == "owner" else "annotator", lang=lang, password_hash=password_hash
+            )
             self.store.set(INVITATIONS, kept)
         return person
 

@@ -107,6 +107,8 @@ class Holding:
         """Fault 409 where rows are bad and nobody has said that the others will do."""
         with upload(name, content) as path:
             look, bad_lines = self._look(path)
+            if not look.good:
+                raise Fault("no_good_rows", 400)
             if look.bad_count and not without_bad:
                 raise Fault("bad_rows", 409, n=look.bad_count)
             masker = Masker()

@@ -52,6 +52,11 @@ class Settings:
         return self.host in LOOPBACK
 
     @property
+    def open(self) -> bool:
+        """Whether others than this machine can reach it."""
+        return not self.local or self.behind_proxy
+
+    @property
     def tls(self) -> bool:
         return self.certificate is not None or self.behind_proxy
 
@@ -81,6 +86,11 @@ def require_sense(settings: Settings) -> None:
             raise ConfigError(f"there is no file {path!r}", next_step="name the certificate's and the key's file (PEM)")
     if not 0 <= settings.port <= 65535:
         raise ConfigError(f"--port {settings.port}", choices=["0 to 65535"])
+    if settings.open and not settings.names and settings.host in (*LOOPBACK, "0.0.0.0", "::"):  # noqa: S104
+        raise ConfigError(
+            "no name is given under which browsers reach the studio",
+            next_step="give --name, for example studio.example.jp",
+        )
     if not settings.local and not settings.tls:
         raise ConfigError(
             f"--host {settings.host} would send passwords and answers through the network in the clear",
@@ -89,9 +99,9 @@ def require_sense(settings: Settings) -> None:
 
 
 def require_account(settings: Settings, owner: Person) -> None:
-    if not settings.local and owner.password_hash is None:
+    if settings.open and owner.password_hash is None:
         raise ConfigError(
-            f"--host {settings.host} is open to others, and the owner has no account yet",
+            "the studio would be open to others, and the owner has no account yet",
             next_step="make one first: the same command with --owner NAME",
         )
 
@@ -262,8 +272,9 @@ def announce(settings: Settings, house: House, owner: Person, port: int) -> None
     words = Words(chosen([owner.lang]))
     host = settings.host if settings.local else (settings.names or (settings.host,))[0]
     base = f"{settings.scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
-    if not settings.local:
-        print(words("terminal.team", address=base), flush=True)
+    if settings.open:
+        behind = settings.behind_proxy and settings.names
+        print(words("terminal.team", address=f"https://{settings.names[0]}/" if behind else base), flush=True)
         return
     address = f"{base}?token={house.doors.link(owner.id)}"
     print(words("terminal.open", address=address), flush=True)

@@ -56,7 +56,7 @@ def going(request: Request, caller: Caller) -> Response:
     teaching = caller.house.teaching
     press = teaching.going()
     failed = "" if press else teaching.failed_to_start()
-    body = {"number": press.number if press else None, "going": press is not None, "failed": failed}
+    body = {"number": (press.number or None) if press else None, "going": press is not None, "failed": failed}
     return tagged(body, caller.lang, request.headers.get("if-none-match"))
 
 
