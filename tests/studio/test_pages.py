@@ -299,3 +299,53 @@ def test_the_studio_imports_in_an_instant_and_without_torch() -> None:
     begin = time.process_time()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]" and begin >= 0
+
+
+@pytest.mark.parametrize("number", ["INT", "TERM"])
+def test_one_command_prints_an_address_that_opens_and_ends_with_all_it_started(tmp_path: Path, number: str) -> None:
+    """The real command; its model is a stand-in."""
+    import os
+    import re
+    import signal
+    import subprocess
+
+    import httpx
+
+    code = (
+        "import sys; from tomoni.studio import run; run.SERVE = tuple(sys.argv[1].split()); "
+        "run.opened.__wrapped__.__kwdefaults__['serve'] = run.SERVE; "
+        "from tomoni.cli.app import main; sys.exit(main(sys.argv[2:]))"
+    )
+    words = [
+        "studio",
+        str(tmp_path / "ws"),
+        "--model",
+        str(model_in(tmp_path)),
+        "--port",
+        "0",
+        "--no-browser",
+        "--lang",
+        "ja",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, " ".join(STANDIN), *words],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        said_so_far = ""
+        while not (found := re.search(r"(http://127\.0\.0\.1:\d+)/\?token=(\S+)", said_so_far)):
+            said_so_far += process.stdout.readline()
+        with httpx.Client(trust_env=False) as client:
+            assert client.get(found[0]).status_code == 200
+            home = client.get(found[1] + "/")
+            assert home.status_code == 200 and 'lang="ja"' in home.text
+            until(lambda: client.get(found[1] + "/api/state").json()["model"] == "ready")
+        children = [int(word) for word in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    finally:
+        process.send_signal(getattr(signal, f"SIG{number}"))
+        assert process.wait(20) == 0
+        process.stdout.close()
+    until(lambda: all(not os.path.exists(f"/proc/{child}") for child in children))

@@ -6,6 +6,7 @@ import contextlib
 import getpass
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -241,7 +242,13 @@ def hosts_of(settings: Settings, port: int) -> list[str]:
 def serve(settings: Settings, house: House, owner: Person, listener: socket.socket, port: int) -> None:
     server = server_of(settings, house, port)
     announce(settings, house, owner, port)
-    server.run(sockets=[listener])
+    signal.signal(signal.SIGTERM, _interrupt)  # it ends as by Ctrl-C: the model's process and the store are closed
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def server_of(settings: Settings, house: House, port: int) -> uvicorn.Server:
