@@ -58,6 +58,7 @@ VERBS = (
     Verb("rehearse", "people", "experiments with simulated people, by protocols fixed before the first run"),
     Verb("chat", "look", "talk with a model"),
     Verb("evaluate", "look", "measure a model on data it was not trained on"),
+    Verb("studio", "people", "web pages: chat with the model, judge it, teach it; for people who know no Python"),
     Verb("serve", "use", "a model behind OpenAI's API; feedback on its answers; its version a pointer that moves"),
     Verb("promote", "use", "serve this version of a workspace from now on"),
     Verb("rollback", "use", "serve again what was served before"),
