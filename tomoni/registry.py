@@ -184,8 +184,9 @@ class Registry:
         problems += [f"{name} has changed" for name in both if found[name] != version.files[name]]
         if problems:
             raise RegistryError(
-                f"{version.id} ({version.model}) is not the model that was registered: " + "; ".join(problems),
-                next_step="restore these files from a copy, or serve another version (`tomoni log` shows them)",
+                f"{version.id} is not the model that was registered: " + "; ".join(problems),
+                next_step=f"restore these files in {version.model} from a copy, or serve another version (`tomoni log` "
+                "shows them)",
             )
         return located
 
@@ -243,6 +244,13 @@ class Registry:
         if not history or history[-1].number != len(history):
             raise _damaged(path, "promotions are missing")
         return history
+
+    def history_or_none(self) -> list[Promotion] | None:
+        """The history; None where its file is damaged."""
+        try:
+            return self.history()
+        except RegistryError:
+            return None
 
     def promote(self, id: str, *, reason: str = "", by: str = "") -> Version:
         """Serve this version from now on; every file of its model is read and checked first.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,9 +104,10 @@ def import_(
             "new": new, "known": done.known, "masked": dict(done.masked), "bad": [row.as_dict() for row in done.bad]
         })  # fmt: skip
         return 0
-    print(_listed(new) or "nothing new", f"({counted(done.known, 'row')} known before)" if done.known else "")
+    known = f" ({counted(done.known, 'row')} known before)" if done.known else ""
+    print((", ".join(_number_of(count, what) for what, count in new.items()) or "nothing new") + known)
     if done.masked:
-        print(f"hidden: {_listed(done.masked)}")
+        print("hidden: " + ", ".join(f"{count:,} {what}" for what, count in done.masked.items()))
     for row in done.bad[:SHOWN]:
         print(f"bad: {row}")
     if len(done.bad) > SHOWN:
@@ -134,7 +135,7 @@ def resolve(
         "sft.jsonl": ("correction", len(snapshot.corrections)),
         "thumbs.jsonl": ("thumb", len(snapshot.thumbs)),
     }
-    print(f"{folder}: from {counted(snapshot.judgements, 'judgement')} of {counted(len(snapshot.people), 'person')}")
+    print(f"{folder}: from {counted(snapshot.judgements, 'judgement')} of {_number_of(len(snapshot.people), 'person')}")
     for name, (what, count) in rows.items():
         print(f"  {name:<13} {counted(count, what)}")
     for reason, count in snapshot.left_out.items():
@@ -250,8 +251,8 @@ def _agrees(question: str) -> bool:
     return input(question).strip().lower() in ("y", "yes")
 
 
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {what}" for what, count in counts.items())
+def _number_of(count: int, what: str) -> str:
+    return f"{count:,} people" if what == "person" and count != 1 else counted(count, what)
 
 
 def _print_json(body: Any) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import secrets
 import time
 import unicodedata
+from collections.abc import Sequence
 from typing import Any, get_args
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, or_, select, update
 
 from tomoni.errors import UserError
 from tomoni.feedback.entries import Person, PersonRole
@@ -94,9 +95,11 @@ def change(connection: Connection, id: str, changes: dict[str, Any]) -> Person:
 # -- sessions --------------------------------------------------------------------------------------------------------
 
 
-def begin(connection: Connection, person: str, token_hash: str, seconds: float) -> None:
+def begin(connection: Connection, person: str, token_hash: str, seconds: float, ended: Sequence[str] = ()) -> None:
+    """`ended` are sessions that are over; they are forgotten."""
     get(connection, person)
-    connection.execute(delete(sessions).where(sessions.c.expires < time.time() - 86_400))
+    over = or_(sessions.c.expires < time.time() - 86_400, sessions.c.token_hash.in_(ended[:500]))
+    connection.execute(delete(sessions).where(over))
     values = {"token_hash": token_hash, "person": person, "seconds": seconds, "expires": time.time() + seconds}
     connection.execute(insert(sessions).values(**values))
 

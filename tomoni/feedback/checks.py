@@ -8,7 +8,7 @@ from typing import Any, assert_never, get_args
 
 from tomoni.errors import UserError
 from tomoni.feedback.entries import Purpose, plain_judgement
-from tomoni.feedback.schema import dumps
+from tomoni.feedback.schema import dumps, storable
 from tomoni.records import Judgement, Kind, Verdict
 
 PURPOSES: tuple[str, ...] = get_args(Purpose)
@@ -30,12 +30,7 @@ def check(judgement: Judgement) -> None:
     if not isinstance(judgement.value, dict):
         raise wrong(f"value {judgement.value!r}", "an object with the keys of its kind")
     _check_value(judgement)
-    try:
-        dumps(plain_judgement(judgement))
-    except (TypeError, ValueError) as error:
-        raise wrong(
-            f"a value that JSON does not have ({error})", "text, numbers, true, false, null, lists, objects"
-        ) from (error)
+    storable(plain_judgement(judgement), "this judgement")
 
 
 def purpose_of(judgement: Judgement) -> str:

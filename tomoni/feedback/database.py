@@ -22,8 +22,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool, QueuePool
 
+from tomoni.durable import sync
 from tomoni.errors import DiskError, UserError
-from tomoni.feedback.workspace import Workspace, now, sync
+from tomoni.feedback.workspace import Workspace, now
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_MS = 10_000
@@ -99,8 +100,16 @@ def _open_sqlite(path: Path, mode: str) -> sqlite3.Connection:
 
 _EVERY = (f"busy_timeout={BUSY_MS}", "foreign_keys=ON", "mmap_size=0", "trusted_schema=OFF")
 _PRAGMAS = {
-    # secure_delete: what is erased is overwritten; checkpoints are ours to make, so that their errors are seen
-    "rwc": (*_EVERY, "journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "wal_autocheckpoint=0"),
+    # checkpoints are ours to make, so that their errors are seen; a log that begins anew is cut, so that its size says
+    # how much is in it
+    "rwc": (
+        *_EVERY,
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "secure_delete=ON",
+        "wal_autocheckpoint=0",
+        "journal_size_limit=0",
+    ),
     "ro": (*_EVERY, "query_only=ON"),
 }
 
@@ -130,31 +139,30 @@ def worded(workspace: Workspace) -> Iterator[None]:
 # -- the schema ------------------------------------------------------------------------------------------------------
 
 
-def _config(folder: Path, connection: Connection | None) -> Config:
+def _config(connection: Connection | None = None) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
 
 
-def head(folder: Path = MIGRATIONS) -> str:
-    found = ScriptDirectory.from_config(_config(folder, None)).get_current_head()
-    return str(found)
+def head() -> str:
+    return str(ScriptDirectory.from_config(_config()).get_current_head())
 
 
 def revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def migrate(workspace: Workspace, engine: Engine, folder: Path = MIGRATIONS) -> Path | None:
+def migrate(workspace: Workspace, engine: Engine) -> Path | None:
     """Bring the schema up to date, all steps in one transaction; the SQLite file is copied first. Gives the copy."""
     with engine.connect() as connection:
         with connection.begin():
             there = revision(connection)
-        wanted = head(folder)
+        wanted = head()
         if there == wanted:
             return None
-        _refuse_newer(workspace, there, folder)
+        _refuse_newer(workspace, there)
         copied = None
         if there is not None and not workspace.url:
             copied = workspace.database.with_name(f"{workspace.database.name}.before-{wanted}.bak")
@@ -164,7 +172,7 @@ def migrate(workspace: Workspace, engine: Engine, folder: Path = MIGRATIONS) -> 
             # rebuilding a table drops the old one, which must not take the rows that point to it along
             _raw(connection).execute("PRAGMA foreign_keys=OFF")
         with connection.begin():
-            command.upgrade(_config(folder, connection), "head")
+            command.upgrade(_config(connection), "head")
             if sqlite and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").all()):
                 raise RuntimeError(f"a migration left rows that point nowhere: {broken[:3]}")
         return copied
@@ -174,8 +182,8 @@ def _raw(connection: Connection) -> Any:
     return connection.connection.driver_connection
 
 
-def _refuse_newer(workspace: Workspace, there: str | None, folder: Path) -> None:
-    known = {script.revision for script in ScriptDirectory.from_config(_config(folder, None)).walk_revisions()}
+def _refuse_newer(workspace: Workspace, there: str | None) -> None:
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
     if there is not None and there not in known:
         raise UserError(
             f"the database of {workspace.root} is of schema {there}, which this tomoni does not know",

@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, select, text, update
+from sqlalchemy import Connection, Engine, delete, func, select, text, update
 
 from tomoni.errors import UserError
 from tomoni.feedback import accounts, snapshot
@@ -37,8 +36,7 @@ from tomoni.feedback.workspace import Workspace
 from tomoni.feedback.writer import Writer
 
 VERSIONS = "versions"
-TRIES = 100  # to empty the log, which readers may hold
-PAUSE = 0.05  # seconds between them
+PATIENCE_MS = 5_000  # with readers that hold the log
 TOUCHED = (events, sessions, persons, prompts, answers, pairs, judgements, rules, aside)
 
 
@@ -55,20 +53,26 @@ def erase(workspace: Workspace, writer: Writer, person: str) -> Erased:
     names = {folder.name for folder in held}
     versions = _versions_with(workspace.root, person, names)
     if not gone.known and not held and not versions:
-        _overwrite(workspace, writer)  # of a person who was erased before, while somebody was reading
+        _traces(workspace, writer, person)  # of somebody who was erased before, and something came in between
         raise UserError(f"there is no person {person!r}", next_step="`tomoni feedback people` lists them")
     for folder in held:
         snapshot.remove(folder)
-    for copy in workspace.root.glob(f"{workspace.database.name}.before-*.bak"):
+    _traces(workspace, writer, person)
+    return Erased(gone.judgements, tuple(sorted(names)), versions)
+
+
+def _traces(workspace: Workspace, writer: Writer, person: str) -> None:
+    for copy in workspace.root.glob(f"*{workspace.database.name}.before-*"):
         copy.unlink()  # made before a migration; it holds what is to be gone
     _blank(workspace.root, writer, person)
     _overwrite(workspace, writer)
-    return Erased(gone.judgements, tuple(sorted(names)), versions)
 
 
 def _from_database(connection: Connection, person: str) -> _Gone:
     found = connection.execute(select(persons.c.id).where(persons.c.id == person)).first()
-    ids = [row.id for row in connection.execute(select(judgements.c.id).where(judgements.c.person == person))]
+    mine = select(judgements.c.sequence).where(judgements.c.person == person)
+    count = connection.execute(select(func.count()).select_from(mine.subquery())).scalar_one()
+    connection.execute(update(events).where(events.c.sequence.in_(mine)).values(ref=""))  # ids, made by whoever judged
     stands_for = f"erased-{hashlib.sha256(person.encode()).hexdigest()[:16]}"
     connection.execute(delete(judgements).where(judgements.c.person == person))
     _typed(connection, person)
@@ -78,10 +82,10 @@ def _from_database(connection: Connection, person: str) -> _Gone:
     _aside(connection, person)
     connection.execute(delete(persons).where(persons.c.id == person))
     connection.execute(update(events).where(events.c.ref == person).values(ref=stands_for))
-    known = found is not None or bool(ids)
+    known = found is not None or count > 0
     if known:
-        note(connection, "erased", f"{len(ids)} judgements of {stands_for}")
-    return _Gone(len(ids), known)
+        note(connection, "erased", f"{count} judgements of {stands_for}")
+    return _Gone(count, known)
 
 
 def _typed(connection: Connection, person: str) -> None:
@@ -97,6 +101,7 @@ def _typed(connection: Connection, person: str) -> None:
         connection.execute(delete(pairs).where(pairs.c.prompt == id))
         connection.execute(delete(answers).where(answers.c.prompt == id))
         connection.execute(delete(prompts).where(prompts.c.id == id))
+        connection.execute(update(events).where(events.c.ref == id).values(ref=""))
     connection.execute(update(prompts).where(prompts.c.by == person).values(by=None))
 
 
@@ -108,8 +113,13 @@ def _aside(connection: Connection, person: str) -> None:
 
 
 def _names(line: bytes, person: str) -> bool:
+    """Whether a line of the inbox is the person's. Of one that is damaged only the name itself can be looked for."""
     name = person.removeprefix(accounts.API)
-    return name.encode() in line or json.dumps(name)[1:-1].encode() in line
+    try:
+        body = json.loads(line)
+        return isinstance(body, dict) and name in (body.get("person"), body.get("by"))
+    except (ValueError, RecursionError):
+        return f'"{name}"'.encode() in line or json.dumps(name).encode() in line
 
 
 def _blank(root: Path, writer: Writer, person: str) -> None:
@@ -165,19 +175,15 @@ def _versions_with(root: Path, person: str, snapshots: set[str]) -> tuple[str, .
 
 
 def _overwrite(workspace: Workspace, writer: Writer) -> None:
-    """Nothing of what was deleted is left in the files: SQLite has overwritten its pages (secure_delete), and the log
-    is emptied here; PostgreSQL writes the tables anew."""
+    """Nothing of what was deleted is left in the files: they are written anew, and SQLite's log is emptied. Overwriting
+    what is deleted (secure_delete) is not enough: pages that are rearranged keep what stood between their cells."""
     if workspace.url:
         writer.alone(lambda connection: _vacuum(connection.engine))
-        return
-    for _ in range(TRIES):
-        if writer.alone(lambda _: writer.checkpoint("TRUNCATE")):
-            return
-        time.sleep(PAUSE)
-    raise UserError(
-        f"what was erased still stands in {workspace.database.name}-wal, which another process is reading",
-        next_step="stop the processes that read this workspace, and erase once more",
-    )
+    elif not writer.alone(lambda _: writer.write_anew(PATIENCE_MS)):
+        raise UserError(
+            f"what was erased still stands in {workspace.database.name}-wal, which another process is reading",
+            next_step="stop the processes that read this workspace, and erase once more",
+        )
 
 
 def _vacuum(engine: Engine) -> None:

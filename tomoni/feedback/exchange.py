@@ -18,6 +18,7 @@ from sqlalchemy import Connection, select
 
 from tomoni.data.badrows import BadRow, BadValue, bad_rows_error
 from tomoni.data.files import RawRow, rows_of
+from tomoni.durable import sync, write_synced
 from tomoni.errors import DataError, UserError, did_you_mean
 from tomoni.feedback import accounts, judging, pool
 from tomoni.feedback.entries import NewPrompt
@@ -27,7 +28,7 @@ from tomoni.feedback.masking import Masker
 from tomoni.feedback.resolve import resolve
 from tomoni.feedback.schema import dumps, persons
 from tomoni.feedback.store import Store
-from tomoni.feedback.workspace import naming, sync, write_synced
+from tomoni.feedback.workspace import naming
 from tomoni.records import Judgement
 
 FORMS = ("jsonl", "trl", "argilla", "labelstudio")
@@ -38,7 +39,7 @@ OnBadRows = Literal["stop", "quarantine"]
 
 @dataclass(slots=True)
 class Imported:
-    new: Counter[str] = field(default_factory=Counter)  # rows by what they are
+    new: Counter[str] = field(default_factory=Counter)  # rows by what they are: person, prompt, answer, judgement …
     known: int = 0  # rows that were here before
     masked: Counter[str] = field(default_factory=Counter)  # what was hidden, by kind
     bad: list[BadRow] = field(default_factory=list)
@@ -58,7 +59,7 @@ def export(store: Store, path: str | Path, *, form: str = "jsonl") -> dict[str, 
         for file, (text, _) in texts.items():
             file.parent.mkdir(parents=True, exist_ok=True)
             aside = file.with_name(f".{file.name}.part")
-            write_synced(aside, text)
+            write_synced(aside, text.encode())
             aside.replace(file)
             sync(file.parent)
     return {str(file): count for file, (_, count) in texts.items()}
@@ -166,7 +167,7 @@ def _row(connection: Connection, raw: RawRow, place: int, wanted: _Wanted, done:
             ours.check_header(raw.values)
             return
         new = ours.store(connection, raw.values)
-        done.new[f"{raw.values['type']}s"] += new
+        done.new[raw.values["type"]] += new
         done.known += not new
         return
     read: Callable[..., Iterator[Said]] = {
@@ -175,7 +176,7 @@ def _row(connection: Connection, raw: RawRow, place: int, wanted: _Wanted, done:
     }.get(wanted.form, labelstudio.read)
     for said in list(read(raw.values, wanted.columns)):
         new = _judge(connection, said, wanted)
-        done.new["judgements"] += new
+        done.new["judgement"] += new
         done.known += not new
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from tomoni.errors import UserError
 from tomoni.feedback.entries import Rule, RuleStatus
 from tomoni.feedback.events import note
-from tomoni.feedback.schema import rules, settings
+from tomoni.feedback.schema import rules, settings, storable
 from tomoni.feedback.workspace import now
 
 STATUSES: tuple[str, ...] = get_args(RuleStatus)
@@ -40,6 +40,7 @@ def _write(connection: Connection, values: dict[str, Any]) -> Rule:
         raise UserError(f"status {values['status']!r} is not known", choices=STATUSES)
     if not isinstance(values["text"], str) or not values["text"].strip():
         raise UserError("a rule without text", next_step="write what makes an answer good or bad")
+    storable([values["text"], list(values["examples"])], "a rule")
     connection.execute(update(rules).where(rules.c.id == values["id"]).values(last=False))
     number = (connection.execute(select(func.max(rules.c.number))).scalar() or 0) + 1
     row = {**values, "examples": list(values["examples"]), "number": number, "created": now(), "last": True}
@@ -71,6 +72,7 @@ def get_setting(connection: Connection, key: str, default: Any) -> Any:
 def set_setting(connection: Connection, key: str, value: Any) -> None:
     if not 0 < len(key) <= 200 or "\0" in key:
         raise UserError(f"a setting has the key {key[:40]!r}", choices=["1 to 200 characters"])
+    storable(value, f"the setting {key!r}")
     connection.execute(delete(settings).where(settings.c.key == key))
     connection.execute(insert(settings).values(key=key, value={"value": value}))
     note(connection, "settings", key)

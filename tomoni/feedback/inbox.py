@@ -25,10 +25,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tomoni.durable import sync
 from tomoni.errors import DiskError
 from tomoni.feedback.entries import message_from, plain_message
 from tomoni.feedback.schema import dumps
-from tomoni.feedback.workspace import naming, now, sync
+from tomoni.feedback.workspace import naming, now
 from tomoni.records import Message
 
 FOLDER = "inbox"

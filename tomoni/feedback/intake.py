@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, delete, insert, select
 
+from tomoni.durable import sync
 from tomoni.errors import UserError
 from tomoni.feedback import accounts, judging, pool
 from tomoni.feedback.entries import Answer, NewPrompt
 from tomoni.feedback.inbox import FOLDER, SUFFIX, AnswerEvent, Event, FeedbackEvent, PromptEvent, event_of
 from tomoni.feedback.schema import answers, aside, persons, segments
-from tomoni.feedback.workspace import sync
 from tomoni.records import Judgement, Kind
 
 T = TypeVar("T")

@@ -83,10 +83,18 @@ def _urls(text: str) -> Iterator[Found]:
         if scheme is None or rest is None:
             end = sign + 3
             continue
-        end = rest.end()
+        end = rest.end() - _beyond(rest.group())
         user, at, _ = re.split("[/?#]", rest.group(), maxsplit=1)[0].rpartition("@")
-        if (at and ":" in user) or _SECRET.search(rest.group()):
+        if (at and ":" in user) or _SECRET.search(text, sign, end):
             yield Found(scheme.start(), end, URL)
+
+
+def _beyond(url: str) -> int:
+    """Characters at the end that belong to the sentence and not to the URL."""
+    kept = url.rstrip(".,;:!?")
+    while kept.endswith(")") and "(" not in kept:
+        kept = kept[:-1].rstrip(".,;:!?")
+    return len(url) - len(kept)
 
 
 def _emails(text: str) -> Iterator[Found]:

@@ -44,6 +44,7 @@ CLICKS = (-2.5, 0.0, 2.5)  # log odds that a click without reading falls left
 LEAN = 0.5  # prior standard deviation of b
 GOLD_GAP = 3.0  # of a gold pair: 95 of 100 attentive answers are the expected one
 WINDOW = 40  # labels over which a stream is watched
+CHANGED = 0.3  # chance, before they are seen, that they are no longer what the person's earlier ones were
 BLIND = 0.05  # a value under this, over the window, is blind feedback
 INTERVAL = (0.025, 0.975)
 MOST_ROUNDS = 30
@@ -158,19 +159,26 @@ class _Grid(NamedTuple):
     shares_G3: Float
     clicks_G: Float
     logprior_G: Float
+    anybody_G: Float  # the broad part of the prior alone
 
 
 @cache
 def _grid() -> _Grid:
     cells = [(i, j, GRID - i - j) for i in range(GRID + 1) for j in range(GRID + 1 - i)]
     shares_C3 = (np.array(cells) + 1 / 3) / (GRID + 1)
-    mixed_C = np.logaddexp(
-        np.log1p(-SHARE_OF_ANYBODY) + _dirichlet(shares_C3, ATTENTIVE),
-        np.log(SHARE_OF_ANYBODY) + _dirichlet(shares_C3, ANYBODY),
+    anybody_C = _dirichlet(shares_C3, ANYBODY)
+    mixed_C = _mixed(_dirichlet(shares_C3, ATTENTIVE), anybody_C, SHARE_OF_ANYBODY)
+    clicks = len(CLICKS)
+    return _Grid(
+        np.repeat(shares_C3, clicks, axis=0),
+        np.tile(CLICKS, len(cells)),
+        np.repeat(mixed_C, clicks) - np.log(clicks),
+        np.repeat(anybody_C, clicks) - np.log(clicks),
     )
-    shares_G3 = np.repeat(shares_C3, len(CLICKS), axis=0)
-    logprior_G = np.repeat(mixed_C, len(CLICKS))
-    return _Grid(shares_G3, np.tile(CLICKS, len(cells)), logprior_G - logsumexp(logprior_G))
+
+
+def _mixed(log_one: Float, log_other: Float, share: float) -> Float:
+    return np.asarray(np.logaddexp(np.log1p(-share) + log_one, np.log(share) + log_other))
 
 
 def _dirichlet(shares_C3: Float, alpha: Sequence[float]) -> Float:
@@ -319,11 +327,19 @@ def _reliability(answers: _Answers, k: int, mean_N: Float, variance_N: Float, po
     attending_N, reversing_N = calibrated(m_N + side_N * position, v_N), calibrated(-m_N, v_N)
     loglik_NG = _loglik(attending_N, reversing_N, side_N, y_N)
     logpost_G = grid.logprior_G + loglik_NG.sum(0)
-    recent_G = grid.logprior_G + loglik_NG[-WINDOW:].sum(0)
-    p_G = np.exp(recent_G - logsumexp(recent_G))
-    recent = float(p_G @ (grid.shares_G3[:, 0] - grid.shares_G3[:, 1]))
-    one = _summary(answers.names[k], logpost_G, position=position, recent=recent)
+    one = _summary(answers.names[k], logpost_G, position=position, recent=_recent(loglik_NG))
     return replace(one, position=_lean(one, m_N, v_N, y_N, side_N), n=len(all_k), decided=len(of_k))
+
+
+def _recent(loglik_NG: Float) -> float:
+    """A - F over the last 40 labels. What is expected of them is what the labels before showed, unless the person has
+    changed: so that one who has long been good is not taken for blind by a run of bad luck."""
+    grid = _grid()
+    before_G = grid.logprior_G + loglik_NG[:-WINDOW].sum(0)
+    expected_G = _mixed(before_G - logsumexp(before_G), grid.anybody_G, CHANGED)
+    recent_G = expected_G + loglik_NG[-WINDOW:].sum(0)
+    p_G = np.exp(recent_G - logsumexp(recent_G))
+    return float(p_G @ (grid.shares_G3[:, 0] - grid.shares_G3[:, 1]))
 
 
 def _loglik(attending_N: Float, reversing_N: Float, side_N: Float, y_N: Float) -> Float:

@@ -23,7 +23,7 @@ from tomoni.feedback.entries import (
 )
 from tomoni.feedback.events import note
 from tomoni.feedback.judging import LIVE
-from tomoni.feedback.schema import answers, judgements, pairs, prompts
+from tomoni.feedback.schema import answers, judgements, pairs, prompts, storable
 from tomoni.feedback.workspace import now
 from tomoni.records import Kind, Message, Verdict
 
@@ -100,6 +100,7 @@ def check_prompt(provenance: str, status: str, messages: Sequence[Message], topi
     _one_of(status, "status", STATUSES)
     if not any(message.content.strip() for message in messages):
         raise UserError("a prompt is empty", next_step="write what should be asked")
+    storable([[plain_message(message) for message in messages], topic], "a prompt")
     if len(topic) > 200 or "\0" in topic:
         raise UserError(f"the topic {topic[:40]!r} is too long", choices=["at most 200 characters"])
 
@@ -162,6 +163,7 @@ def add_answers(connection: Connection, new: Sequence[Answer]) -> int:
     """How many of them were not there before."""
     for answer in new:
         check_id(answer.id, "an answer")
+        storable([answer.text, dict(answer.how)], f"the answer {answer.id!r}")
     there = _known(connection, answers.c.id, [answer.id for answer in new])
     asked = {answer.prompt for answer in new}
     if missing := asked - _known(connection, prompts.c.id, asked):

@@ -25,15 +25,28 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
+from tomoni.errors import UserError
+
 
 def dumps(value: Any) -> str:
-    """Compact JSON that any database can keep; Japanese stays readable."""
+    """Compact JSON that any database can keep; Japanese stays readable. ValueError or TypeError for what JSON or
+    Unicode does not have (NaN, half of a surrogate pair, a set)."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     try:
         text.encode("utf-8")
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"U+{ord(text[error.start]):04X} is half of a character (a lone surrogate)") from None
     return text
+
+
+def storable(value: Any, what: str) -> None:
+    """UserError where the value cannot be kept as it is."""
+    try:
+        dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{what} cannot be stored: {error}", choices=["text, numbers, true, false, null, lists, objects"]
+        ) from error
 
 
 class Json(TypeDecorator[Any]):

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tomoni.durable import sync, write_synced
 from tomoni.errors import DataError
 from tomoni.feedback.schema import dumps
-from tomoni.feedback.workspace import naming, sync, write_synced
+from tomoni.feedback.workspace import naming
 from tomoni.records import Chat, Comparison, Message, Rated, Verdict
 
 FOLDER = "snapshots"
@@ -91,7 +92,7 @@ class Snapshot:
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir()
             for name, text in files.items():
-                write_synced(staging / name, text)
+                write_synced(staging / name, text.encode())
             sync(staging)
             remove(final)
             staging.rename(final)

@@ -20,6 +20,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy import Connection, Engine
 
+from tomoni.durable import sync
 from tomoni.errors import UserError
 from tomoni.feedback import accounts, database, erase, events, guideline, intake, judging, pool
 from tomoni.feedback.entries import (
@@ -57,6 +58,7 @@ class Store:
         self._hold = hold
         self._sessions: dict[str, float] = {}  # hash of a token -> when it ends, by the clock that nobody can set
         self._sessions_lock = threading.Lock()
+        self._taking = threading.Lock()  # one look through the inbox at a time
         self._closed = False
 
     @classmethod
@@ -67,12 +69,16 @@ class Store:
         """
         there = make(workspace, url=url)
         hold = Hold(there)
+        engine = None
         try:
             engine = database.writing(there)
             with database.worded(there):
                 database.migrate(there, engine)
+                sync(there.root)  # the name of a new tomoni.db; SQLite syncs only the log's
                 return cls(there, database.reading(there), Writer(there, engine), hold)
         except BaseException:
+            if engine is not None:
+                engine.dispose()
             hold.close()
             raise
 
@@ -83,9 +89,14 @@ class Store:
         if there.url is None and not there.database.exists():
             raise UserError(f"{there.root} has no judgements yet", next_step="start the studio, and judge")
         readers = database.reading(there)
-        with database.worded(there), readers.connect() as connection:
-            known = database.revision(connection)
+        try:
+            with database.worded(there), readers.connect() as connection:
+                known = database.revision(connection)
+        except BaseException:
+            readers.dispose()
+            raise
         if known != (wanted := database.head()):
+            readers.dispose()
             raise UserError(
                 f"the database of {there.root} is of schema {known}, and this tomoni reads {wanted}",
                 next_step="open the workspace once for writing (start the studio), which brings it up to date",
@@ -162,9 +173,13 @@ class Store:
         return changed
 
     def begin_session(self, person_id: str, token_hash: str, seconds: float) -> None:
-        self._do(accounts.begin, person_id, token_hash, seconds)
+        with self._sessions_lock:
+            ended = [token for token, end in self._sessions.items() if end <= time.monotonic()]
+        self._do(accounts.begin, person_id, token_hash, seconds, ended)
         with self._sessions_lock:
             self._sessions[token_hash] = time.monotonic() + seconds
+            for token in ended:
+                self._sessions.pop(token, None)
 
     def session(self, token_hash: str) -> Person | None:
         """Whose it is, while it lasts. A clock that is set makes no session longer."""
@@ -309,7 +324,8 @@ class Store:
 
     def take_in(self) -> int:
         """Events read from the inbox that `serve` writes; each counts once."""
-        return intake.take_in(self.workspace.root, self._writing().do)
+        with self._taking:
+            return intake.take_in(self.workspace.root, self._writing().do)
 
     def kept_aside(self) -> list[Aside]:
         """Lines of the inbox that could not be taken in, with the reason."""

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tomoni.durable import sync, write_synced
 from tomoni.errors import DiskError, UserError
 
 DESCRIPTION = "workspace.json"
@@ -91,29 +92,10 @@ def make(root: str | Path, *, url: str | None = None) -> Workspace:
 
 def _describe(path: Path, body: dict[str, Any]) -> None:
     aside = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
-    write_synced(aside, json.dumps(body, indent=1) + "\n", mode=0o600)
+    os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))  # before it holds the URL's password
+    write_synced(aside, json.dumps(body, indent=1).encode() + b"\n")
     os.replace(aside, path)
     sync(path.parent)
-
-
-def write_synced(path: Path, text: str, *, mode: int = 0o644) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    try:
-        view = memoryview(text.encode("utf-8"))
-        while view:
-            view = view[os.write(handle, view) :]
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def sync(path: Path) -> None:
-    """fsync a file or a folder."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ not known, so after one nothing more is written until the store is opened anew.
 
 from __future__ import annotations
 
+import ctypes
 import queue
 import sqlite3
 import threading
@@ -25,7 +26,11 @@ from tomoni.feedback.workspace import Workspace
 
 T = TypeVar("T")
 TOGETHER = 256  # jobs that share a transaction at most
-WAL_BYTES = 4 << 20  # where the log is brought into the database file
+# the log is brought into the database file where it is as long as this, or after so many transactions; while a reader
+# holds its beginning it stays long, and is not tried again at once
+WAL_BYTES = 4 << 20
+WAL_GROUPS = 250
+WAL_REST = 20
 
 
 @dataclass(slots=True)
@@ -47,6 +52,7 @@ class Writer:
         self._closing = threading.Lock()  # no job is handed over after the thread was told to end
         self._closed = False
         self._wal = workspace.database.with_name(workspace.database.name + "-wal")
+        self._groups = 0  # transactions since it was last brought in
         self.sequence = 0
         self.changed = threading.Condition()
         self._connect()
@@ -111,7 +117,7 @@ class Writer:
             if self._broken is not None:
                 raise self._broken
             job.answer.set_result(job.run(self._connection or self._connect()))
-        except Exception as error:
+        except BaseException as error:
             job.answer.set_exception(self._worded(error))
 
     def _together(self, group: list[_Job]) -> None:
@@ -121,7 +127,7 @@ class Writer:
             return
         try:
             outcomes, sequence = self._commit(group)
-        except Exception as error:
+        except BaseException as error:
             # nothing of the group is stored, or it is not known to be: nobody is told that it is
             told = self._worded(error)
             for job in group:
@@ -156,7 +162,7 @@ class Writer:
         self._connection = connection
         return connection
 
-    def _worded(self, error: Exception) -> Exception:
+    def _worded(self, error: BaseException) -> BaseException:
         if not isinstance(error, DBAPIError):
             return error
         if not isinstance(error.orig, sqlite3.Error):
@@ -171,8 +177,7 @@ class Writer:
         if name in ("SQLITE_FULL", "SQLITE_IOERR_WRITE"):
             return DiskError(said, next_step="free some space and try again")
         if name.startswith(("SQLITE_IOERR", "SQLITE_CORRUPT")):
-            self._broken = DiskError(said, next_step="check the disk, make a backup, then start again")
-            return self._broken
+            return self._give_up(said)
         return DiskError(said, next_step="try again")
 
     def _tidy(self) -> None:
@@ -180,29 +185,49 @@ class Writer:
         if self._connection is None or self._connection.dialect.name != "sqlite":
             return
         try:
-            if self._wal.stat().st_size >= WAL_BYTES:
+            self._groups += 1
+            long = self._groups >= WAL_REST and self._wal.stat().st_size >= WAL_BYTES
+            if long or self._groups >= WAL_GROUPS:
                 self.checkpoint("PASSIVE")
+                self._groups = 0
         except FileNotFoundError:
             return
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorname", "") not in ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_BUSY"):
-                said = f"{self._workspace.database} could not be written ({error})"
-                self._broken = DiskError(said, next_step="check the disk, make a backup, then start again")
+                self._give_up(f"{self._workspace.database} could not be written ({error})")
 
     def checkpoint(self, how: str) -> bool:
         """Only on the writer's thread and outside a transaction. Whether all of the log is in the database file."""
-        if self._connection is None:
-            return False
-        busy, _, _ = self._connection.connection.driver_connection.execute(  # type: ignore[union-attr]
-            f"PRAGMA wal_checkpoint({how})"
-        ).fetchone()
+        busy, _, _ = self._raw().execute(f"PRAGMA wal_checkpoint({how})").fetchone()
         return not busy
 
+    def write_anew(self, patience_ms: int) -> bool:
+        """The file holds nothing but what it is asked for, and the log is empty; False where a reader holds the log."""
+        raw = self._raw()
+        (usual,) = raw.execute("PRAGMA busy_timeout").fetchone()
+        raw.execute("VACUUM")
+        raw.execute(f"PRAGMA busy_timeout={patience_ms}")
+        try:
+            return self.checkpoint("TRUNCATE")
+        finally:
+            raw.execute(f"PRAGMA busy_timeout={usual}")
+
+    def _raw(self) -> Any:
+        connection = self._connection or self._connect()
+        return connection.connection.driver_connection
+
     def _end(self) -> None:
-        # after an fsync that failed the connection is left open: closing it would checkpoint, and sync, once more
         if self._connection is not None and self._broken is None:
             self._connection.close()
             self._engine.dispose()
+
+    def _give_up(self, said: str) -> DiskError:
+        """Nothing more is written. The connection is never closed, not even when the interpreter tidies up at its end:
+        closing it would checkpoint, and sync, once more."""
+        if self._broken is None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+            self._broken = DiskError(said, next_step="check the disk, make a backup, then start again")
+        return self._broken
 
 
 def _one(connection: Connection, job: _Job) -> tuple[Any, Exception | None]:

@@ -1,1 +1,1 @@
-"""The circle closes: what people say becomes a new model version, and whether it is better is for people to say."""
+"""Rounds: what people say becomes a new model version; whether it is better is for people to say; and the rehearsals of that."""

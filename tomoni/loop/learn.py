@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 Stage = Literal["reading", "sampling", "fitting", "training", "answering", "done"]
 PRICE_PER_HOUR = 0.10  # US dollars, of a machine like a laptop; the studio and the verb let people set their own
-TRIALS = 12
+TRIALS = 20  # unchanged answers among them are ties that nobody has to look at
 FEWEST_PROMPTS = 16  # that must be there to practise on
 AT_ONCE = 16  # prompts drawn between two looks at the clock
 SHARES = {"reading": 0.05, "sampling": 0.35, "fitting": 0.5, "training": 0.85, "answering": 0.97, "done": 1.0}

@@ -23,7 +23,7 @@ from tomoni.records import Comparison, Message, Rated, Verdict
 if TYPE_CHECKING:
     from tomoni.evaluate.subject import Subject
 
-CARE = 0.2  # of the score, for a nat of the answer's log-probability: what the model itself doubts must please more
+CARE = 0.4  # of the score, for a nat of the answer's log-probability: what the model itself doubts must please more
 THUMB = 0.5  # weight of a thumb, which compares an answer with what the model usually says
 PREFERRED = {Verdict.FIRST: 1.0, Verdict.SECOND: 0.0, Verdict.TIE: 0.5}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
@@ -38,6 +38,7 @@ def build(
 ) -> ASGIApp:
     """The whole server as an ASGI application; its engine starts and ends with its lifespan."""
     limits = limits or Limits()
+    logging.getLogger("uvicorn.access").disabled = True  # it would write queries, and paths as they were typed
     recorder = Recorder(None if workspace is None else Inbox(workspace))
     worker = Worker(threads=threads, kept=recorder.keep)
     service = Service(versions, worker, recorder, Ids.of(workspace), limits)
@@ -74,9 +75,3 @@ def build(
         return JSONResponse({"status": "ok" if alive else "the engine has stopped"}, 200 if alive else 503)
 
     return Guard(app, hosts=Hosts(host, more_hosts), keys=keys, most_bytes=limits.body_bytes)
-
-
-def routes(app: ASGIApp) -> list[Any]:
-    """Of a server made by `build`."""
-    inner: Any = app
-    return list(inner.app.routes)

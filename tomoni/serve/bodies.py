@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from tomoni.records import Message
 from tomoni.serve.refusals import Refusal
@@ -48,6 +48,17 @@ _ECHOED: dict[str, tuple[Any, ...]] = {
 }
 
 
+def _whole(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair is no character") from None
+    return text
+
+
+Words = Annotated[str, AfterValidator(_whole)]
+
+
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -85,7 +96,7 @@ class Sampled(Body):
         return self.n or 1
 
 
-Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Stop = Annotated[Words, StringConstraints(min_length=1, max_length=256)]
 
 
 class StreamOptions(Body):
@@ -96,13 +107,13 @@ class StreamOptions(Body):
 class Asked(Sampled):
     """What chat and plain completions have in common."""
 
-    model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    model: Annotated[Words, StringConstraints(min_length=1, max_length=256)]
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: Annotated[str | None, StringConstraints(max_length=128)] = None
-    safety_identifier: Annotated[str | None, StringConstraints(max_length=128)] = None
-    prompt_cache_key: Annotated[str | None, StringConstraints(max_length=256)] = None
+    user: Annotated[Words | None, StringConstraints(max_length=128)] = None
+    safety_identifier: Annotated[Words | None, StringConstraints(max_length=128)] = None
+    prompt_cache_key: Annotated[Words | None, StringConstraints(max_length=256)] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -120,13 +131,13 @@ class Asked(Sampled):
 
 class TextPart(Body):
     type: Literal["text"]
-    text: str
+    text: Words
 
 
 class ChatMessage(Body):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
-    name: Annotated[str | None, StringConstraints(max_length=64)] = None
+    content: Words | Annotated[list[TextPart], Field(min_length=1)]
+    name: Annotated[Words | None, StringConstraints(max_length=64)] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -153,7 +164,7 @@ class ChatBody(Asked):
 
 
 class TextBody(Asked):
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=MOST_CHOICES)]
+    prompt: Words | Annotated[list[Words], Field(min_length=1, max_length=MOST_CHOICES)]
     logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
 
     @property
@@ -161,14 +172,14 @@ class TextBody(Asked):
         return [self.prompt] if isinstance(self.prompt, str) else self.prompt
 
 
-Text = Annotated[str, StringConstraints(min_length=1)]
+Text = Annotated[Words, StringConstraints(min_length=1)]
 
 
 class EmbeddingsBody(Body):
     input: Text | Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS)]
-    model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    model: Annotated[Words, StringConstraints(min_length=1, max_length=256)]
     encoding_format: Literal["float", "base64"] | None = None
-    user: Annotated[str | None, StringConstraints(max_length=128)] = None
+    user: Annotated[Words | None, StringConstraints(max_length=128)] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -183,15 +194,15 @@ class EmbeddingsBody(Body):
 class FeedbackBody(Body):
     """What somebody says of an answer: at least one of thumb, rating, correction, comment and flags."""
 
-    id: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    id: Annotated[Words, StringConstraints(min_length=1, max_length=128)]
     choice: Annotated[int, Field(ge=0, lt=256)] = 0
     thumb: Literal["up", "down"] | None = None
     rating: Annotated[int | None, Field(ge=1, le=5)] = None
-    correction: Annotated[str | None, StringConstraints(max_length=200_000)] = None
-    comment: Annotated[str | None, StringConstraints(max_length=20_000)] = None
+    correction: Annotated[Words | None, StringConstraints(max_length=200_000)] = None
+    comment: Annotated[Words | None, StringConstraints(max_length=20_000)] = None
     flags: Annotated[list[Literal["harmful", "private", "untrue"]], Field(max_length=3)] = []
-    tags: Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=64)]], Field(max_length=32)] = []
-    user: Annotated[str | None, StringConstraints(max_length=128)] = None
+    tags: Annotated[list[Annotated[Words, StringConstraints(min_length=1, max_length=64)]], Field(max_length=32)] = []
+    user: Annotated[Words | None, StringConstraints(max_length=128)] = None
 
     @property
     def says_something(self) -> bool:
@@ -200,11 +211,11 @@ class FeedbackBody(Body):
 
 class AnswersBody(Sampled):
     messages: Messages
-    version: Annotated[str | None, StringConstraints(max_length=32)] = None
+    version: Annotated[Words | None, StringConstraints(max_length=32)] = None
     stop: Annotated[list[Stop], Field(max_length=16)] = []
     features: bool = False
     record: bool = True
-    user: Annotated[str | None, StringConstraints(max_length=128)] = None
+    user: Annotated[Words | None, StringConstraints(max_length=128)] = None
 
 
 def finite(value: float) -> float:

@@ -19,7 +19,11 @@ from tomoni.serve.streams import Ask, Part, Stream, Token
 from tomoni.serve.tokentext import TokenTexts, Told
 
 router = APIRouter()
-STREAMED = {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "JSON, or events"}
+EVENTS = {"title": "An event", "description": "its data is a chunk as OpenAI streams it, at the end [DONE]"}
+STREAMED = {
+    "content": {"text/event-stream": {"schema": EVENTS}},
+    "description": "the answer, or events where it is streamed",
+}
 
 
 @router.post(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import itertools
 import logging
 import secrets
 import time
@@ -22,6 +23,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tomoni.serve.keys import Keys
 from tomoni.serve.refusals import Refusal, refusal_of
 
+# asking the system for random bytes at each request would wait for the engine's thread each time
+_PROCESS, _COUNT = secrets.token_hex(8), itertools.count()
 BODY_SECONDS = 60.0  # between two parts of a body
 OPEN = ("/health",)  # asked without a key
 log = logging.getLogger("tomoni.serve")
@@ -95,7 +98,7 @@ class Guard:
 
     async def _guard(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = time.monotonic()
-        id = f"req_{secrets.token_hex(12)}"
+        id = f"req_{_PROCESS}{next(_COUNT):08x}"
         status = 0
 
         async def told(message: Message) -> None:
@@ -114,9 +117,8 @@ class Guard:
             self._refuse_size(headers.get("content-length", ""))
             await self.app(scope, self._limited(receive), told)
         except Exception as error:
-            refusal = refusal_of(error)
-            if not status:
-                await refusal.response()(scope, receive, told)
+            if not status:  # else it was told and logged where it happened
+                await refusal_of(error).response()(scope, receive, told)
         finally:
             route = scope.get("route")
             place = getattr(route, "path", "-")  # the route's, never what was typed

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import itertools
 import os
 import re
 import secrets
@@ -16,6 +17,7 @@ from pathlib import Path
 from tomoni.durable import naming_disk, sync
 
 FILE = "serve.secret"
+_PROCESS, _COUNT = secrets.token_hex(6), itertools.count()  # together 20 digits that come only once
 _ID = re.compile(r"(?:chatcmpl|cmpl|answers)-([0-9a-f]{20})([0-9a-f]{2})([0-9a-f]{16})")
 
 
@@ -36,7 +38,7 @@ class Ids:
 
     def new(self, prefix: str, choices: int) -> str:
         """A completion with so many choices (at most 255)."""
-        body = secrets.token_hex(10) + f"{choices:02x}"
+        body = f"{_PROCESS}{next(_COUNT):08x}{choices:02x}"
         return f"{prefix}-{body}{self._mac(body)}"
 
     def choices(self, id: str) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import secrets
 import time
@@ -34,6 +35,7 @@ from tomoni.serve.streams import Ask, Stream
 from tomoni.serve.versions import Loaded
 
 router = APIRouter()
+SETTLING = 2.0  # seconds
 AT_ONCE = 16  # texts of one embeddings request between two steps of the answers that run
 
 
@@ -148,7 +150,8 @@ async def _save(service: Service, body: FeedbackBody, id: str, person: str) -> N
         tags=tuple(body.tags),
         event=id,
     )
-    service.worker.settle()  # what it speaks of is written first, where that is possible
+    with contextlib.suppress(TimeoutError):  # what it speaks of is written first, where that is possible
+        await asyncio.wait_for(asyncio.wrap_future(service.worker.settle()), SETTLING)
     await asyncio.wrap_future(service.recorder.write(event))
 
 

@@ -118,5 +118,5 @@ def install(app: FastAPI) -> None:
         return refusal_of(error).response()
 
     app.add_exception_handler(RequestValidationError, by_validation)
-    for kind in (Refusal, UserError, HTTPException):
+    for kind in (Refusal, UserError, HTTPException, Exception):
         app.add_exception_handler(kind, by_exception)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-import secrets
+import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from tomoni.serve.worker import Worker
 LONG_TEXT = 20_000  # characters from which on text is not made tokens on the event loop
 REMEMBERED = 10_000  # Idempotency-Keys
 Result = TypeVar("Result")
+_SEEDS = random.Random()  # seeded by the system; for answers whose seed nobody chose
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class Service:
             presence_penalty=body.presence_penalty or 0.0,
             repetition_penalty=_first(body.repetition_penalty, own.repetition_penalty, 1.0),
             stop=tuple(stop),
-            seed=secrets.randbelow(2**31) if body.seed is None else body.seed,
+            seed=_SEEDS.getrandbits(31) if body.seed is None else body.seed,
             top_logprobs=likeliest,
         )
 

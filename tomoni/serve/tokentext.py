@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterable
 from functools import cached_property, lru_cache
@@ -63,15 +64,16 @@ class Told:
         self._texts = texts
         self._ends = frozenset(ends)
         self._held: list[tuple[int, Token]] = []
-        self._start = 0  # bytes before the next token
-        self._said = 0  # bytes of text that are certain
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._start = 0  # characters before the next token
+        self._said = 0  # characters of text that are certain
 
     def add(self, tokens: Iterable[Token], text: str, finish: str | None) -> list[Token]:
         for token in tokens:
             if token.id not in self._ends:
                 self._held.append((self._start, token))
-                self._start += len(self._texts.bytes_of(token.id))
-        self._said += len(text.encode("utf-8", "replace"))
+                self._start += len(self._decoder.decode(self._texts.bytes_of(token.id)))
+        self._said += len(text)
         if finish == "length":  # nothing was cut away
             ready, self._held = self._held, []
         else:

@@ -25,7 +25,7 @@ from tomoni.serve.streams import Choice, Part, Stream, Token
 if TYPE_CHECKING:
     from tomoni.serve.versions import Loaded
 
-GATHER = 0.02  # seconds
+GATHER = 0.03  # seconds
 BACKLOG = 16  # finished answers that wait for their features while others run
 Result = TypeVar("Result")
 Delivery = tuple[Stream, list[Part], bool, Exception | None]
@@ -70,9 +70,9 @@ class Worker:
         """Its places are free at the next step."""
         self._commands.put(lambda: self._cancel(stream))
 
-    def settle(self) -> None:
-        """Compute the features of what has finished now, and not when there is time."""
-        self._commands.put(self._settle)
+    def settle(self) -> Future[None]:
+        """Compute the features of what has finished now, and not when there is time. Done when they are kept."""
+        return self.call(self._settle)
 
     def call(self, work: Callable[[], Result]) -> Future[Result]:
         """Run something between two steps: the model is nobody else's meanwhile."""
@@ -222,9 +222,9 @@ class Worker:
             stream.settled.set_result(None)
 
     def _fail_all(self, loaded: Loaded, error: Exception) -> None:
+        loaded.renew_sampler()
         for stream in {stream for stream, _ in self._answers.values() if stream.loaded is loaded}:
             self._fail(stream, error)
-        loaded.renew_sampler()
 
 
 def _pool(loaded: Loaded, streams: Sequence[Stream]) -> None:

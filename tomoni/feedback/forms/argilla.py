@@ -40,10 +40,13 @@ def rows_of(stored: Iterable[Stored]) -> Iterator[dict[str, Any]]:
             continue
         fields: dict[str, Any] = {"prompt": plain_prompt(about.prompt)}
         fields |= dict(zip(names, about.answers, strict=True))
-        responses: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        given: dict[tuple[str, str], Any] = {}  # Argilla keeps one response a question and person
         for judgement in group:
             for question, value in _questions(judgement, names):
-                responses[question].append({"value": value, "user_id": judgement.person})
+                given[question, judgement.person] = _joined(question, given.get((question, judgement.person)), value)
+        responses: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for (question, person), value in given.items():
+            responses[question].append({"value": value, "user_id": person})
         yield {
             "id": question_id(about),
             "fields": fields,
@@ -52,6 +55,15 @@ def rows_of(stored: Iterable[Stored]) -> Iterator[dict[str, Any]]:
             "responses": dict(responses),
             "vectors": {},
         }
+
+
+def _joined(question: str, earlier: Any, value: Any) -> Any:
+    """Comments are put together, and tags; of anything else the last word is taken."""
+    if earlier is None:
+        return value
+    if question == "comment":
+        return f"{earlier}\n{value}"
+    return list(dict.fromkeys([*earlier, *value])) if question == "tags" else value
 
 
 def _questions(judgement: Judgement, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
