@@ -47,6 +47,7 @@ class Asking:
     _thread: threading.Thread | None = None
     making: bool = False
     _pool: dict[str, Candidate] = field(default_factory=dict)  # by prompt
+    _languages: dict[str, str] = field(default_factory=dict)  # of prompts
     _versions: dict[str, str] = field(default_factory=dict)  # of answers; they never change
 
     def start(self) -> None:
@@ -83,16 +84,20 @@ class Asking:
         return found
 
     def _new(self, person: str, lang: str) -> list[Pair]:
-        mine = {base_of(pair.id) for pair in self.store.pairs(judged=True, person=person)}
-        by_others = {pair.id for pair in self.store.pairs(purpose="train", judged=True)}
+        """Pairs that nobody has judged or passed over: of the current model, if there are any."""
         pairs = [
             pair
-            for pair in self.store.pairs(purpose="train", judged=False, person=person)
-            if pair.id not in by_others and pair.id not in mine
+            for pair in self.store.pairs(purpose="train", judged=False)
+            if pair.person is None or pair.person == person
         ]
         version = self.answering.status.version
         current = [pair for pair in pairs if self._of_version(pair, version)] or pairs
-        return sorted(current, key=lambda pair: language_of(self.store.prompt(pair.prompt)) != lang)
+        return sorted(current, key=lambda pair: self._language(pair) != lang)
+
+    def _language(self, pair: Pair) -> str:
+        if pair.prompt not in self._languages:
+            self._languages[pair.prompt] = language_of(self.store.prompt(pair.prompt))
+        return self._languages[pair.prompt]
 
     def _woven(self, person: str, said: Sequence[Judgement], ahead: int) -> Pair | None:
         """A pair that is due to be judged again as this person's answer number (so far + `ahead`), or None."""

@@ -51,6 +51,7 @@ def base_of(pair: str) -> str:
 class Insight:
     store: Store
     _lock: threading.RLock = field(default_factory=threading.RLock)
+    _fitting: threading.Lock = field(default_factory=threading.Lock)
     _seen: int = 0  # the number of the last event that was looked at
     _live: dict[str, Stored] = field(default_factory=dict)
     _answers: dict[str, Answer | None] = field(default_factory=dict)
@@ -85,17 +86,21 @@ class Insight:
     # -- the fit -------------------------------------------------------------------------------------------------------
 
     def fitted(self, *, fresh: bool = False) -> Fitted | None:
-        """None while too little was said. Fitted anew once there is a tenth more to go on; at once where `fresh`."""
-        with self._lock:
-            told = [entry for entry in self.comparisons() if entry.judgement.extra.get("purpose") not in NOT_TASTE]
-            ids = tuple(entry.judgement.id for entry in told)
-            if self._fitted is not None:
-                known, result = self._fitted
-                few = abs(len(ids) - len(known)) < max(3, len(known) // 10)
-                if known == ids or (few and not fresh and result is not None):
-                    return result
-            self._fitted = ids, self._fit(told)
-            return self._fitted[1]
+        """None while too little was said. Fitted anew once there is a tenth more to go on; at once where `fresh`. While
+        somebody else is fitting, the last one is given: nobody waits to judge."""
+        told = [entry for entry in self.comparisons() if entry.judgement.extra.get("purpose") not in NOT_TASTE]
+        ids = tuple(entry.judgement.id for entry in told)
+        known = self._fitted
+        if known is not None and (known[0] == ids or (not fresh and not _many_more(ids, known))):
+            return known[1]
+        if not self._fitting.acquire(blocking=fresh or known is None):
+            return known[1] if known is not None else None
+        try:
+            if self._fitted is known:
+                self._fitted = ids, self._fit(told)
+            return self._fitted[1] if self._fitted is not None else None
+        finally:
+            self._fitting.release()
 
     def _fit(self, told: Sequence[Stored]) -> Fitted | None:
         from tomoni.feedback import people
@@ -152,6 +157,10 @@ class Insight:
         except UserError:
             return None
         return None if expected is None else value_of(expected)
+
+
+def _many_more(ids: tuple[str, ...], known: tuple[tuple[str, ...], Fitted | None]) -> bool:
+    return known[1] is None or abs(len(ids) - len(known[0])) >= max(3, len(known[0]) // 10)
 
 
 def _size(answer: Answer) -> int:

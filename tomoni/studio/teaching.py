@@ -22,6 +22,8 @@ from tomoni.studio.faults import Fault
 from tomoni.studio.processes import Processes, last_words
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from tomoni.feedback.store import Store
     from tomoni.registry import Registry
 
@@ -126,10 +128,8 @@ class Teaching:
     def gathered(self) -> Gathered:
         after = int(self.store.get(LEARNT, 0))
 
-        def said(kind: Kind) -> int:
-            return sum(self.store.count_judgements(after=after, kinds=[kind], purpose=purpose) for purpose in TAUGHT_BY)
-
-        return Gathered(said(Kind.COMPARISON), said(Kind.CORRECTION), said(Kind.THUMB))
+        counts = self.store.look(lambda connection: _counted(connection, after))
+        return Gathered(*(counts.get(kind.value, 0) for kind in (Kind.COMPARISON, Kind.CORRECTION, Kind.THUMB)))
 
     def start(self) -> None:
         """Fault where one is going on, or too little was said."""
@@ -281,6 +281,19 @@ class Teaching:
         unchanged = sum(plain(trial["before"]) == plain(trial["after"]) for trial in press.trials)
         judges = max((len(verdicts) for verdicts in by_pair.values()), default=1)  # each would have said "equal"
         return Tally(won, lost, len(said) - won - lost, unchanged * judges)
+
+
+def _counted(connection: Connection, after: int) -> dict[str, int]:
+    """Judgements that count now and were said after an event, by kind; in one question, for it is asked at every click."""
+    from sqlalchemy import func, select
+
+    from tomoni.feedback.judging import LIVE
+    from tomoni.feedback.schema import judgements
+
+    columns = judgements.c
+    chosen = (columns.sequence > after, columns.state == LIVE, columns.purpose.in_(TAUGHT_BY))
+    rows = connection.execute(select(columns.kind, func.count()).where(*chosen).group_by(columns.kind))
+    return {str(row[0]): int(row[1]) for row in rows}
 
 
 def _number_of(pair: Pair) -> str | None:
