@@ -8,6 +8,7 @@ decoder of our own that stands in for the body of Llama-like models on a CPU (`f
 from __future__ import annotations
 
 import contextlib
+import inspect
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,12 +29,13 @@ PROBE = 7  # tokens of the trial; enough to see a window, a shift or a scaled lo
 @dataclass(frozen=True)
 class ScoreHead:
     """A linear head on hidden states: one output per row (pooled) or per trained position. It learns at `times` the rate
-    of the other weights."""
+    of the other weights. Without `bias` where the saved form has no place for one."""
 
     size: int
     per: Literal["row", "token"] = "row"
     pool: Literal["last", "mean", "first"] = "last"
     times: float = 1.0
+    bias: bool = True
 
 
 class Forward:
@@ -53,6 +55,8 @@ class Forward:
         self.causal = _is_causal(self.inner)
         self.masked = not self.causal
         self.split = False
+        self._head: Head | None = None  # of a split model; None of a body alone
+        self._takes_segments = _takes_segments(self.inner)
         self.flat: FlatDecoder | None = None
         self._cut = threading.Lock()  # held while the model runs without some of its layers
         if not self.virtual_tokens:
@@ -61,8 +65,12 @@ class Forward:
     @property
     def head(self) -> Head:
         """[Q, D] or what else comes `before_head` -> logits [Q, V]."""
-        head: Head = self.inner.get_output_embeddings() if self.split else _as_it_is
-        return head
+        return self._head if self.split and self._head is not None else _as_it_is
+
+    @property
+    def predicts_tokens(self) -> bool:
+        """Whether there is a head over the vocabulary; a body alone has none."""
+        return not self.split or self._head is not None
 
     @property
     def rectangle_cost(self) -> int:
@@ -167,7 +175,8 @@ class Forward:
         return hidden
 
     def _mask(self, tile: Tile) -> dict[str, Tensor]:
-        extra = {} if tile.segments_NT is None else {"token_type_ids": tile.segments_NT}
+        segments = tile.segments_NT if self._takes_segments else None
+        extra = {} if segments is None else {"token_type_ids": segments}
         if not (self.masked and tile.padded):
             return extra
         width = tile.tokens_NT.shape[1]
@@ -189,11 +198,14 @@ class Forward:
         if self.causal:
             shorter = self.model(input_ids=tokens[:, : PROBE - 3], use_cache=False).logits
             self.masked = not same(shorter, plain[:, : PROBE - 3])
-        try:
-            split = self.inner.get_output_embeddings()(self._body(tokens))
-            self.split = split.shape == plain.shape and same(split, plain)
-        except (AttributeError, TypeError, RuntimeError):
-            self.split = False  # no such parts in this architecture: the plain pass is always there
+        for head in _heads(self.inner):
+            try:
+                split = head(self._body(tokens))
+            except (AttributeError, TypeError, RuntimeError):
+                continue  # no such parts in this architecture: the plain pass is always there
+            if split.shape == plain.shape and same(split, plain):
+                self.split, self._head = True, head
+                break
         if self.split and own_type and not self.masked:
             self._try_flat(tokens, keep_no_activations)
 
@@ -255,6 +267,30 @@ def _as_it_is(before_head_Q: Tensor) -> Tensor:
 def same(one: Tensor, other: Tensor) -> bool:
     """Whether two ways of computing differ by no more than rounding."""
     return torch.allclose(one.float(), other.float(), rtol=1e-3, atol=1e-4 * float(other.abs().max().clamp(min=1)))
+
+
+def _heads(model: Any) -> Iterator[Head]:
+    """What may stand behind the body: the output layer alone, or with what comes before it in masked models (Devlin et
+    al. 2019, appendix: a dense layer and a norm)."""
+    if (output := model.get_output_embeddings()) is not None:
+        yield output
+    for name in ("cls", "lm_head", "generator_lm_head", "predictions"):
+        part = getattr(model, name, None)
+        if isinstance(part, nn.Module) and part is not output:
+            yield part
+    if hasattr(model, "vocab_transform"):  # DistilBERT
+        yield lambda hidden: model.vocab_projector(
+            model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
+        )
+    if hasattr(model, "head") and hasattr(model, "decoder"):  # ModernBERT
+        yield lambda hidden: model.decoder(model.head(hidden))
+
+
+def _takes_segments(model: Any) -> bool:
+    """Whether the model tells two segments apart."""
+    body = getattr(model, "base_model", model)
+    takes = "token_type_ids" in inspect.signature(body.forward).parameters
+    return takes and getattr(model.config, "type_vocab_size", 0) > 1
 
 
 def without_adapter(model: nn.Module) -> Any:

@@ -31,8 +31,10 @@ from tomoni.run.job import Job, Tokenizer
 from tomoni.run.keeping import keep_frozen
 from tomoni.run.methods import method_module
 from tomoni.run.samples import answers, samples
+from tomoni.run.tasks import prepare_task
 from tomoni.settings.common import TrainingSettings
 from tomoni.settings.pretrain import Config as Pretrain
+from tomoni.settings.tasks import TaskSettings
 
 if TYPE_CHECKING:
     from tomoni.engine.hub import Located
@@ -54,6 +56,8 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
     from tomoni.engine.sampler import longest_row
     from tomoni.engine.setup import pick_device
 
+    if isinstance(cfg, TaskSettings):
+        return prepare_task(cfg, folder, tell)
     pick_device(cfg.device)
     method = method_module(_method_of(cfg))
     tell(Preparing("data"))
