@@ -58,6 +58,8 @@ VERBS = (
     Verb("ppo", "learn", "raise a reward: with a value for every token", learns=True),
     Verb("bestofn", "learn", "raise a reward the safe way: learn the best of several completions", learns=True),
     Verb("chat", "look", "talk with a model"),
+    Verb("predict", "look", "what a model for a task says of each row of a file"),
+    Verb("embed", "look", "a vector for each text"),
     Verb("evaluate", "look", "measure a model on data it was not trained on"),
     Verb("export", "look", "write a model for other programs, and prove that it is still the same model"),
 )

@@ -56,7 +56,7 @@ class Forward:
         self.masked = not self.causal
         self.split = False
         self._head: Head | None = None  # of a split model; None of a body alone
-        self._takes_segments = _takes_segments(self.inner)
+        self.takes_segments = _takes_segments(self.inner)
         self.flat: FlatDecoder | None = None
         self._cut = threading.Lock()  # held while the model runs without some of its layers
         if not self.virtual_tokens:
@@ -175,7 +175,7 @@ class Forward:
         return hidden
 
     def _mask(self, tile: Tile) -> dict[str, Tensor]:
-        segments = tile.segments_NT if self._takes_segments else None
+        segments = tile.segments_NT if self.takes_segments else None
         extra = {} if segments is None else {"token_type_ids": segments}
         if not (self.masked and tile.padded):
             return extra

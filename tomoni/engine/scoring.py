@@ -204,7 +204,9 @@ def load_encoder(folder: Path, attn_implementation: models.Attention) -> Any:
         raise ModelError(
             f"{folder} cannot be built from its config.json: {first_line(problem)}", next_step=models.DAMAGED
         ) from problem
-    missing = [name for name in info["missing_keys"] if "pooler" not in name]  # we pool ourselves
+    if isinstance(getattr(model, "pooler", None), nn.Module):
+        model.pooler = None  # we pool ourselves; one that the weights lack would be drawn at random
+    missing = [name for name in info["missing_keys"] if "pooler" not in name]
     if missing or info["mismatched_keys"]:
         raise ModelError(
             f"the weights in {folder} do not fit its config.json: missing {missing[:4]}, "

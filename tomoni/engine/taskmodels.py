@@ -82,6 +82,10 @@ def save(engine: Engine, tokenizer: PreTrainedTokenizerBase, folder: Path, task:
     tensors = {name: weight.detach().cpu().contiguous() for name, weight in engine.score.named_parameters()}  # type: ignore[union-attr]
     save_file(tensors, folder / HEAD)
     (folder / FILE).write_text(json.dumps(asdict(task), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if task.encoder and engine.forward.takes_segments:
+        # a tokenizer read from tokenizer.json alone would not give them to whoever loads the result
+        names = ["input_ids", "token_type_ids", "attention_mask"]
+        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
     tokenizer.save_pretrained(folder)
 
 

@@ -21,8 +21,11 @@ def found_spans(rows: Sequence[Row], scores: Sequence[Float32], text: str) -> li
     with what has not begun begins it.
     """
     spans: list[Found] = []
-    before = 0
+    before = reached = 0
     for place, tag in tags(rows, scores):
+        if place[0] < reached:
+            continue  # a further part of a character, whose first token has decided
+        reached = place[1]
         if tag == 0:
             before = 0
             continue
@@ -39,11 +42,10 @@ def tags(rows: Sequence[Row], scores: Sequence[Float32]) -> list[tuple[tuple[int
     """Place and tag of every token of the text, each from the window that counts for it."""
     found = []
     for row, scores_TC in zip(rows, scores, strict=True):
-        assert_offsets = row.offsets
-        if assert_offsets is None:
+        if row.offsets is None:
             raise ValueError("rows of a text have offsets")
         for index in np.flatnonzero(row.weights):
-            start, end = (int(value) for value in assert_offsets[index])
+            start, end = (int(value) for value in row.offsets[index])
             found.append(((start, end), int(scores_TC[index].argmax())))
     return found
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tomoni.data.labelled import labelled_item as items
-from tomoni.evaluate.classes import several_stats, single_stats
+from tomoni.evaluate import measuring
 from tomoni.losses import Loss, classes
 from tomoni.report import Report, State, Stats
 from tomoni.rows import Item
@@ -41,14 +41,7 @@ def several(items: Sequence[Item]) -> bool:
 
 
 def evaluate(engine: Engine, items: Sequence[Item], cfg: Config, rewards: Rewards | None = None) -> Stats:
-    from tomoni.engine.features import scores
-
-    scores_NC = np.stack(scores(engine, items))
-    labels = np.stack([np.asarray(item.rows[0].label) for item in items])
-    weights = [item.weight for item in items]
-    if several(items):
-        return several_stats(scores_NC, labels.astype(np.float64), weights)
-    return single_stats(scores_NC, labels.astype(np.int64), weights)
+    return measuring.of_classes(engine, items)
 
 
 def steps(engine: Engine, data: Stream, cfg: Config, state: State, rewards: Rewards | None = None) -> Iterator[Report]:

@@ -11,10 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from tomoni.data.labelled import labelled_item as items
-from tomoni.evaluate.classes import number_stats
+from tomoni.evaluate import measuring
 from tomoni.losses import classes
 from tomoni.report import Report, State, Stats
 from tomoni.rows import Item
@@ -29,10 +27,7 @@ __all__ = ["evaluate", "items", "steps"]
 
 
 def evaluate(engine: Engine, items: Sequence[Item], cfg: Config, rewards: Rewards | None = None) -> Stats:
-    from tomoni.engine.features import scores
-
-    found_N = np.stack(scores(engine, items))[:, 0]
-    return number_stats(found_N, items)
+    return measuring.of_numbers(engine, items)
 
 
 def steps(engine: Engine, data: Stream, cfg: Config, state: State, rewards: Rewards | None = None) -> Iterator[Report]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tomoni.data.labelled import question_item as items
-from tomoni.evaluate.answers import answer_stats, best_answer
+from tomoni.evaluate import measuring
 from tomoni.losses import classes
 from tomoni.report import Report, State, Stats
 from tomoni.rows import Item
@@ -27,19 +27,7 @@ __all__ = ["evaluate", "items", "steps"]
 
 
 def evaluate(engine: Engine, items: Sequence[Item], cfg: Config, rewards: Rewards | None = None) -> Stats:
-    measured = engine.evaluate(items, classes.span_ends)
-    scores = engine.scores(items)
-    found = [
-        best_answer(
-            item.rows,
-            rows,
-            item.about["context"],
-            longest=cfg.max_answer_length,
-            always=item.about["answerable"],
-        )
-        for item, rows in zip(items, scores, strict=True)
-    ]
-    return measured | answer_stats([answer.text for answer in found], [item.about["answers"] for item in items])
+    return measuring.of_answers(engine, items, longest=cfg.max_answer_length)
 
 
 def steps(engine: Engine, data: Stream, cfg: Config, state: State, rewards: Rewards | None = None) -> Iterator[Report]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tomoni.data.labelled import tagged_item as items
-from tomoni.evaluate.spans import found_spans, span_stats
+from tomoni.evaluate import measuring
 from tomoni.losses import classes
 from tomoni.report import Report, State, Stats
 from tomoni.rows import Item
@@ -27,9 +27,7 @@ __all__ = ["evaluate", "items", "steps"]
 
 
 def evaluate(engine: Engine, items: Sequence[Item], cfg: Config, rewards: Rewards | None = None) -> Stats:
-    scores = engine.scores(items)
-    found = [found_spans(item.rows, rows, item.about["text"]) for item, rows in zip(items, scores, strict=True)]
-    return span_stats(items, scores, found)
+    return measuring.of_spans(engine, items)
 
 
 def steps(engine: Engine, data: Stream, cfg: Config, state: State, rewards: Rewards | None = None) -> Iterator[Report]:
