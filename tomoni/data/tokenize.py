@@ -88,6 +88,9 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     made = hashlib.sha256()
     backend = getattr(tokenizer, "backend_tokenizer", None)
     made.update(backend.to_str().encode() if backend is not None else json.dumps(tokenizer.get_vocab()).encode())
+    if backend is None:  # BertJapaneseTokenizer: how words are cut decides tokens as much as the vocabulary
+        settings = {key: value for key, value in tokenizer.init_kwargs.items() if not key.endswith(("_file", "_path"))}
+        made.update(json.dumps(settings, sort_keys=True, default=str).encode())
     specials = {name: str(value) for name, value in tokenizer.special_tokens_map.items()}
     made.update(json.dumps(specials, sort_keys=True).encode())
     return made.hexdigest()

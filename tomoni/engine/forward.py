@@ -274,10 +274,12 @@ def _heads(model: Any) -> Iterator[Head]:
     al. 2019, appendix: a dense layer and a norm)."""
     if (output := model.get_output_embeddings()) is not None:
         yield output
-    for name in ("cls", "lm_head", "generator_lm_head", "predictions"):
+    for name in ("cls", "lm_head", "predictions"):
         part = getattr(model, name, None)
         if isinstance(part, nn.Module) and part is not output:
             yield part
+    if hasattr(model, "generator_predictions"):  # ELECTRA
+        yield lambda hidden: model.generator_lm_head(model.generator_predictions(hidden))
     if hasattr(model, "vocab_transform"):  # DistilBERT
         yield lambda hidden: model.vocab_projector(
             model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
