@@ -67,6 +67,10 @@ def evaluate(
     Loss, perplexity, token accuracy, and how often its greedy answer is the desired one, with a 95 % interval. For a
     run's folder its own held-out data and training data are taken unless others are named.
     """
+    if is_task_model(model):
+        from tomoni.cli import evaluate_task
+
+        return evaluate_task.show(model, tuple(file or ()), form=form, device=device, as_json=as_json)
     data = read_data(
         Options(model, tuple(file or ()), tuple(train_file or ()), against, _loss_on(loss_on), max_length, form)
     )
@@ -97,6 +101,13 @@ def _loss_on(word: str | None) -> LossOn | None:
             return word
         case _:
             raise ConfigError(f"--loss-on {word!r} is not known", choices=["assistant", "last", "all"])
+
+
+def is_task_model(name: str) -> bool:
+    """Whether it has a head for a task; such models are measured by other numbers."""
+    from tomoni.hub import result_of
+
+    return (Path(result_of(name)).expanduser() / "task.json").is_file()
 
 
 # -- data ------------------------------------------------------------------------------------------------------------

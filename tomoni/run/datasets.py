@@ -17,20 +17,31 @@ from tomoni.data.read import Reading, read
 from tomoni.data.render import Renderer
 from tomoni.data.store import ItemStore, build, cache_key
 from tomoni.data.stream import Items, Stream
+from tomoni.data.tasks import TaskRenderer
 from tomoni.data.textpairs import PairRenderer
 from tomoni.data.tokenize import fingerprint
 from tomoni.durable import atomic_write
 from tomoni.errors import DataError, counted
 from tomoni.records import Record
 from tomoni.run.job import Tokenizer
-from tomoni.run.methods import Method
+from tomoni.run.methods import Method, forms_of
 from tomoni.settings.common import TrainingSettings
 from tomoni.settings.rollouts import RolloutSettings
 
+AnyRenderer = Renderer | PairRenderer | TaskRenderer
 LOOKED_AT_WITHOUT_VALIDATION = 128  # items of the training data that are measured where nothing is held out
 CANDIDATES = 8  # records for each prompt that is asked: some do not fit, some are refused
 # keys of the config that decide what the records become
-DECIDING = ("form", "columns", "on_bad_rows", "on_long_rows", "max_length", "loss_on", "validation_share")
+DECIDING = (
+    "form",
+    "columns",
+    "on_bad_rows",
+    "on_long_rows",
+    "max_length",
+    "loss_on",
+    "validation_share",
+    "class_weights",
+)
 
 
 @dataclass(frozen=True)
@@ -54,9 +65,22 @@ def cache_folder(kind: str) -> Path:
     return Path(named or f"{base}/tomoni").expanduser() / kind
 
 
-def reading(cfg: TrainingSettings, files: Sequence[str]) -> Reading:
-    prompts = isinstance(cfg, RolloutSettings)
-    return read(files, form=cfg.form, columns=cfg.columns, on_bad_rows=cfg.on_bad_rows, prompts=prompts)
+def reading(
+    cfg: TrainingSettings,
+    files: Sequence[str],
+    *,
+    check: Callable[[Record], None] = lambda record: None,
+    on_bad_rows: Literal["stop", "quarantine"] | None = None,
+) -> Reading:
+    return read(
+        files,
+        form=cfg.form,
+        columns=cfg.columns,
+        on_bad_rows=on_bad_rows or cfg.on_bad_rows,
+        prompts=isinstance(cfg, RolloutSettings),
+        wanted=forms_of(str(getattr(cfg, "method", ""))),
+        check=check,
+    )
 
 
 def text_key(cfg: TrainingSettings, settings: str) -> str:
@@ -77,7 +101,7 @@ def _key(
 
 
 def datasets(
-    cfg: TrainingSettings, method: Method, tokenizer: Tokenizer, render: Renderer | PairRenderer, quarantine: Path
+    cfg: TrainingSettings, method: Method, tokenizer: Tokenizer, render: AnyRenderer, quarantine: Path
 ) -> Datasets:
     """Raises DataError for bad rows (under "stop"), rows too long (under "stop"), and where nothing is left to train on.
     Bad rows under "quarantine" go into the file `quarantine`."""
@@ -118,11 +142,15 @@ def held_out(record: Record, share: float) -> bool:
     return number < share * 2**64
 
 
+def _nothing_more(record: Record) -> None:
+    """Most methods can take any record that could be read."""
+
+
 class _Parts:
     """Builds the stores of a run's parts, and keeps what should be said about them."""
 
     def __init__(
-        self, cfg: TrainingSettings, method: Method, tokenizer: str, render: Renderer | PairRenderer, quarantine: Path
+        self, cfg: TrainingSettings, method: Method, tokenizer: str, render: AnyRenderer, quarantine: Path
     ) -> None:
         self.cfg = cfg
         self.method = method
@@ -135,7 +163,7 @@ class _Parts:
 
     def store(self, part: str, files: Sequence[str], chosen: Callable[[Record], bool]) -> ItemStore:
         """The items of the chosen records; made once, found again by the hash of all that decides them."""
-        rows = reading(self.cfg, files)
+        rows = reading(self.cfg, files, check=getattr(self.render, "check", _nothing_more))
         self.render.begin_part()
         made = build(
             self._kept(part, rows, chosen),
@@ -171,6 +199,7 @@ class _Parts:
             "left_out": dict(self.render.left_out),
             "truncated": self.render.truncated,
             "contradictions": self.render.contradictions,
+            "cut_through": getattr(self.render, "cut_through", 0),
             "bad": [row.as_dict() for row in rows.bad],
         }
 
@@ -181,6 +210,10 @@ class _Parts:
         if summary["contradictions"]:
             self.notices.append(
                 f"{part}: {counted(summary['contradictions'], 'pair')} say the opposite of an earlier one; all are kept"
+            )
+        if summary["cut_through"]:
+            self.notices.append(
+                f"{part}: {counted(summary['cut_through'], 'span')} begin or end inside a token; no tag can mark them exactly"
             )
         if summary["truncated"]:
             self.notices.append(
