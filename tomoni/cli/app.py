@@ -61,6 +61,8 @@ VERBS = (
     Verb("predict", "look", "what a model for a task says of each row of a file"),
     Verb("embed", "look", "a vector for each text"),
     Verb("evaluate", "look", "measure a model on data it was not trained on"),
+    Verb("compare", "look", "small against large: quality, speed, memory and cost on the same data"),
+    Verb("curve", "look", "how much data is enough, and what twice as much would bring"),
     Verb("export", "look", "write a model for other programs, and prove that it is still the same model"),
 )
 STAGES = {
