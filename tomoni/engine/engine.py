@@ -366,9 +366,10 @@ class Engine:
     def _outputs(self, batch: MicroBatch) -> Outputs:
         spec, forward = self.score_spec, self.forward
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            if spec is not None and spec.per == "row" and spec.pool == "last" and not len(batch.targets_P):
+            if spec is not None and spec.per == "row" and spec.pool != "mean" and not len(batch.targets_P):
                 none_P = torch.zeros(0, device=self.device)
-                return Outputs(none_P, none_P, scores_N=self._scored(forward.lasts(batch)))
+                at_N = forward.lasts(batch) if spec.pool == "last" else forward.firsts(batch)
+                return Outputs(none_P, none_P, scores_N=self._scored(at_N))
             # where the head stands on the last hidden states, a score for each trained position does too
             whole = spec is not None and not (spec.per == "token" and forward.split)
             before_head_P, hidden = forward.trained(batch, with_hidden=whole)

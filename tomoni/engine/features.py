@@ -112,8 +112,8 @@ def _lane(engine: Engine, groups: Sequence[Sequence[Item]]) -> dict[int, Tensor]
         for group in groups:
             batch = engine._collate(group, engine.looking_budget, share=False)
             with torch.autocast(engine.device.type, dtype=torch.bfloat16, enabled=engine.autocast):
-                if spec.pool == "last":
-                    vectors_ND = engine.forward.lasts(batch)
+                if spec.pool != "mean":
+                    vectors_ND = engine.forward.lasts(batch) if spec.pool == "last" else engine.forward.firsts(batch)
                 else:
                     _, hidden = engine.forward.before_head(batch.tiles, with_hidden=True)
                     vectors_ND = pooled(list(zip(hidden, batch.tiles, strict=True)), spec.pool)

@@ -175,7 +175,7 @@ def as_classifier(
 def load_decoder(folder: Path) -> tuple[Any, torch.Tensor]:
     """The body, with the embeddings as its unused head, and the score head's weight [1, D]."""
     settings = read_json(folder / "config.json")
-    tensors = _tensors(folder)
+    tensors = tensors_of(folder)
     weight = tensors.pop("score.weight", None)
     if weight is None:
         raise ModelError(f"{folder} has no score.weight", next_step=models.DAMAGED)
@@ -189,7 +189,7 @@ def load_encoder(folder: Path, attn_implementation: models.Attention) -> Any:
     config = models.encoder_config(settings, folder)
     kind: Any = MODEL_MAPPING[type(config)]
     config._attn_implementation = attn_implementation if kind._supports_sdpa else "eager"
-    tensors = _tensors(folder)
+    tensors = tensors_of(folder)
     try:
         with models.quiet():
             model, info = kind.from_pretrained(
@@ -216,5 +216,5 @@ def load_encoder(folder: Path, attn_implementation: models.Attention) -> Any:
     return model.eval()
 
 
-def _tensors(folder: Path) -> dict[str, torch.Tensor]:
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for path in models.weight_files(folder) for name, tensor in models.read_tensors(path).items()}

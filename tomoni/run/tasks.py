@@ -13,6 +13,7 @@ import numpy as np
 from tomoni.data.labels import Survey
 from tomoni.data.tasks import TaskRenderer
 from tomoni.data.tokenize import load_tokenizer
+from tomoni.data.words import tagger
 from tomoni.errors import ConfigError, DataError, ModelError
 from tomoni.evaluate.results import result_of
 from tomoni.rows import Item
@@ -23,6 +24,7 @@ from tomoni.run.folder import RunFolder
 from tomoni.run.job import Job, Tokenizer
 from tomoni.run.keeping import keep_features, keep_frozen
 from tomoni.run.methods import method_module
+from tomoni.settings.common import TrainingSettings
 from tomoni.settings.tasks import TaskSettings, WholeTextSettings
 
 if TYPE_CHECKING:
@@ -123,6 +125,19 @@ def renderer(cfg: TaskSettings, tokenizer: Tokenizer, survey: Survey) -> TaskRen
             "the model's tokenizer does not say where its tokens stand in a text",
             next_step="take a model with a tokenizer.json, or a BertJapaneseTokenizer",
         )
+    return made
+
+
+def word_renderer(cfg: TrainingSettings, tokenizer: Tokenizer) -> TaskRenderer:
+    """For hiding whole words. ConfigError where the tokenizer has no token to hide them behind."""
+    if tokenizer.mask_token_id is None:
+        raise ConfigError(
+            "objective: mlm needs a tokenizer with a mask token, and this one has none",
+            next_step="take an encoder (BERT and its relatives), or begin from scratch",
+        )
+    made = TaskRenderer(tokenizer, max_length=cfg.max_length)
+    if tagger() is None:
+        made.notes.append("fugashi is not installed: Japanese words are told by their script (pip install tomoni[ja])")
     return made
 
 
