@@ -260,7 +260,8 @@ class _Field:
             )
         body: dict[str, Any] = json.loads(paths[1].read_text(encoding="utf-8"))
         if "error" in body:
-            raise UserError(**body["error"])
+            wrong = body["error"]
+            raise UserError(wrong["what"], choices=wrong["choices"], next_step=wrong["next_step"])
         return body
 
 
