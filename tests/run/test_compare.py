@@ -144,6 +144,14 @@ def test_texts_of_the_data_stay_text_on_the_page() -> None:
     assert "<b>" not in page
 
 
+def test_where_nobody_is_right_no_one_is_praised() -> None:
+    found = made(one=("000", 0.9), other=("000", 0.1))
+    assert compare_report.sentences(found) == [
+        "No contestant is right on any of 3 items: look at their answers before their times."
+    ]
+    assert "What they say" in compare_report.as_html(found, "")
+
+
 def test_one_contestant_alone_is_shown_too() -> None:
     found = made(alone=("1101", 0.25))
     assert "75.0 %" in compare_report.sentences(found)[0]

@@ -102,7 +102,10 @@ def _show(found: Comparison) -> None:
     console = Console(highlight=False)
     lines = compare_report.rows(found)
     for first, last in ((1, 3), (3, 9)):
-        table = Table("", *compare_report.HEAD[first:last], box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column("", overflow="fold")
+        for head in compare_report.HEAD[first:last]:
+            table.add_column(head)
         for line in lines:
             cells = [cell if isinstance(cell, str) else f"{cell[0]} ({cell[1]})" for cell in line[first:last]]
             if any(cells):

@@ -41,6 +41,10 @@ def write(folder: Path, found: Comparison) -> list[Path]:
 
 def sentences(found: Comparison) -> list[str]:
     best, enough = found.best, found.enough
+    if not any(best.marks):
+        return [
+            f"No contestant is right on any of {counted(len(found.data), 'item')}: look at their answers before their times."
+        ]
     lines = [f"{best.name} is right most often: {_accuracy(best.accuracy)} of {counted(len(found.data), 'item')}."]
     if enough is not best:
         lines.append(
@@ -175,10 +179,13 @@ def _bold(found: Comparison) -> Iterator[tuple[int, int]]:
 def _differ(found: Comparison) -> list[str]:
     """Items on which contestants disagree about what is right, spread over the data."""
     asked = [at for at in range(len(found.data)) if len({one.marks[at] for one in found.measured}) > 1]
+    if not any(any(one.marks) for one in found.measured):
+        asked = list(range(len(found.data)))
     if not asked:
         return []
     some = asked[:: max(1, len(asked) // EXAMPLES)][:EXAMPLES]
-    parts = [page.heading(f"Where they differ ({counted(len(asked), 'item')})")]
+    title = "Where they differ" if any(found.best.marks) else "What they say"
+    parts = [page.heading(f"{title} ({counted(len(asked), 'item')})")]
     for at in some:
         case = found.data.cases[at]
         lines = [f"<p>{escape(_cut(' / '.join(case.texts)))}</p>"]
