@@ -100,6 +100,10 @@ def command(argv: list[str]) -> int:
         from tomoni.cli import demo_politeness
 
         return demo_politeness.show(folder, options)
+    if options.task == "classify":
+        from tomoni.cli import demo_classify
+
+        return demo_classify.show(folder, options)
     questions = _write_questions(folder, options)
 
     from rich.console import Console
@@ -123,16 +127,19 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--task",
-        choices=("answers", "preferences", "politeness"),
+        choices=("answers", "preferences", "politeness", "classify"),
         default="answers",
         help="answers: learn to answer, beside honest baselines; preferences: then learn what a person likes; "
-        "politeness: then learn from a reward (default: answers)",
+        "politeness: then learn from a reward; classify: an encoder sorts notices (default: answers)",
     )
     parser.add_argument(
         "--folder", help="where data, runs and results go; made anew each time (default: demo, or demo-TASK)"
     )
     parser.add_argument("--tuning-questions", type=int, default=600, help="questions to tune on (default: 600)")
     parser.add_argument("--held-out", type=int, default=600, help="questions to measure on (default: 600)")
+    parser.add_argument(
+        "--labelled", type=int, default=60, help="classify: labelled notices to learn from (default: 60)"
+    )
     parser.add_argument(
         "--pairs", type=int, default=900, help="preferences: questions that the person is asked about (default: 900)"
     )
@@ -148,7 +155,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON only")
     options = parser.parse_args(argv)
-    for name in ("tuning_questions", "held_out", "pairs"):
+    for name in ("tuning_questions", "held_out", "pairs", "labelled"):
         if getattr(options, name) < 1:
             raise UserError(
                 f"--{name.replace('_', '-')} {getattr(options, name)} is below 1",

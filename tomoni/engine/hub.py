@@ -24,7 +24,7 @@ import tomoni
 from tomoni.engine.checkpoint import atomic_write
 from tomoni.errors import DiskError, ModelError, did_you_mean
 
-BUNDLED: Final = ("small", "large")
+BUNDLED: Final = ("small", "large", "encoder")
 FETCHED: Final = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 # files in subfolders and "consolidated" weights are the same model once more in another program's form
 NOT_FETCHED: Final = ("*/*", "consolidated*.safetensors")

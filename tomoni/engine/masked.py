@@ -71,6 +71,15 @@ def new_model(shape: Shape, tokenizer: PreTrainedTokenizerBase, *, seed: int, at
         return BertForMaskedLM(config).float().eval()
 
 
+def write_random(source: Path, folder: Path, seed: int) -> None:
+    """Write a model of the shape of the one in `source`, with weights drawn anew: the honest zero of what pretraining brought."""
+    config = models.encoder_config(read_json(source / "config.json"), source)
+    kind: Any = MODEL_FOR_MASKED_LM_MAPPING[type(config)]
+    with torch.random.fork_rng(devices=[]), models.quiet():
+        torch.manual_seed(seed)
+        kind(config).float().save_pretrained(folder)
+
+
 def save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, dtype: Dtype = "float32") -> None:
     """Adapters are merged into what is written; `dtype` rounds the written weights only."""
     plain: Any = merge(model) if isinstance(model, PeftModel) else model

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -35,12 +36,12 @@ if TYPE_CHECKING:
 
 def prepare_task(cfg: TaskSettings, folder: RunFolder, tell: Listener) -> Job:
     """Everything that can be wrong with a config's files is found here, before anything is trained."""
-    from tomoni.engine import checkpoint, models, scoring
+    from tomoni.engine import checkpoint, fewtokens, models, scoring
     from tomoni.engine.engine import Engine
     from tomoni.engine.hub import locate
     from tomoni.engine.sampler import longest_row
     from tomoni.engine.setup import pick_device
-    from tomoni.engine.taskmodels import own_pooling, save, spec_of
+    from tomoni.engine.taskmodels import own_pooling, spec_of
 
     pick_device(cfg.device)
     method = method_module(_method(cfg))
@@ -66,6 +67,8 @@ def prepare_task(cfg: TaskSettings, folder: RunFolder, tell: Listener) -> Job:
             f"the longest row has {data.longest:,} tokens, and the model has room for {context:,} (its context)",
             next_step=f"set max_length to {context} or less, and on_long_rows to truncate or drop where needed",
         )
+    if encoder and cfg.train == "all":  # a part or an adapter trains no embeddings, or none that matter
+        fewtokens.part(body, fewtokens.tokens_of(data.train[index] for index in range(len(data.train))))
     trained = chosen_part(body, cfg)
     engine = Engine(
         trained.model,
@@ -92,13 +95,20 @@ def prepare_task(cfg: TaskSettings, folder: RunFolder, tell: Listener) -> Job:
         trained_weights=sum(weight.numel() for weight in engine.trained.values()),
         result_name="model",
         result_bytes=4 * trained.total + (1 << 24),
-        save_model=lambda staging: save(
-            engine, tokenizer, staging, replace(task, temperature=calibrated.temperature())
-        ),
+        save_model=lambda staging: _save(engine, tokenizer, staging, task, calibrated),
         more_figures=calibrated.figures,
         device_type=engine.device.type,
         notices=(*render.notes, *_label_notes(cfg, render), *data.notices, *([kept] if kept else [])),
     )
+
+
+def _save(engine: Engine, tokenizer: Tokenizer, staging: Path, task: Task, calibrated: Calibrating) -> None:
+    from tomoni.engine import fewtokens
+    from tomoni.engine.taskmodels import save
+
+    found = replace(task, temperature=calibrated.temperature())
+    with fewtokens.joined(engine.model):
+        save(engine, tokenizer, staging, found)
 
 
 def renderer(cfg: TaskSettings, tokenizer: Tokenizer, survey: Survey) -> TaskRenderer:
