@@ -59,6 +59,7 @@ VERBS = (
     Verb("bestofn", "learn", "raise a reward the safe way: learn the best of several completions", learns=True),
     Verb("studio", "people", "web pages: chat with the model, judge it, teach it; for people who know no Python"),
     Verb("learn", "people", "what people said becomes a candidate version, tried before and after"),
+    Verb("round", "people", "the same, judged blind by people and promoted only where the gate is sure"),
     Verb("feedback", "people", "what people said: export, import, resolve to training data, erase, back up"),
     Verb("rehearse", "people", "experiments with simulated people, by protocols fixed before the first run"),
     Verb("chat", "look", "talk with a model"),

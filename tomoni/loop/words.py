@@ -115,6 +115,31 @@ OUTCOMES: Final[Mapping[str, tuple[str, str]]] = {
 MORE: Final = ("about {more} more judgements will tell", "あと約{more}件の判定でわかります")
 
 
+LEFT_OUT: Final[Mapping[str, str]] = {
+    "replaced by a later judgement": "後の判定で置き換えられた",
+    "undone": "取り消された",
+    "contradicted by the same person later": "同じ人が後で逆の判定をした",
+    "said again by the same person": "同じ人が同じ判定をした",
+    "on a held-out prompt": "測るために取っておいた問い",
+    "on a gold pair": "答えのわかる問い",
+    "on a gate pair": "採否の判定",
+    "on a repeat pair": "くり返しの問い",
+    "of a person whose judgements weigh nothing": "重みのない人の判定",
+    "both bad": "どちらも悪い",
+    "the better answer is flagged": "良い方の答えに印がある",
+    "flags": "印",
+    "skipped": "とばした",
+    "comments": "コメント",
+    "a correction that changes nothing": "変わらない修正",
+    "neither good nor bad (3 stars)": "良くも悪くもない（星3つ）",
+}
+
+
+def left_out(why: str) -> str:
+    """Why a judgement was not trained on, in Japanese; what has no words here stays as it is."""
+    return LEFT_OUT.get(why, why)
+
+
 def reason(one: Reason, lang: Lang) -> str:
     text = REASONS[one.key][LANGS.index(lang)]
     numbers = {name: value for name, value in one.numbers.items() if math.isfinite(value)}
