@@ -202,6 +202,10 @@ _KINDS: dict[type, str] = {
     Prompt: "prompts without answers",
     Comparison: "preferences (chosen and rejected)",
     Rated: "answers with a thumb",
+    Labelled: "texts with labels",
+    TextPair: "pairs of texts",
+    Tagged: "texts with marked spans",
+    Question: "questions about a text",
 }
 
 

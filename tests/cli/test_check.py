@@ -131,3 +131,27 @@ def test_help_and_a_wrong_option_of_checks_own_end_as_everywhere(capsys: pytest.
     error = capsys.readouterr().err
     assert error.startswith("tomoni: argument --examples: invalid int value: 'x'")
     assert "usage:" not in error
+
+
+def test_the_check_of_a_task_counts_classes_lengths_and_what_the_vocabulary_does_not_know(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.data.japanese import wordpiece
+
+    tiny.encoder_folder(tmp_path / "model")
+    wordpiece(["晴れ", "雨", "です", "。"]).save_pretrained(tmp_path / "model")
+    rows = [{"text": "晴れ 。" if n % 3 else "雨 𠮷", "label": "天気" if n % 3 else "雨"} for n in range(30)]
+    rows += [{"text": "雨", "label": 3}, {"text": "𩸽", "label": "雨"}, {"text": "晴れ です", "label": "独り"}]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    argv = ["--method", "classify", "--model_name_or_path", str(tmp_path / "model"), "--train_file", str(data)]
+    assert main(["check", *argv, "--json"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert found["train"]["classes"] == {"天気": 20, "雨": 10}
+    assert found["train"]["bad"] == {"mixed_labels": 1, "unknown_characters": 1, "single_example": 1}
+    assert found["train"]["lengths"]["longest"] == 4
+    assert found["train"]["unknown_share"] == pytest.approx(10 / 60)
+    assert any("unknown to the model's vocabulary" in line for line in found["warnings"])
+    assert main(["check", *argv, "--on_bad_rows", "quarantine"]) == 0
+    shown = capsys.readouterr().out
+    assert "20 █" in shown and "天気" in shown

@@ -173,10 +173,10 @@ def test_a_cut_json_array_is_refused(tmp_path: Path) -> None:
 
 def test_csv_values_stay_the_strings_they_are(tmp_path: Path) -> None:
     words = ["NA", "None", "null", "007", "2024-01-01", "true", "=1+1", '"quoted"', "two\nlines", "全角，カンマ"]
-    lines = ["text,label"] + ['"' + word.replace('"', '""') + '",nan' for word in words]
+    lines = ["text,note"] + ['"' + word.replace('"', '""') + '",nan' for word in words]
     records, _reading = quarantined(write(tmp_path, "rows.csv", "\r\n".join(lines)))
     assert [record.text for record in records] == words
-    assert {record.extra["label"] for record in records} == {"nan"}
+    assert {record.extra["note"] for record in records} == {"nan"}
     assert records[-1].source.line == 12  # the row before it takes two lines
 
 

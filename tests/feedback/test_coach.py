@@ -60,9 +60,9 @@ def test_a_person_sees_gold_repeats_and_what_was_learnt() -> None:
     ],
 )
 def test_the_next_most_useful_judgement_follows_from_the_batch(change: dict[str, float], useful: str) -> None:
-    judged, _ = answers(("trained",) * 4, each=60, seed=8)
+    judged, _ = answers(("perfect",) * 4, each=60, seed=8)
     judged = [replace(one, **change) if "00" in one.person else replace(one, seconds=15.0, words=80) for one in judged]  # type: ignore[arg-type]
-    assert after_batch(judged, fit(judged), person="00 trained").useful == useful
+    assert after_batch(judged, fit(judged), person="00 perfect").useful == useful
 
 
 def test_the_models_guess_comes_after_the_answer_and_on_one_in_five() -> None:

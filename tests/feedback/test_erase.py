@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import random
 import sqlite3
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from tests.feedback.conftest import Opener
 from tests.feedback.saying import ASKED, judgement, with_pair
 from tomoni.errors import UserError
+from tomoni.feedback import judging
 from tomoni.feedback.entries import Answer, NewPrompt, Pair
 from tomoni.feedback.inbox import AnswerEvent, FeedbackEvent, Inbox
 from tomoni.feedback.resolve import resolve
@@ -72,6 +74,26 @@ def test_nothing_of_what_the_person_said_is_left_in_any_file(tmp_path: Path) -> 
     with Store.open(tmp_path) as store:
         assert store.together(lambda c: c.exec_driver_sql("PRAGMA integrity_check").scalar()) == "ok"
         assert store.rules()[0].by is None and store.session("token-" + SECRET) is None
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_nothing_is_left_between_the_cells_of_pages_that_were_rearranged(tmp_path: Path, seed: int) -> None:
+    """Ids and keys in random order split the pages of their indexes, which leaves copies that overwriting what is
+    deleted does not reach (found in 4 of 10 such histories before the file was written anew)."""
+    rng = random.Random(seed)
+    with Store.open(tmp_path) as store:
+        who = [store.add_person(name, role="annotator").id for name in ("消える人", "残る人")]
+
+        def many(connection: Connection) -> None:
+            for _ in range(800):
+                person, mark = rng.choice([(who[0], "xyzzy"), (who[1], "other")])
+                name = f"{rng.random()}{mark}"
+                said = judgement(name, person, comment=mark * rng.choice([1, 3, 20, 80, 300, 900]))
+                judging.judge(connection, said, name)
+
+        store.together(many)
+        store.erase_person(who[0])
+    assert b"xyzzy" not in everything_on_disk(tmp_path)
 
 
 def test_the_rest_is_as_if_the_person_had_never_been(opened: Opener, tmp_path: Path) -> None:
@@ -143,6 +165,24 @@ def test_a_user_of_an_application_is_erased_from_the_inbox_too(opened: Opener, t
     store.take_in()
     assert store.kept_aside() == [] and store.count_judgements(person="api:bob@example.com") == 2
     assert store.take_in() == 0
+
+
+def test_whoever_has_a_name_that_is_part_of_others_takes_nothing_of_theirs_along(
+    opened: Opener, tmp_path: Path
+) -> None:
+    store = opened()
+    box = Inbox(tmp_path / "w")
+    told = [FeedbackEvent("later", who, comment=f"a の話 {who}") for who in ("a", "ab", "c")]
+    box.append([AnswerEvent("c", ASKED, "v1", "h", "a"), *told, FeedbackEvent("c", "a", up=True)])
+    with next((tmp_path / "w" / "inbox").glob("*.jsonl")).open("ab") as segment:
+        segment.write(b'{"damaged": "a", \n{"damaged": "abc", \n')
+    store.take_in()
+    store.erase_person("api:a")
+    left = [one.line for one in store.kept_aside()]
+    assert len(left) == 3 and all(b'"person":"a"' not in line and b'"damaged": "a"' not in line for line in left)
+    box.append([AnswerEvent("later", ASKED, "v1", "h", "b")])
+    store.take_in()
+    assert {one.judgement.person for one in store.judgements()} == {"api:ab", "api:c"}
 
 
 def test_a_reader_that_holds_the_log_is_waited_for_and_then_named(

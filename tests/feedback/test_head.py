@@ -288,6 +288,16 @@ def test_without_labels_it_knows_nothing() -> None:
     head = Head.fit(np.zeros((0, 7)), np.zeros(0))
     assert head.probability(np.ones(7)) == pytest.approx(0.5)
     assert head.variance(np.ones(7)) > 0
+    wide = Head.fit(np.zeros((0, 7)), np.zeros(0), prior=3.0)
+    assert wide.scale == 3 and wide.variance(np.eye(7)[0]) == pytest.approx(9)
+
+
+def test_a_start_is_only_a_start() -> None:
+    deltas, y, _ = labels(60, 6)
+    plain = Head.fit(deltas, y)
+    far = Head.fit(-deltas, y)
+    assert Head.fit(deltas, y, prior=plain.scale, start=far).w_D == pytest.approx(plain.w_D, abs=1e-3)
+    assert Head.fit(deltas, y, start=Head.blank(9)).w_D == pytest.approx(plain.w_D, abs=1e-6)
 
 
 # the space

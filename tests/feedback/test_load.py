@@ -14,6 +14,7 @@ import pytest
 from tests.feedback.conftest import Opener
 from tests.feedback.saying import judgement
 from tomoni.feedback.store import Store
+from tomoni.feedback.writer import WAL_BYTES
 
 PEOPLE = 50
 
@@ -66,6 +67,18 @@ def test_fifty_people_are_answered_within_a_tenth_of_a_second(
         with capsys.disabled():
             print(f"\n  {len(took)} acknowledgements of 50 people: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
     assert min(p99s) <= 100
+
+
+def test_the_log_stays_small_while_nobody_holds_it(tmp_path: Path) -> None:
+    with Store.open(tmp_path) as store:
+        who = store.add_person("花子", role="owner").id
+        long = "長い話。" * 2_500
+        sizes = []
+        for number in range(500):
+            store.judge(judgement(f"j{number}", who, comment=long), key=f"k{number}")
+            sizes.append((tmp_path / "tomoni.db-wal").stat().st_size)
+        assert max(sizes) < 2 * WAL_BYTES < 500 * len(long.encode())
+        assert (tmp_path / "tomoni.db").stat().st_size > WAL_BYTES
 
 
 def copies_under_load(folder: Path, count: int) -> None:

@@ -181,4 +181,4 @@ def test_so_it_is_on_postgresql(cluster: Cluster) -> None:
 
 @pytest.mark.slow
 def test_the_store_is_its_model_for_long() -> None:
-    run_state_machine_as_test(Machine, settings=settings(max_examples=150, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(Machine, settings=settings(max_examples=40, stateful_step_count=40, deadline=None))

@@ -131,6 +131,8 @@ def test_a_flagged_answer_is_never_trained_toward_whoever_liked_it(flag: str) ->
         assert [comparison.id for comparison in snapshot.comparisons] == ["b", "h"]  # away from it, and another prompt
         assert [rated.id for rated in snapshot.thumbs] == ["e"] and snapshot.corrections == []
         assert dict(snapshot.left_out) == {"flags": 1, "the better answer is flagged": 4}
+    second = judgement("f", "other", Kind.FLAG, {"answer": 1, flag: True})
+    assert [c.id for c in resolve(stored(*said, second)).comparisons] == ["a", "g-corrected", "h"]
     ignored = resolve(stored(flagged, compared("a", "first")), weights={"other": Weight(0)})
     assert len(ignored.comparisons) == 1
     taken_back = judgement("f2", "other", Kind.FLAG, {"answer": 0}, replaces="f")

@@ -161,3 +161,8 @@ def test_what_is_not_there_is_refused_with_what_is(capsys: pytest.CaptureFixture
     assert main(["rehearse"]) == 0
     with pytest.raises(ConfigError):
         protocol(worlds=["moon"])
+
+
+def test_the_page_names_the_protocol_that_is_committed() -> None:
+    page = Path(__file__).parents[2] / "docs" / "science.md"
+    assert hashlib.sha256(FILE.read_bytes()).hexdigest() in page.read_text(encoding="utf-8")

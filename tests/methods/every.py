@@ -78,7 +78,7 @@ def items(method: str, *, count: int = 8) -> list[Item]:
 
 def config(method: str, **changes: Any) -> Any:
     settings: dict[str, Any] = {
-        "model_name_or_path": "tiny", "train_file": "none", "output_dir": "none", "max_steps": 4, "batch_size": 4,
+        "model_name_or_path": "tiny", "train_file": "none", "output_dir": "none", "max_steps": 4 if method in ("grpo", "rloo", "ppo") else 2, "batch_size": 4,
         "learning_rate": 2e-3, "lr_scheduler_type": "linear", "warmup_ratio": 0, "device": "cpu", "threads": 1, "seed": 3,
         # an update divides by the root of the mean square: without this a gradient of rounding errors alone would move a
         # weight by a whole learning rate

@@ -15,7 +15,7 @@ import torch
 
 from tests import tiny
 from tests.serve.running import CHAT, Running, serving, workspace
-from tomoni.engine.pooled import Pooled
+from tests.serve.test_versions import until
 from tomoni.feedback import inbox
 from tomoni.feedback.inbox import AnswerEvent, FeedbackEvent, event_of
 from tomoni.feedback.store import Store
@@ -68,21 +68,6 @@ def tiny_sampling(**how: Any) -> Any:
     return Sampling(**how)
 
 
-@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
-def test_pooled_states_are_those_of_each_text_alone(architecture: str) -> None:
-    model = tiny.model(architecture)
-    prompts = [list(range(5, 5 + size)) for size in (3, 40, 9, 1)]
-    answers = [list(range(60, 60 + size)) for size in (7, 20, 1, 30)]
-    found = Pooled(model).answers(prompts, answers)
-    texts = Pooled(model).texts(answers)
-    for prompt, answer, one, text in zip(prompts, answers, found, texts, strict=True):
-        with torch.no_grad():
-            out = model(torch.tensor([prompt + answer]), output_hidden_states=True)
-            alone = model(torch.tensor([answer]), output_hidden_states=True)
-        assert one == pytest.approx(out.hidden_states[1][0, len(prompt) :].mean(0).numpy(), abs=1e-4)
-        assert text == pytest.approx(alone.hidden_states[-1][0].mean(0).numpy(), abs=1e-4)
-
-
 def test_feedback_is_on_the_disk_when_it_is_acknowledged_and_the_store_takes_it_in(
     server: Running, tmp_path: Path
 ) -> None:
@@ -110,6 +95,18 @@ def test_feedback_is_on_the_disk_when_it_is_acknowledged_and_the_store_takes_it_
         assert judgements[2].value["text"] == "東京です。" and judgements[2].model_versions == ("v1",)
         features = store.answer(f"{answer.id}-1").features
         assert features is not None and features.shape == (32,)
+
+
+def test_an_answer_whose_client_left_is_kept_as_far_as_it_came(server: Running, tmp_path: Path) -> None:
+    how = {**ASK, "n": 1, "max_tokens": 450, "stream": True}
+    with server.client() as client:
+        stream = client.chat.completions.create(**how)
+        told = next(iter(stream)).choices[0].delta.content
+        stream.close()
+        until(lambda: bool(kept(tmp_path / "w")))
+    (event,) = kept(tmp_path / "w")
+    assert event.how["finish"] == "cancelled" and 0 < event.tokens < 450 and event.text.startswith(told)
+    assert event.features is not None
 
 
 def test_the_same_key_is_the_same_feedback(server: Running, tmp_path: Path) -> None:

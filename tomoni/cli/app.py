@@ -29,7 +29,7 @@ class Verb:
     name: str
     stage: str
     help: str
-    learns: bool = False  # a method of learning from preferences or rewards; these share a module
+    learns: bool = False  # a method; all but pretrain and sft share a module
 
     @property
     def module(self) -> str:
@@ -44,6 +44,10 @@ VERBS = (
     Verb("train", "train", "run the method that a config names"),
     Verb("pretrain", "train", "train on plain text, from scratch or on from an existing model"),
     Verb("sft", "train", "train on prompts and the answers you want"),
+    Verb("classify", "task", "texts or pairs of texts into classes", learns=True),
+    Verb("regress", "task", "a number for a text or a pair of texts", learns=True),
+    Verb("tag", "task", "mark names, amounts and other spans in texts", learns=True),
+    Verb("span", "task", "find answers to questions in a text", learns=True),
     Verb("reward", "learn", "a model that scores answers, from pairs of a better and a worse one", learns=True),
     Verb("dpo", "learn", "from such pairs at once, beside a reference (also ipo, hinge, robust)", learns=True),
     Verb("orpo", "learn", "from such pairs, together with the answers themselves", learns=True),
@@ -53,23 +57,29 @@ VERBS = (
     Verb("rloo", "learn", "raise a reward: each completion against the mean of the others", learns=True),
     Verb("ppo", "learn", "raise a reward: with a value for every token", learns=True),
     Verb("bestofn", "learn", "raise a reward the safe way: learn the best of several completions", learns=True),
+    Verb("studio", "people", "web pages: chat with the model, judge it, teach it; for people who know no Python"),
     Verb("learn", "people", "what people said becomes a candidate version, tried before and after"),
     Verb("round", "people", "the same, judged blind by people and promoted only where the gate is sure"),
     Verb("feedback", "people", "what people said: export, import, resolve to training data, erase, back up"),
+    Verb("rehearse", "people", "experiments with simulated people, by protocols fixed before the first run"),
     Verb("chat", "look", "talk with a model"),
+    Verb("predict", "look", "what a model for a task says of each row of a file"),
+    Verb("embed", "look", "a vector for each text"),
     Verb("evaluate", "look", "measure a model on data it was not trained on"),
+    Verb("compare", "look", "small against large: quality, speed, memory and cost on the same data"),
+    Verb("curve", "look", "how much data is enough, and what twice as much would bring"),
     Verb("serve", "use", "a model behind OpenAI's API; feedback on its answers; its version a pointer that moves"),
     Verb("promote", "use", "serve this version of a workspace from now on"),
     Verb("rollback", "use", "serve again what was served before"),
     Verb("log", "use", "the versions of a workspace as a family line, with win rates and costs"),
     Verb("why", "use", "trace a version or an answer to its run, data and judgements"),
-    Verb("rehearse", "people", "experiments with simulated people, by protocols fixed before the first run"),
     Verb("export", "look", "write a model for other programs, and prove that it is still the same model"),
 )
 STAGES = {
     "start": "Start here",
     "data": "Look at data",
     "train": "Train",
+    "task": "Train an encoder for a task",
     "learn": "Learn from preferences and rewards",
     "people": "Let people make it better",
     "look": "Use and judge a model",

@@ -14,11 +14,13 @@ from tomoni.errors import ConfigError, DataError, UserError
 from tomoni.run.methods import METHODS, config_class, forms_of
 from tomoni.settings import pretrain
 from tomoni.settings.rollouts import RolloutSettings
+from tomoni.settings.tasks import TaskSettings
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from tomoni.data.check import Example, Findings, Part
+    from tomoni.data.check_tasks import TaskFindings
 
 BAD, WARNED = 2, 1
 EXAMPLE = 1_000  # characters of an example that are shown, and the beginning of every stretch behind them
@@ -33,13 +35,15 @@ def command(argv: list[str]) -> int:
     own, rest = _options(argv)
     try:
         cfg = _config(own.config, rest)
-        found = _check(cfg, own.examples)
+        found: Any = _check_task(cfg) if isinstance(cfg, TaskSettings) else _check(cfg, own.examples)
     except UserError as error:
         if own.json:  # whoever reads the output finds the reason there, too
             print(json.dumps({"errors": [error.text()], "warnings": [], "notes": []}, ensure_ascii=False, indent=2))
         raise
     if own.json:
         print(json.dumps(found.as_dict(), ensure_ascii=False, indent=2))
+    elif isinstance(cfg, TaskSettings):
+        _show_task(found)
     else:
         _show(found, color=sys.stdout.isatty() and not own.no_color)  # into a file or a pipe: brackets
     if found.errors:
@@ -84,6 +88,32 @@ def _config(path: str | None, rest: list[str]) -> Any:
     return config.load_by(classes, path, rest, defaults)
 
 
+def _check_task(cfg: TaskSettings) -> TaskFindings:
+    from tomoni.data.check_tasks import check_task
+    from tomoni.data.labels import Survey
+    from tomoni.run.datasets import reading
+    from tomoni.run.tasks import renderer
+
+    tokenizer, notes, context = _tokenizer(cfg)
+    survey = Survey().of(reading(cfg, cfg.train_file, on_bad_rows="quarantine"))
+    render = renderer(cfg, tokenizer, survey)
+    method = str(getattr(cfg, "method", ""))
+    found = check_task(
+        reading(cfg, cfg.train_file, on_bad_rows="quarantine", check=render.check),
+        render,
+        validation=reading(cfg, cfg.validation_file, on_bad_rows="quarantine", check=render.check)
+        if cfg.validation_file
+        else None,
+        on_bad_rows=cfg.on_bad_rows,
+        on_long_rows=cfg.on_long_rows,
+        windows=method in ("tag", "span"),
+        numbers=method == "regress",
+        context=context,
+    )
+    found.notes.extend(notes)
+    return found
+
+
 def _check(cfg: Any, examples: int) -> Findings:
     from tomoni.data.check import NO_LIMIT, check
     from tomoni.data.read import read
@@ -91,6 +121,7 @@ def _check(cfg: Any, examples: int) -> Findings:
 
     sampled = isinstance(cfg, RolloutSettings)
     how: dict[str, Any] = {"form": cfg.form, "columns": cfg.columns, "on_bad_rows": "quarantine", "prompts": sampled}
+    how["wanted"] = forms_of(cfg.method)
     tokenizer, notes, context = _tokenizer(cfg)
     renderer = Renderer(
         tokenizer, template=_template(cfg), loss_on=getattr(cfg, "loss_on", "assistant"), max_length=NO_LIMIT
@@ -168,6 +199,18 @@ def _context(folder: Path) -> int | None:
 
 
 # what is shown
+
+
+def _show_task(found: Any) -> None:
+    for part in (found.train, found.validation):
+        if part is not None:
+            print(f"{part.name}: {', '.join(part.files)}")
+            print("\n".join(f"  {line}" for line in part.lines()))
+    for title in ("note", "warning", "error"):
+        for line in getattr(found, f"{title}s"):
+            print(f"{title}: {line}")
+    if not found.errors and not found.warnings:
+        print("nothing stands in the way")
 
 
 def _show(found: Findings, *, color: bool) -> None:

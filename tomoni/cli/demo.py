@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -100,6 +101,10 @@ def command(argv: list[str]) -> int:
         from tomoni.cli import demo_politeness
 
         return demo_politeness.show(folder, options)
+    if options.task == "classify":
+        from tomoni.cli import demo_classify
+
+        return demo_classify.show(folder, options)
     questions = _write_questions(folder, options)
 
     from rich.console import Console
@@ -113,6 +118,10 @@ def command(argv: list[str]) -> int:
         print(json.dumps(body, ensure_ascii=False))
     else:
         _say_goodbye(console, folder, seconds)
+    if options.studio and not options.json and sys.stdin.isatty() and sys.stdout.isatty():
+        from tomoni.cli import studio
+
+        return studio.command([str(folder)])
     return 0
 
 
@@ -123,16 +132,19 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--task",
-        choices=("answers", "preferences", "politeness"),
+        choices=("answers", "preferences", "politeness", "classify"),
         default="answers",
         help="answers: learn to answer, beside honest baselines; preferences: then learn what a person likes; "
-        "politeness: then learn from a reward (default: answers)",
+        "politeness: then learn from a reward; classify: an encoder sorts notices (default: answers)",
     )
     parser.add_argument(
         "--folder", help="where data, runs and results go; made anew each time (default: demo, or demo-TASK)"
     )
     parser.add_argument("--tuning-questions", type=int, default=600, help="questions to tune on (default: 600)")
     parser.add_argument("--held-out", type=int, default=600, help="questions to measure on (default: 600)")
+    parser.add_argument(
+        "--labelled", type=int, default=60, help="classify: labelled notices to learn from (default: 60)"
+    )
     parser.add_argument(
         "--pairs", type=int, default=900, help="preferences: questions that the person is asked about (default: 900)"
     )
@@ -146,9 +158,15 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         default=0.10,
         help="US dollars for an hour of a machine like this one (default: 0.10)",
     )
+    parser.add_argument(
+        "--no-studio",
+        dest="studio",
+        action="store_false",
+        help="answers: end instead of opening the studio on what was made",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON only")
     options = parser.parse_args(argv)
-    for name in ("tuning_questions", "held_out", "pairs"):
+    for name in ("tuning_questions", "held_out", "pairs", "labelled"):
         if getattr(options, name) < 1:
             raise UserError(
                 f"--{name.replace('_', '-')} {getattr(options, name)} is below 1",
@@ -404,7 +422,9 @@ def write_opening(folder: Path) -> None:
 def _say_goodbye(console: Console, folder: Path, seconds: float) -> None:
     program = os.environ.get("TOMONI_PROGRAM", "tomoni")
     console.print(f"\nDone in {seconds:.0f} s, on this machine, without a network. All of it is in {folder}/.")
-    console.print(f"Talk to it:  [bold]{program} chat {folder}/run[/bold]\n")
+    console.print(f"Talk to it:              [bold]{program} chat {folder}/run[/bold]")
+    console.print(f"Teach it in a minute:    [bold]{program} studio {folder}[/bold]   judge 10 pairs, press Learn")
+    console.print(f"1分で教える:             [bold]{program} studio {folder}[/bold]   10組を見比べて、「学ばせる」\n")
 
 
 def _as_json(arms: dict[str, list[Arm]], options: argparse.Namespace, seconds: float) -> dict[str, Any]:

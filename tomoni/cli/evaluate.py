@@ -67,6 +67,10 @@ def evaluate(
     Loss, perplexity, token accuracy, and how often its greedy answer is the desired one, with a 95 % interval. For a
     run's folder its own held-out data and training data are taken unless others are named.
     """
+    if is_task_model(model):
+        from tomoni.cli import evaluate_task
+
+        return evaluate_task.show(model, tuple(file or ()), form=form, device=device, as_json=as_json)
     data = read_data(
         Options(model, tuple(file or ()), tuple(train_file or ()), against, _loss_on(loss_on), max_length, form)
     )
@@ -99,6 +103,13 @@ def _loss_on(word: str | None) -> LossOn | None:
             raise ConfigError(f"--loss-on {word!r} is not known", choices=["assistant", "last", "all"])
 
 
+def is_task_model(name: str) -> bool:
+    """Whether it has a head for a task; such models are measured by other numbers."""
+    from tomoni.hub import result_of
+
+    return (Path(result_of(name)).expanduser() / "task.json").is_file()
+
+
 # -- data ------------------------------------------------------------------------------------------------------------
 
 
@@ -127,10 +138,10 @@ def read_data(options: Options) -> Data:
     elif run and run.validation_file:
         held = list(read(run.validation_file, form=form, columns=columns, on_bad_rows=bad_rows, prompts=sampled))
     elif run and run.validation_share and train:
-        from tomoni.run.datasets import held_out
+        from tomoni.run.datasets import held_out, trained_on
 
         held = [record for record in train if held_out(record, run.validation_share)]
-        train = [record for record in train if not held_out(record, run.validation_share)]
+        train = [r for r in train if not held_out(r, run.validation_share) and trained_on(r, run)]
     else:
         why = "".join(f" ({note})" for note in notes)
         raise DataError(f"there is no held-out data for {options.model}{why}", next_step="name some with --file")

@@ -77,7 +77,9 @@ def keys_of(owner: type[BaseModel]) -> list[Key]:
     return [
         Key(node.target.id, _kind(node.annotation), "", _comment(lines, node))
         for node in body.body
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and not ast.unparse(node.annotation).startswith("ClassVar")
     ]
 
 

@@ -10,6 +10,10 @@ DATA = {
     "orpo": "pairs: prompt, chosen, rejected",
     "simpo": "pairs: prompt, chosen, rejected",
     "reward": "pairs: prompt, chosen, rejected",
+    "classify": "texts with a class (text, label; a list of labels for several) or pairs (sentence1, sentence2, label)",
+    "regress": "texts with a number (text, label) or pairs (sentence1, sentence2, label)",
+    "tag": "texts with marked spans (text, spans: start, end, type) or words with tags (tokens, ner_tags)",
+    "span": "questions on contexts in SQuAD's form (question, context, answers; or nested)",
     "kto": "thumbs: prompt, completion, label (true or false)",
 }
 PROMPTS = "prompts (column prompt), or conversations whose last answer is left out; reward_funcs says what scores"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 128 + signal.SIGINT
 NEXT = {  # where the result is not a model to talk with
+    **dict.fromkeys(("classify", "regress", "tag", "span"), "tomoni predict {folder} --file FILE"),
     "reward": "let it score completions: tomoni grpo (or rloo, ppo, bestofn) … --reward_funcs {folder}",
 }
 OVERRIDES = "Any key can stand in the YAML file or on the command line, where it wins: --learning_rate 1e-4"

@@ -38,6 +38,14 @@ REASONS: dict[str, str] = {
     "no_prompt": "no prompt, and none in common at the start of both answers",
     "hh_rlhf": "a dialogue in one string (hh-rlhf); convert it to message lists first",
     "duplicate_id": "an id that an earlier row has",
+    "outside": "offsets that are not in the text",
+    "splits_character": "an offset inside of what people see as one character",
+    "overlap": "spans that overlap",
+    "elsewhere": "a text that does not stand where its offset says",
+    "mixed_labels": "a label of another kind (number, text, list) than most rows have",
+    "single_example": "the only example of its class: nothing could be learnt of it and measured",
+    "unknown_class": "a class that the training data does not have",
+    "unknown_characters": "a text of which the model's vocabulary knows no character",
 }
 
 

@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from tomoni.data import taskforms
 from tomoni.data.badrows import BadValue
-from tomoni.records import Chat, Comparison, Message, Prompt, Rated, Record, Role, Source, Text, Verdict
+from tomoni.data.made import Made, kind_of_value, list_of, text_of
+from tomoni.records import Chat, Comparison, Message, Prompt, Rated, Role, Source, Text, Verdict
 
 ROLES: tuple[str, ...] = get_args(Role)
 SHAREGPT_ROLES = {
@@ -24,14 +26,6 @@ SHAREGPT_ROLES = {
 }
 # keys of a message that are not the template's
 OWN_KEYS = ("role", "content", "train", "weight")
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A record's content before it has an id; `content` is what the id is hashed from."""
-
-    content: Any
-    build: Callable[[str], Record]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,48 +45,16 @@ def content_id(content: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def text_of(value: Any, column: str, *, empty: bool = False) -> str:
-    """The value, which must be a string of valid characters; white space alone counts as empty."""
-    if not isinstance(value, str):
-        raise BadValue("not_text", f"{column} is {_kind(value)}")
-    if not empty and not value.strip():
-        raise BadValue("empty", column)
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise BadValue("lone_surrogate", f"{column}: U+{ord(value[error.start]):04X}") from None
-    return value
-
-
-def _kind(value: Any) -> str:
-    names = {
-        type(None): "null",
-        bool: "a boolean",
-        str: "text",
-        int: "a number",
-        float: "a number",
-        list: "a list",
-        dict: "an object",
-    }
-    return names.get(type(value), type(value).__name__)
-
-
 def _optional_text(row: Mapping[str, Any], column: str) -> str:
     """An optional text; absent, null and empty all mean that there is none."""
     value = row.get(column)
     return "" if value is None else text_of(value, column, empty=True)
 
 
-def _list(value: Any, column: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise BadValue("not_a_list", f"{column} is {_kind(value)}")
-    return value
-
-
 def message_of(value: Any, place: str) -> Message:
     """A message in OpenAI's form; `train` (or OpenAI's `weight`) says whether it is learnt."""
     if not isinstance(value, dict):
-        raise BadValue("wrong_value", f"{place} is {_kind(value)}, not an object with role and content")
+        raise BadValue("wrong_value", f"{place} is {kind_of_value(value)}, not an object with role and content")
     for key in ("role", "content"):
         if key not in value and not (key == "content" and value.get("tool_calls")):
             raise BadValue("missing_column", f"{place}.{key}")
@@ -118,7 +80,7 @@ def _train(value: Mapping[str, Any], place: str) -> bool | None:
 
 
 def messages_of(value: Any, column: str) -> tuple[Message, ...]:
-    parts = _list(value, column)
+    parts = list_of(value, column)
     if not parts:
         raise BadValue("empty", column)
     return tuple(message_of(part, f"{column}[{index}]") for index, part in enumerate(parts))
@@ -149,7 +111,7 @@ def _tools(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
             raise BadValue("broken_json", "tools") from None
     if value is None:
         return ()
-    if not all(isinstance(tool, dict) for tool in _list(value, "tools")):
+    if not all(isinstance(tool, dict) for tool in list_of(value, "tools")):
         raise BadValue("wrong_value", "tools must be objects")
     return tuple(value)
 
@@ -159,7 +121,7 @@ def _template_kwargs(row: Mapping[str, Any]) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise BadValue("wrong_value", f"chat_template_kwargs is {_kind(value)}")
+        raise BadValue("wrong_value", f"chat_template_kwargs is {kind_of_value(value)}")
     return value
 
 
@@ -189,7 +151,7 @@ def _side(value: Any, column: str, role: Role) -> tuple[Message, ...]:
     if isinstance(value, str):
         return (Message(role, text_of(value, column)),)
     if not isinstance(value, dict | list):
-        raise BadValue("not_text", f"{column} is {_kind(value)}")
+        raise BadValue("not_text", f"{column} is {kind_of_value(value)}")
     return messages_of([value] if isinstance(value, dict) else value, column)
 
 
@@ -213,7 +175,7 @@ def _alpaca(row: Mapping[str, Any], source: Source, extra: Mapping[str, Any]) ->
     messages: list[Message] = []
     if system := _optional_text(row, "system"):
         messages.append(Message("system", system))
-    for index, turn in enumerate(_list(row.get("history") or [], "history")):
+    for index, turn in enumerate(list_of(row.get("history") or [], "history")):
         if not isinstance(turn, list) or len(turn) != 2:
             raise BadValue("wrong_value", f"history[{index}] is not a pair of question and answer")
         messages.append(Message("user", text_of(turn[0], f"history[{index}][0]")))
@@ -227,7 +189,7 @@ def _alpaca(row: Mapping[str, Any], source: Source, extra: Mapping[str, Any]) ->
 
 
 def _sharegpt(row: Mapping[str, Any], source: Source, extra: Mapping[str, Any]) -> Made:
-    parts = _list(row["conversations"], "conversations")
+    parts = list_of(row["conversations"], "conversations")
     if not parts:
         raise BadValue("empty", "conversations")
     messages = [_sharegpt_turn(part, f"conversations[{index}]") for index, part in enumerate(parts)]
@@ -240,7 +202,7 @@ def _sharegpt(row: Mapping[str, Any], source: Source, extra: Mapping[str, Any]) 
 
 def _sharegpt_turn(part: Any, place: str) -> Message:
     if not isinstance(part, dict):
-        raise BadValue("wrong_value", f"{place} is {_kind(part)}, not an object with from and value")
+        raise BadValue("wrong_value", f"{place} is {kind_of_value(part)}, not an object with from and value")
     if "role" in part:  # OpenAI's keys under ShareGPT's column
         return message_of(part, place)
     for key in ("from", "value"):
@@ -311,7 +273,7 @@ def _number(row: Mapping[str, Any], column: str, default: float) -> float:
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BadValue("wrong_value", f"{column} is {_kind(value)}")
+        raise BadValue("wrong_value", f"{column} is {kind_of_value(value)}")
     return float(value)
 
 
@@ -363,6 +325,11 @@ FORMS: dict[str, Form] = {
     "sharegpt": Form(("conversations",), ("system", *_CHAT_OPTIONS), _sharegpt),
     "preference": Form(("chosen", "rejected"), ("prompt", "margin", "weight", "noise", *_CHAT_OPTIONS), _preference),
     "prompt": Form(("prompt",), _CHAT_OPTIONS, _prompt),
+    "labelled": Form(("text", "label"), (), taskforms.labelled),
+    "text_pair": Form(("sentence1", "sentence2", "label"), (), taskforms.text_pair),
+    "spans": Form(("text", "spans"), (), taskforms.tagged),
+    "tokens": Form(("tokens", "ner_tags"), (), taskforms.tokens),
+    "squad": Form(("question", "context", "answers"), ("is_impossible",), taskforms.question),
 }
 # "prompt" is for methods that need no answers: elsewhere a file that lost its answers must not pass for one
 DETECTED = tuple(name for name in FORMS if name != "prompt")

@@ -6,13 +6,14 @@ No torch. Memory does not grow with the file but for 8 bytes a record (and Pytho
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from tomoni.data.badrows import BadRow, BadValue, bad_rows_error
 from tomoni.data.files import RawRow, rows_of
 from tomoni.data.forms import DETECTED, FORMS, content_id
+from tomoni.data.taskforms import expanded
 from tomoni.errors import DataError, did_you_mean
 from tomoni.records import Record, Source
 
@@ -25,7 +26,8 @@ class Reading:
     `form` (the forms found, joined by ", "), `bad` and `counts` (rows, kept, repeated, and bad by reason) are complete
     when the iteration is. With `on_bad_rows="stop"` the first bad row ends the records, the rest of the files is
     still looked through, and one DataError names the bad rows. `prompts` says that answers are not needed: a file that
-    has only prompts is then what it should be.
+    has only prompts is then what it should be. `wanted` are the forms that a method learns from: they decide where a row
+    has the columns of a form and of one that needs more. `check` raises BadValue for a record that is not to be used.
     """
 
     def __init__(
@@ -36,6 +38,8 @@ class Reading:
         columns: Mapping[str, str] | None = None,
         on_bad_rows: OnBadRows = "stop",
         prompts: bool = False,
+        wanted: Sequence[str] = (),
+        check: Callable[[Record], None] = lambda record: None,
     ) -> None:
         if form is not None and form not in FORMS:
             raise DataError(f"unknown form {form!r}{did_you_mean(form, list(FORMS))}", choices=list(FORMS))
@@ -44,6 +48,8 @@ class Reading:
             raise DataError("no data file is named", next_step="set train_file")
         self.asked = form
         self.prompts = prompts
+        self.wanted = tuple(wanted)
+        self.check = check
         self.columns = dict(columns or {})
         known = sorted({name for asked in ([form] if form else FORMS) for name in (*FORMS[asked].columns, "id")})
         for name in self.columns:
@@ -70,7 +76,7 @@ class Reading:
     def __iter__(self) -> Iterator[Record]:
         self._reset()
         for path in self.paths:
-            for raw in rows_of(path):
+            for raw in self._rows(path):
                 self.counts["rows"] += 1
                 try:
                     record = self._record(raw)
@@ -90,6 +96,13 @@ class Reading:
         if not self.counts["kept"]:
             raise bad_rows_error(self.bad, good=0)
 
+    def _rows(self, path: Path) -> Iterator[RawRow]:
+        number = 1
+        for raw in rows_of(path):
+            for each in expanded(raw, number):
+                number += each is not raw
+                yield each
+
     def _note(self, raw: RawRow, fault: BadValue) -> None:
         self.bad.append(BadRow(raw.file, raw.line, raw.offset, fault.reason, fault.detail, raw.excerpt))
         self.counts[fault.reason] += 1
@@ -98,7 +111,9 @@ class Reading:
         if raw.fault:
             raise raw.fault
         if raw.file not in self.forms:
-            self.forms[raw.file] = self.asked or detect(mapped(raw, self.columns), raw.file, prompts=self.prompts)
+            self.forms[raw.file] = self.asked or detect(
+                mapped(raw, self.columns), raw.file, prompts=self.prompts, wanted=self.wanted
+            )
         form = FORMS[self.forms[raw.file]]
         row = mapped(raw, self.columns)
         for column in form.needs:
@@ -107,6 +122,7 @@ class Reading:
                 raise BadValue("missing_column", f"{self.columns.get(column, column)}; the row has {there}")
         extra = {key: value for key, value in row.items() if key not in form.columns and key != "id"}
         made = form.make(row, Source(raw.file, raw.line), extra)
+        self.check(made.build(""))
         return made.build(self._id(row.get("id"), made.content))
 
     def _id(self, own: Any, content: Any) -> str:
@@ -143,9 +159,11 @@ def mapped(raw: RawRow, columns: Mapping[str, str]) -> dict[str, Any]:
     return row
 
 
-def detect(row: Mapping[str, Any], file: str, *, prompts: bool = False) -> str:
-    """The one form whose columns the row has; several or none is an error that says how to choose."""
+def detect(row: Mapping[str, Any], file: str, *, prompts: bool = False, wanted: Sequence[str] = ()) -> str:
+    """The one form whose columns the row has; several or none is an error that says how to choose. Of a form and one
+    that needs further columns the latter is meant, unless only the former is `wanted`."""
     found = [name for name in DETECTED if all(column in row for column in FORMS[name].needs)]
+    found = [name for name in found if not _is_part(name, found, wanted)]
     if "unpaired" in found:  # a truth value tells it from prompts and completions with a column of that name
         found.remove("prompt_completion" if isinstance(row["label"], bool) else "unpaired")
     if len(found) == 1:
@@ -164,12 +182,29 @@ def detect(row: Mapping[str, Any], file: str, *, prompts: bool = False) -> str:
     )
 
 
+def _is_part(name: str, found: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether another form that fits is the one that is meant."""
+    needs = set(FORMS[name].needs)
+    for other in found:
+        theirs = set(FORMS[other].needs)
+        if name == "prompt_completion" or other == "prompt_completion":
+            continue  # told from a thumb by what stands in the column
+        if needs < theirs and not (name in wanted and other not in wanted):
+            return True
+        if theirs < needs and other in wanted and name not in wanted:
+            return True
+    return False
+
+
 # columns of well-known files and what they hold
 _KNOWN = (
     ({"instruction", "context", "response"}, "form: alpaca with columns: {input: context, output: response}"),
     ({"instruction", "response"}, "form: alpaca with columns: {output: response}"),
     ({"prompt", "response"}, "form: prompt_completion with columns: {completion: response}"),
     ({"question", "answer"}, "form: prompt_completion with columns: {prompt: question, completion: answer}"),
+    ({"text", "category"}, "form: labelled with columns: {label: category}"),
+    ({"text", "entities"}, "form: spans with columns: {spans: entities}"),
+    ({"premise", "hypothesis", "label"}, "form: text_pair with columns: {sentence1: premise, sentence2: hypothesis}"),
     (
         {"prompt"},
         "a completion column is missing, or chosen and rejected; prompts alone are for bestofn, grpo, rloo and ppo",
@@ -195,6 +230,10 @@ def read(
     columns: Mapping[str, str] | None = None,
     on_bad_rows: OnBadRows = "stop",
     prompts: bool = False,
+    wanted: Sequence[str] = (),
+    check: Callable[[Record], None] = lambda record: None,
 ) -> Reading:
     """Records of the files (JSONL, JSON, CSV, TSV, Parquet, text), in the form given or detected by the columns."""
-    return Reading(paths, form=form, columns=columns, on_bad_rows=on_bad_rows, prompts=prompts)
+    return Reading(
+        paths, form=form, columns=columns, on_bad_rows=on_bad_rows, prompts=prompts, wanted=wanted, check=check
+    )

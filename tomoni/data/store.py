@@ -26,7 +26,7 @@ from tomoni.errors import DataError, DiskError
 from tomoni.records import Record
 from tomoni.rows import Item, Row
 
-FORMAT = 4  # of the files and of what records become: raise it whenever the same record gives other rows
+FORMAT = 5  # of the files and of what records become: raise it whenever the same record gives other rows
 SHOWN = 20
 
 

@@ -106,6 +106,11 @@ class Stream:
         """The items of one step; the same however often and in whatever order it is asked."""
         return [self.store[index] for index in self.positions(step)]
 
+    def epochs(self, step: int) -> list[int]:
+        """In which epoch each of the step's items is seen."""
+        first = step * self.batch_size
+        return [position // self.size for position in range(first, min(first + self.batch_size, self.limit))]
+
     def epoch(self, step: int) -> float:
         """How many epochs have been seen when the step has been taken."""
         return min((step + 1) * self.batch_size, self.limit) / self.size

@@ -32,6 +32,11 @@ FILES = (
     "tokenizer.model",
     "spiece.model",
 )
+# of a BertJapaneseTokenizer: how it cuts words and parts of them
+WORDS = (
+    "do_lower_case", "word_tokenizer_type", "subword_tokenizer_type", "mecab_kwargs", "sudachi_kwargs", "jumanpp_kwargs",
+    "do_word_tokenize", "do_subword_tokenize",
+)  # fmt: skip
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
@@ -88,6 +93,9 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     made = hashlib.sha256()
     backend = getattr(tokenizer, "backend_tokenizer", None)
     made.update(backend.to_str().encode() if backend is not None else json.dumps(tokenizer.get_vocab()).encode())
+    if backend is None:  # BertJapaneseTokenizer: how words are cut decides tokens as much as the vocabulary
+        words = {name: getattr(tokenizer, name, None) for name in WORDS}
+        made.update(json.dumps(words, sort_keys=True, default=str).encode())
     specials = {name: str(value) for name, value in tokenizer.special_tokens_map.items()}
     made.update(json.dumps(specials, sort_keys=True).encode())
     return made.hexdigest()

@@ -42,11 +42,13 @@ def train_tokenizer(
     pre_tokenizer: Literal["gpt2", "qwen2"] = "qwen2",
     split_scripts: bool = False,
     special_tokens: Sequence[str] = SPECIAL_TOKENS,
+    framed: bool = False,
 ) -> PreTrainedTokenizerBase:
     """A tokenizer of at most `vocab_size` tokens, special ones (ids from 0) and the 256 bytes included.
 
     With `split_scripts` no token is learnt that joins hiragana, katakana and kanji, so that a name keeps its tokens
     whatever particle follows it. This shapes what is learnt only: the tokenizer itself splits as `pre_tokenizer` says.
+    `framed`: a text is given as an encoder reads it, with a token before and one behind.
     The same documents in the same order give the same tokenizer. `<|endoftext|>` ends documents and the chat template
     is ChatML. Raises ConfigError where the vocabulary cannot hold the bytes and special tokens, or no text comes.
     """
@@ -80,7 +82,20 @@ def train_tokenizer(
     backend.decoder = decoders.ByteLevel()
     if not counted.characters:
         raise ConfigError("there is no text to train a tokenizer on", next_step="check train_file")
+    if framed:
+        _frame(backend)
     return _wrapped(backend, special_tokens)
+
+
+def _frame(backend: Any) -> None:
+    from tokenizers import processors
+
+    first, last = ROLES_OF_TOKENS["cls_token"], ROLES_OF_TOKENS["sep_token"]
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{first} $A {last}",
+        pair=f"{first} $A {last} $B:1 {last}:1",
+        special_tokens=[(token, backend.token_to_id(token)) for token in (first, last)],
+    )
 
 
 class _Counted:

@@ -146,11 +146,12 @@ def collate(
     targets = [
         (row.tokens if row.targets is None else row.targets)[places] for row, places in zip(rows, trained, strict=True)
     ]
+    targets_P = _tensor(np.concatenate(targets).astype(np.int64), device)
     return MicroBatch(
         items=tuple(items),
         tiles=tuple(tiles),
-        targets_P=_tensor(np.concatenate(targets).astype(np.int64), device),
-        rows=_columns(items, rows, trained, device),
+        targets_P=targets_P,
+        rows=_columns(items, rows, trained, targets_P, device),
     )
 
 
@@ -232,7 +233,11 @@ def _tile(
 
 
 def _columns(
-    items: Sequence[Item], rows: Sequence[Row], trained: Sequence[NDArray[np.intp]], device: torch.device
+    items: Sequence[Item],
+    rows: Sequence[Row],
+    trained: Sequence[NDArray[np.intp]],
+    targets_P: Tensor,
+    device: torch.device,
 ) -> Rows:
     item_of = np.repeat(np.arange(len(items)), [len(item.rows) for item in items])
     scale = [item.weight for item in items for _ in item.rows]
@@ -260,6 +265,8 @@ def _columns(
         returns_P=flat(lambda row: row.returns),
         values_P=flat(lambda row: row.values),
         label_N=_labels(rows, device),
+        targets_P=targets_P,
+        place_P=_tensor(np.concatenate(trained).astype(np.int64), device),
     )
 
 

@@ -21,6 +21,7 @@ from tomoni.errors import ConfigError
 Likeliest = tuple[tuple[int, float], ...]
 
 BLOCK = 128  # tokens whose weights are summed before one is looked for among them
+SMALL, SMALLEST = 1e-2, 1e-30  # temperatures: from where on logits may overflow, and what float32 can divide by
 LIKELIEST = 256  # tokens among which a nucleus nearly always lies; ordering them takes a tenth of ordering all
 
 
@@ -103,7 +104,11 @@ def choose(
 
 def distribution(logits_NV: Tensor, how: Sampling) -> Tensor:
     """float [N, V]: probabilities after temperature and cuts, not yet summing to 1."""
-    logits_NV = logits_NV.float() / how.temperature
+    logits_NV = logits_NV.float()
+    if how.temperature < SMALL:  # the largest becomes 0, so that none becomes infinite
+        logits_NV = (logits_NV - logits_NV.max(-1, keepdim=True).values) / max(how.temperature, SMALLEST)
+    else:
+        logits_NV = logits_NV / how.temperature
     if 0 < how.top_k < logits_NV.shape[-1]:
         least_N1 = logits_NV.topk(how.top_k, dim=-1).values[:, -1:]
         logits_NV = logits_NV.masked_fill(logits_NV < least_N1, float("-inf"))
@@ -167,7 +172,9 @@ def _nucleus(probabilities_NV: Tensor, top_p: float) -> Tensor:
 def _until(ordered_NK: Tensor, top_p: float) -> Tensor:
     """Probabilities, the likeliest first: 0 behind those that reach `top_p` together."""
     before_NK = ordered_NK.cumsum(-1) - ordered_NK
-    return ordered_NK.masked_fill(before_NK >= top_p, 0)
+    behind_NK = before_NK >= top_p
+    behind_NK[..., 0] = False  # also where float32 takes `top_p` for 0
+    return ordered_NK.masked_fill(behind_NK, 0)
 
 
 def _penalised(

@@ -29,6 +29,7 @@ from tomoni.engine.frozen import Below, lowest_trained, without_draws
 from tomoni.engine.head import target_logprobs
 from tomoni.engine.lanes import added, deal, how_many, side_by_side
 from tomoni.engine.memory import fitting, naming_memory
+from tomoni.engine.pooling import pooled
 from tomoni.engine.reference import Reference
 from tomoni.engine.setup import (
     EngineSettings,
@@ -48,6 +49,7 @@ from tomoni.rows import Float32, Item, Row
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from tomoni.engine.kept import KeptOutputs
     from tomoni.engine.sampler import Sampler
 
 # tokens of a micro-batch to begin with; out of memory halves it. On a CPU more brings nothing and costs cache.
@@ -91,6 +93,7 @@ class Engine:
         self.trained = dict(trained)
         self.frozen_layers = lowest_trained(self.forward, list(trained.values()))  # the lowest ones
         self.below: Below | None = None  # see keep_frozen
+        self.kept_rows: KeptOutputs | None = None  # of a body that is not trained; see `features`
         if score_head is not None:
             self.score = new_score_head(self.forward, score_head, cfg.seed, self.device)
             self.trained |= {f"score.{name}": weight for name, weight in self.score.named_parameters()}
@@ -366,19 +369,14 @@ class Engine:
     def _outputs(self, batch: MicroBatch) -> Outputs:
         spec, forward = self.score_spec, self.forward
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            if spec is not None and spec.per == "row" and spec.pool == "last" and not len(batch.targets_P):
+            if spec is not None and spec.per == "row" and spec.pool != "mean" and not len(batch.targets_P):
                 none_P = torch.zeros(0, device=self.device)
-                return Outputs(none_P, none_P, scores_N=self._scored(forward.lasts(batch)))
+                at_N = forward.lasts(batch) if spec.pool == "last" else forward.firsts(batch)
+                return Outputs(none_P, none_P, scores_N=self._scored(at_N))
             # where the head stands on the last hidden states, a score for each trained position does too
             whole = spec is not None and not (spec.per == "token" and forward.split)
             before_head_P, hidden = forward.trained(batch, with_hidden=whole)
-            logprobs_P, correct_P = target_logprobs(
-                forward.head,
-                before_head_P,
-                batch.targets_P,
-                vocabulary=forward.vocabulary,
-                temperature=self.temperature,
-            )
+            logprobs_P, correct_P = self._of_tokens(before_head_P, batch)
         if spec is None:
             return Outputs(logprobs_P, correct_P)
         if spec.per == "token":
@@ -388,9 +386,19 @@ class Engine:
                 states_PD = in_order(states, batch)
             return Outputs(logprobs_P, correct_P, scores_P=self._scored(states_PD))
         tiles = [(states, tile) for states, tile in zip(hidden, batch.tiles, strict=True) if tile.rows]
-        pooled = [_pool(hidden_NTD, tile.lengths_N.to(self.device), spec.pool) for hidden_NTD, tile in tiles]
-        order = torch.tensor([index for _, tile in tiles for index in tile.rows], device=self.device)
-        return Outputs(logprobs_P, correct_P, scores_N=self._scored(torch.cat(pooled)[torch.argsort(order)]))
+        return Outputs(logprobs_P, correct_P, scores_N=self._scored(pooled(tiles, spec.pool)))
+
+    def _of_tokens(self, before_head_P: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the targets; none where the model is a body, whose head scores."""
+        if not self.forward.predicts_tokens:
+            return torch.zeros(0, device=self.device), torch.zeros(0, device=self.device)
+        return target_logprobs(
+            self.forward.head,
+            before_head_P,
+            batch.targets_P,
+            vocabulary=self.forward.vocabulary,
+            temperature=self.temperature,
+        )
 
     def _scored(self, states_QD: Tensor) -> Tensor:
         """In float32: two answers whose scores differ by less than bfloat16 can hold are not alike."""
@@ -487,12 +495,3 @@ class Engine:
             for key, value in self.optimizer.state.get(weight, {}).items():
                 tensors[f"{key}.{name}"] = value.detach().cpu().contiguous()
         return tensors
-
-
-def _pool(hidden_NTD: Tensor, lengths_N: Tensor, how: str) -> Tensor:
-    if how == "first":
-        return hidden_NTD[:, 0]
-    if how == "last":
-        return hidden_NTD[torch.arange(len(lengths_N), device=lengths_N.device), lengths_N - 1]
-    mask_NT = torch.arange(hidden_NTD.shape[1], device=lengths_N.device)[None] < lengths_N[:, None]
-    return (hidden_NTD * mask_NT[..., None]).sum(1) / lengths_N[:, None]

@@ -8,17 +8,19 @@ decoder of our own that stands in for the body of Llama-like models on a CPU (`f
 from __future__ import annotations
 
 import contextlib
+import inspect
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from tomoni.engine import blueprint, cutting, flat
+from tomoni.engine import blueprint, cutting, flat, flatencoder
 from tomoni.engine.batch import LAUNCHING_COST, RECTANGLE_COST, Entering, MicroBatch, Tile
 from tomoni.engine.flat import FlatDecoder
+from tomoni.engine.flatencoder import FlatEncoder
 from tomoni.engine.head import Head
 from tomoni.rows import Row
 
@@ -28,12 +30,13 @@ PROBE = 7  # tokens of the trial; enough to see a window, a shift or a scaled lo
 @dataclass(frozen=True)
 class ScoreHead:
     """A linear head on hidden states: one output per row (pooled) or per trained position. It learns at `times` the rate
-    of the other weights."""
+    of the other weights. Without `bias` where the saved form has no place for one."""
 
     size: int
     per: Literal["row", "token"] = "row"
     pool: Literal["last", "mean", "first"] = "last"
     times: float = 1.0
+    bias: bool = True
 
 
 class Forward:
@@ -53,7 +56,10 @@ class Forward:
         self.causal = _is_causal(self.inner)
         self.masked = not self.causal
         self.split = False
+        self._head: Head | None = None  # of a split model; None of a body alone
+        self.takes_segments = _takes_segments(self.inner)
         self.flat: FlatDecoder | None = None
+        self.encoder: FlatEncoder | None = None  # the same for encoders
         self._cut = threading.Lock()  # held while the model runs without some of its layers
         if not self.virtual_tokens:
             self._try(own_type, keep_no_activations)
@@ -61,14 +67,18 @@ class Forward:
     @property
     def head(self) -> Head:
         """[Q, D] or what else comes `before_head` -> logits [Q, V]."""
-        head: Head = self.inner.get_output_embeddings() if self.split else _as_it_is
-        return head
+        return self._head if self.split and self._head is not None else _as_it_is
+
+    @property
+    def predicts_tokens(self) -> bool:
+        """Whether there is a head over the vocabulary; a body alone has none."""
+        return not self.split or self._head is not None
 
     @property
     def rectangle_cost(self) -> int:
         """Of one more rectangle in a micro-batch, in tokens."""
-        if self.flat is not None:
-            return flat.RECTANGLE_COST
+        if self.flat is not None or self.encoder is not None:
+            return flat.RECTANGLE_COST if self.flat is not None else flatencoder.RECTANGLE_COST
         on_cpu = next(self.model.parameters()).device.type == "cpu"
         return RECTANGLE_COST if on_cpu else LAUNCHING_COST
 
@@ -95,6 +105,15 @@ class Forward:
             return self.flat.hidden(batch.tiles, at_P=at_N)
         _, hidden = self.before_head(batch.tiles, with_hidden=True)
         return torch.cat([states.flatten(0, 1) for states in hidden])[at_N]
+
+    def firsts(self, batch: MicroBatch) -> Tensor:
+        """[N, D] after the last layer, at each row's first token."""
+        tiles = [tile for tile in batch.tiles if tile.rows]
+        order = torch.argsort(torch.tensor([index for tile in tiles for index in tile.rows]))
+        if self.encoder is not None and self.encoder.fits(tiles):
+            return self.encoder.firsts(tiles)[order.to(tiles[0].tokens_NT.device)]
+        _, hidden = self.before_head(tiles, with_hidden=True)
+        return torch.cat([states[:, 0] for states in hidden])[order.to(hidden[0].device)]
 
     def refresh(self) -> None:
         if self.flat is not None:
@@ -133,6 +152,8 @@ class Forward:
         return logits, states
 
     def _hidden(self, tiles: Sequence[Tile]) -> list[Tensor]:
+        if self.encoder is not None and self.encoder.fits(tiles):
+            return self.encoder.hidden(tiles)
         if self.flat is None or not self.flat.fits(tiles):
             return [self._body_of(tile) for tile in tiles]
         parts = self.flat.hidden(tiles).split([tile.tokens_NT.numel() for tile in tiles])
@@ -167,7 +188,8 @@ class Forward:
         return hidden
 
     def _mask(self, tile: Tile) -> dict[str, Tensor]:
-        extra = {} if tile.segments_NT is None else {"token_type_ids": tile.segments_NT}
+        segments = tile.segments_NT if self.takes_segments else None
+        extra = {} if segments is None else {"token_type_ids": segments}
         if not (self.masked and tile.padded):
             return extra
         width = tile.tokens_NT.shape[1]
@@ -184,18 +206,44 @@ class Forward:
         out = self.model(input_ids=tokens) if not self.causal else self.model(input_ids=tokens, use_cache=False)
         if not hasattr(out, "logits"):  # a body without a head: what is asked of it are scores
             self.split = True
+            self._try_encoder(own_type, keep_no_activations)
             return
         plain = out.logits
         if self.causal:
             shorter = self.model(input_ids=tokens[:, : PROBE - 3], use_cache=False).logits
             self.masked = not same(shorter, plain[:, : PROBE - 3])
-        try:
-            split = self.inner.get_output_embeddings()(self._body(tokens))
-            self.split = split.shape == plain.shape and same(split, plain)
-        except (AttributeError, TypeError, RuntimeError):
-            self.split = False  # no such parts in this architecture: the plain pass is always there
-        if self.split and own_type and not self.masked:
+        for head in _heads(self.inner):
+            try:
+                split = head(self._body(tokens))
+            except (AttributeError, TypeError, RuntimeError):
+                continue  # no such parts in this architecture: the plain pass is always there
+            if split.shape == plain.shape and same(split, plain):
+                self.split, self._head = True, head
+                break
+        if self.split and not self.causal:
+            self._try_encoder(own_type, keep_no_activations)
+        elif self.split and own_type and not self.masked:
             self._try_flat(tokens, keep_no_activations)
+
+    def _try_encoder(self, own_type: bool, keep_no_activations: bool) -> None:
+        """On rows of two lengths, and two segments where the model knows them. Not where activations are computed again:
+        the model's own code does that."""
+        encoder = flatencoder.read(self.inner) if own_type and not keep_no_activations else None
+        if encoder is None:
+            return
+        device = next(self.model.parameters()).device
+        tokens = ((torch.arange(2 * PROBE, device=device) * 7 + 1) % self.vocabulary).view(2, PROBE)
+        segments = (torch.arange(PROBE, device=device) > 3).long().expand(2, -1).contiguous()
+        tile = replace(trial_tile(tokens, [PROBE, PROBE - 2]), segments_NT=segments if self.takes_segments else None)
+        expected = self._body_of(tile)
+        try:
+            (found,) = encoder.hidden([tile])
+            firsts = encoder.firsts([tile])
+        except (AttributeError, TypeError, RuntimeError):
+            return  # an architecture that only looks like BERT
+        alike = all(same(found[row, :length], expected[row, :length]) for row, length in enumerate((PROBE, PROBE - 2)))
+        if alike and same(firsts, expected[:, 0]):
+            self.encoder = encoder
 
     def _try_flat(self, tokens_NT: Tensor, keep_no_activations: bool) -> None:
         weights = list(self.inner.parameters())
@@ -255,6 +303,32 @@ def _as_it_is(before_head_Q: Tensor) -> Tensor:
 def same(one: Tensor, other: Tensor) -> bool:
     """Whether two ways of computing differ by no more than rounding."""
     return torch.allclose(one.float(), other.float(), rtol=1e-3, atol=1e-4 * float(other.abs().max().clamp(min=1)))
+
+
+def _heads(model: Any) -> Iterator[Head]:
+    """What may stand behind the body: the output layer alone, or with what comes before it in masked models (Devlin et
+    al. 2019, appendix: a dense layer and a norm)."""
+    if (output := model.get_output_embeddings()) is not None:
+        yield output
+    for name in ("cls", "lm_head", "predictions"):
+        part = getattr(model, name, None)
+        if isinstance(part, nn.Module) and part is not output:
+            yield part
+    if hasattr(model, "generator_predictions"):  # ELECTRA
+        yield lambda hidden: model.generator_lm_head(model.generator_predictions(hidden))
+    if hasattr(model, "vocab_transform"):  # DistilBERT
+        yield lambda hidden: model.vocab_projector(
+            model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
+        )
+    if hasattr(model, "head") and hasattr(model, "decoder"):  # ModernBERT
+        yield lambda hidden: model.decoder(model.head(hidden))
+
+
+def _takes_segments(model: Any) -> bool:
+    """Whether the model tells two segments apart."""
+    body = getattr(model, "base_model", model)
+    takes = "token_type_ids" in inspect.signature(body.forward).parameters
+    return takes and getattr(model.config, "type_vocab_size", 0) > 1
 
 
 def without_adapter(model: nn.Module) -> Any:

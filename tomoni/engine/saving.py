@@ -40,9 +40,9 @@ def save_model(
     model.generation_config = generation_config(model, tokenizer)
     said = model.config.dtype
     with quiet():
-        model.save_pretrained(folder, state_dict=_rounded(model, getattr(torch, dtype)), max_shard_size=SHARD)
+        model.save_pretrained(folder, state_dict=rounded(model, getattr(torch, dtype)), max_shard_size=SHARD)
     model.config.dtype = said  # transformers leaves a string there
-    _say_dtype(folder / "config.json", dtype)
+    say_dtype(folder / "config.json", dtype)
     tokenizer.save_pretrained(folder)
 
 
@@ -130,7 +130,7 @@ def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         )
 
 
-def _rounded(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
+def rounded(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
     """The state dict in `dtype`; tied weights stay one tensor, so that they are written once."""
     made: dict[tuple[int, torch.Size], Tensor] = {}
     rounded = {}
@@ -142,7 +142,7 @@ def _rounded(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
     return rounded
 
 
-def _say_dtype(path: Path, dtype: Dtype) -> None:
+def say_dtype(path: Path, dtype: Dtype) -> None:
     """transformers writes the type of the model in memory; a reader allocates by what is said here."""
     settings = json.loads(path.read_text(encoding="utf-8"))
     for part in (settings, *(inner for inner in settings.values() if isinstance(inner, dict))):

@@ -67,7 +67,7 @@ def load_body(located: Located, *, attn_implementation: models.Attention = "sdpa
         return models.load(located, attn_implementation=attn_implementation)
     if located.base is not None:
         raise ModelError(f"{located.name} is an adapter on an encoder", next_step="merge it first")
-    return _encoder(located.folder, attn_implementation)
+    return load_encoder(located.folder, attn_implementation)
 
 
 def save(engine: Engine, tokenizer: PreTrainedTokenizerBase, folder: Path, *, scale: Scale, max_length: int) -> None:
@@ -86,7 +86,7 @@ def save(engine: Engine, tokenizer: PreTrainedTokenizerBase, folder: Path, *, sc
         save_file({"weight": head.weight.detach().cpu().contiguous()}, folder / HEAD)
     else:
         models.check_tokenizer(plain, tokenizer)
-        classifier = _as_classifier(plain, head, tokenizer)
+        classifier = as_classifier(plain, head, tokenizer)
         with models.quiet():
             classifier.save_pretrained(folder)
     about = About(encoder, spec.pool, scale.gain, scale.gain * bias + scale.bias, max_length)
@@ -107,9 +107,9 @@ def open_scorer(folder: Path, cfg: EngineSettings) -> tuple[Engine, About]:
     about = read_about(folder)
     located = Located(str(folder), folder, None, {})
     if about.encoder:
-        model, weight = _encoder(folder, "sdpa"), load_file(folder / HEAD)["weight"]
+        model, weight = load_encoder(folder, "sdpa"), load_file(folder / HEAD)["weight"]
     else:
-        model, weight = _decoder(folder)
+        model, weight = load_decoder(folder)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     engine = Engine(model, trained={}, cfg=cfg, score_head=ScoreHead(1, "row", about.pool))
@@ -141,9 +141,15 @@ def read_about(folder: Path) -> About:
     return found
 
 
-def _as_classifier(model: Any, head: nn.Linear, tokenizer: PreTrainedTokenizerBase) -> Any:
+def as_classifier(
+    model: Any, head: nn.Linear, tokenizer: PreTrainedTokenizerBase, names: Sequence[str] | None = None
+) -> Any:
+    """A decoder as transformers' …ForSequenceClassification, with the head in it; `names` of the classes."""
     config = copy.deepcopy(model.config)
-    config.num_labels = 1
+    config.num_labels = head.out_features
+    if names is not None:
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: number for number, name in enumerate(names)}
     config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     kind: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     if kind is None:
@@ -166,10 +172,10 @@ def _as_classifier(model: Any, head: nn.Linear, tokenizer: PreTrainedTokenizerBa
     return made.eval()
 
 
-def _decoder(folder: Path) -> tuple[Any, torch.Tensor]:
+def load_decoder(folder: Path) -> tuple[Any, torch.Tensor]:
     """The body, with the embeddings as its unused head, and the score head's weight [1, D]."""
     settings = read_json(folder / "config.json")
-    tensors = _tensors(folder)
+    tensors = tensors_of(folder)
     weight = tensors.pop("score.weight", None)
     if weight is None:
         raise ModelError(f"{folder} has no score.weight", next_step=models.DAMAGED)
@@ -177,13 +183,13 @@ def _decoder(folder: Path) -> tuple[Any, torch.Tensor]:
     return models.fill(models.config_of(language_model, folder), tensors, folder).eval(), weight.float()
 
 
-def _encoder(folder: Path, attn_implementation: models.Attention) -> Any:
+def load_encoder(folder: Path, attn_implementation: models.Attention) -> Any:
     settings = read_json(folder / "config.json")
     models.refuse(settings, folder)
     config = models.encoder_config(settings, folder)
     kind: Any = MODEL_MAPPING[type(config)]
     config._attn_implementation = attn_implementation if kind._supports_sdpa else "eager"
-    tensors = _tensors(folder)
+    tensors = tensors_of(folder)
     try:
         with models.quiet():
             model, info = kind.from_pretrained(
@@ -198,7 +204,9 @@ def _encoder(folder: Path, attn_implementation: models.Attention) -> Any:
         raise ModelError(
             f"{folder} cannot be built from its config.json: {first_line(problem)}", next_step=models.DAMAGED
         ) from problem
-    missing = [name for name in info["missing_keys"] if "pooler" not in name]  # we pool ourselves
+    if isinstance(getattr(model, "pooler", None), nn.Module):
+        model.pooler = None  # we pool ourselves; one that the weights lack would be drawn at random
+    missing = [name for name in info["missing_keys"] if "pooler" not in name]
     if missing or info["mismatched_keys"]:
         raise ModelError(
             f"the weights in {folder} do not fit its config.json: missing {missing[:4]}, "
@@ -208,5 +216,5 @@ def _encoder(folder: Path, attn_implementation: models.Attention) -> Any:
     return model.eval()
 
 
-def _tensors(folder: Path) -> dict[str, torch.Tensor]:
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for path in models.weight_files(folder) for name, tensor in models.read_tensors(path).items()}

@@ -104,10 +104,11 @@ def new_score_head(forward: Forward, spec: ScoreHead, seed: int, device: torch.d
     width = forward.inner.config.get_text_config().hidden_size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw_key(seed, 0, -1))
-        head = nn.Linear(width, spec.size)
+        head = nn.Linear(width, spec.size, bias=spec.bias)
         # a value that is wrong at random would be noise in the first advantages; a score has nothing to be wrong about
         nn.init.normal_(head.weight, std=0.0 if spec.per == "token" else 1 / (width + 1) ** 0.5)
-        nn.init.zeros_(head.bias)
+        if head.bias is not None:
+            nn.init.zeros_(head.bias)
     return head.to(device)
 
 

@@ -201,13 +201,14 @@ def _adapter_config(model: PreTrainedModel, part: TrainedPart) -> PeftConfig:
             prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB,
         )
     linear = _linear_names(model)
+    task = TaskType.CAUSAL_LM if hasattr(model, "prepare_inputs_for_generation") else TaskType.FEATURE_EXTRACTION
     if part.train == "ia3":
         targets = _ia3_targets(model, linear, part)
         feedforward = [name for name in targets if name.rsplit(".", 1)[-1] in (*IA3_FEEDFORWARD, "c_proj")]
-        return IA3Config(task_type=TaskType.CAUSAL_LM, target_modules=targets, feedforward_modules=feedforward)
+        return IA3Config(task_type=task, target_modules=targets, feedforward_modules=feedforward)
     targets = list(linear) if part.lora_target_modules == ("all-linear",) else _given_targets(model, linear, part)
     return LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
+        task_type=task,
         r=part.lora_r,
         lora_alpha=part.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=part.lora_dropout,

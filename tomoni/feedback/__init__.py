@@ -1,1 +1,1 @@
-"""What people say about answers: kept, weighed, asked for, and given back to them. No torch."""
+"""What people say: the store of their judgements, what these resolve to, who can be trusted, what to ask next. No torch."""

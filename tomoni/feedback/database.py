@@ -100,8 +100,16 @@ def _open_sqlite(path: Path, mode: str) -> sqlite3.Connection:
 
 _EVERY = (f"busy_timeout={BUSY_MS}", "foreign_keys=ON", "mmap_size=0", "trusted_schema=OFF")
 _PRAGMAS = {
-    # secure_delete: what is erased is overwritten; checkpoints are ours to make, so that their errors are seen
-    "rwc": (*_EVERY, "journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "wal_autocheckpoint=0"),
+    # checkpoints are ours to make, so that their errors are seen; a log that begins anew is cut, so that its size says
+    # how much is in it
+    "rwc": (
+        *_EVERY,
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "secure_delete=ON",
+        "wal_autocheckpoint=0",
+        "journal_size_limit=0",
+    ),
     "ro": (*_EVERY, "query_only=ON"),
 }
 

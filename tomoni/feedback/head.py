@@ -32,7 +32,8 @@ __all__ = ["Cavity", "Head", "Prior", "Space", "calibrated"]
 Prior = Literal["evidence", "cv"] | float
 
 USUAL_GAP = 2.0  # standard deviation of the gaps that people are asked about, before anything is known
-GAP_SPREAD = 1.0  # of its logarithm
+USUAL_SCALE = USUAL_GAP / 2**0.5  # of the prior, where answers have a variance of 1
+GAP_SPREAD = 1.0  # of the usual gap's logarithm
 WIDEST = 3.0  # the search for s0 goes that far to both sides, in units of the logarithm
 FOLDS = 5
 MOST_STEPS = 60
@@ -71,8 +72,8 @@ class Head:
     length: int | None = None
 
     @classmethod
-    def blank(cls, dimensions: int, *, scale: float = 0.25, length: int | None = None) -> Head:
-        """Before the first label."""
+    def blank(cls, dimensions: int, *, scale: float = USUAL_SCALE, length: int | None = None) -> Head:
+        """Before the first label; by default for a Space whose components are not whitened."""
         return cls(np.zeros(dimensions), np.eye(dimensions) * scale**2, scale, length=length)
 
     @classmethod
@@ -94,14 +95,15 @@ class Head:
         """
         deltas_ND, y_N, weights_N, channel = _read(deltas_ND, y_N, weights_N, noise_N, channel)
         if len(y_N) == 0:
-            head = cls.blank(deltas_ND.shape[1], length=length)
-            return replace(head, scale=float(prior)) if isinstance(prior, float) else head
+            scale = float(prior) if isinstance(prior, int | float) else USUAL_SCALE
+            return cls.blank(deltas_ND.shape[1], scale=scale, length=length)
         labels = _Labels(deltas_ND, y_N, weights_N, channel)
-        mode_D = np.zeros(deltas_ND.shape[1]) if start is None else start.w_D
+        near = start if start is not None and start.labels and len(start.w_D) == deltas_ND.shape[1] else None
+        mode_D = np.zeros(deltas_ND.shape[1]) if near is None else near.w_D
         if isinstance(prior, int | float):
             scale = float(prior)
         elif prior == "evidence":
-            scale = labels.scale_by_evidence(mode_D, None if start is None or not start.labels else start.scale)
+            scale = labels.scale_by_evidence(mode_D, None if near is None else near.scale)
         else:
             scale = labels.scale_by_folds()
         mode = labels.mode(scale, mode_D)

@@ -26,10 +26,11 @@ from tomoni.feedback.workspace import Workspace
 
 T = TypeVar("T")
 TOGETHER = 256  # jobs that share a transaction at most
-# the log is brought into the database file when it has grown by so much, or after so many transactions; it is then
-# written from its start again and keeps its size
+# the log is brought into the database file where it is as long as this, or after so many transactions; while a reader
+# holds its beginning it stays long, and is not tried again at once
 WAL_BYTES = 4 << 20
 WAL_GROUPS = 250
+WAL_REST = 20
 
 
 @dataclass(slots=True)
@@ -51,8 +52,7 @@ class Writer:
         self._closing = threading.Lock()  # no job is handed over after the thread was told to end
         self._closed = False
         self._wal = workspace.database.with_name(workspace.database.name + "-wal")
-        self._wal_size = 0  # when it was last brought in
-        self._groups = 0  # transactions since then
+        self._groups = 0  # transactions since it was last brought in
         self.sequence = 0
         self.changed = threading.Condition()
         self._connect()
@@ -186,10 +186,10 @@ class Writer:
             return
         try:
             self._groups += 1
-            size = self._wal.stat().st_size
-            if size - self._wal_size >= WAL_BYTES or self._groups >= WAL_GROUPS:
+            long = self._groups >= WAL_REST and self._wal.stat().st_size >= WAL_BYTES
+            if long or self._groups >= WAL_GROUPS:
                 self.checkpoint("PASSIVE")
-                self._wal_size, self._groups = size, 0
+                self._groups = 0
         except FileNotFoundError:
             return
         except sqlite3.Error as error:

@@ -50,6 +50,8 @@ class Rows:
     returns_P: Tensor | None = None
     values_P: Tensor | None = None
     label_N: Tensor | None = None
+    targets_P: Tensor | None = None
+    place_P: Tensor | None = None  # the token of its row at which each trained position stands
 
     def sum_per_row(self, values_P: Tensor) -> Tensor:
         """[P] -> [N]"""

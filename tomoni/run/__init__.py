@@ -27,6 +27,10 @@ def start(cfg: TrainingSettings, *, on_event: Listener | None = None) -> Result:
     main thread. Raises the errors of `tomoni.errors`: among them RunError (folder in use, finished, or of another
     config), DiskError, Diverged.
     """
+    if cfg.train == "auto":
+        from tomoni.run.ladder import climb
+
+        return climb(cfg, on_event=on_event)
     from tomoni.run.runner import run
 
     return run(cfg, on_event=on_event)

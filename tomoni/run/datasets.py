@@ -17,20 +17,31 @@ from tomoni.data.read import Reading, read
 from tomoni.data.render import Renderer
 from tomoni.data.store import ItemStore, build, cache_key
 from tomoni.data.stream import Items, Stream
+from tomoni.data.tasks import TaskRenderer
 from tomoni.data.textpairs import PairRenderer
 from tomoni.data.tokenize import fingerprint
 from tomoni.durable import atomic_write
 from tomoni.errors import DataError, counted
 from tomoni.records import Record
 from tomoni.run.job import Tokenizer
-from tomoni.run.methods import Method
+from tomoni.run.methods import Method, forms_of
 from tomoni.settings.common import TrainingSettings
 from tomoni.settings.rollouts import RolloutSettings
 
+AnyRenderer = Renderer | PairRenderer | TaskRenderer
 LOOKED_AT_WITHOUT_VALIDATION = 128  # items of the training data that are measured where nothing is held out
 CANDIDATES = 8  # records for each prompt that is asked: some do not fit, some are refused
 # keys of the config that decide what the records become
-DECIDING = ("form", "columns", "on_bad_rows", "on_long_rows", "max_length", "loss_on", "validation_share")
+DECIDING = (
+    "form",
+    "columns",
+    "on_bad_rows",
+    "on_long_rows",
+    "max_length",
+    "loss_on",
+    "validation_share",
+    "class_weights",
+)
 
 
 @dataclass(frozen=True)
@@ -54,9 +65,22 @@ def cache_folder(kind: str) -> Path:
     return Path(named or f"{base}/tomoni").expanduser() / kind
 
 
-def reading(cfg: TrainingSettings, files: Sequence[str]) -> Reading:
-    prompts = isinstance(cfg, RolloutSettings)
-    return read(files, form=cfg.form, columns=cfg.columns, on_bad_rows=cfg.on_bad_rows, prompts=prompts)
+def reading(
+    cfg: TrainingSettings,
+    files: Sequence[str],
+    *,
+    check: Callable[[Record], None] = lambda record: None,
+    on_bad_rows: Literal["stop", "quarantine"] | None = None,
+) -> Reading:
+    return read(
+        files,
+        form=cfg.form,
+        columns=cfg.columns,
+        on_bad_rows=on_bad_rows or cfg.on_bad_rows,
+        prompts=isinstance(cfg, RolloutSettings),
+        wanted=forms_of(str(getattr(cfg, "method", ""))),
+        check=check,
+    )
 
 
 def text_key(cfg: TrainingSettings, settings: str) -> str:
@@ -77,13 +101,13 @@ def _key(
 
 
 def datasets(
-    cfg: TrainingSettings, method: Method, tokenizer: Tokenizer, render: Renderer | PairRenderer, quarantine: Path
+    cfg: TrainingSettings, method: Method, tokenizer: Tokenizer, render: AnyRenderer, quarantine: Path
 ) -> Datasets:
     """Raises DataError for bad rows (under "stop"), rows too long (under "stop"), and where nothing is left to train on.
     Bad rows under "quarantine" go into the file `quarantine`."""
     parts = _Parts(cfg, method, fingerprint(tokenizer), render, quarantine)
     share = cfg.validation_share
-    train = parts.store("train", cfg.train_file, lambda record: not held_out(record, share))
+    train = parts.store("train", cfg.train_file, lambda record: not held_out(record, share) and trained_on(record, cfg))
     files, chosen = cfg.validation_file or cfg.train_file, lambda record: held_out(record, share) if share else True
     validation = parts.store("validation", files, chosen) if cfg.validation_file or share else None
     items = _packed(cfg, train)
@@ -113,16 +137,32 @@ def _real(file: str) -> str:
 def held_out(record: Record, share: float) -> bool:
     """Whether a record is kept for validation: by a hash of its id, so the same ones in every run. Repeated content,
     whose ids differ in a trailing #2, #3 …, falls on one side."""
-    stem = re.sub(r"#\d+$", "", record.id)
-    number = int.from_bytes(hashlib.sha256(stem.encode()).digest()[:8], "big")
-    return number < share * 2**64
+    return _place(_stem(record)) < share
+
+
+def trained_on(record: Record, cfg: TrainingSettings) -> bool:
+    """Whether a record that is not held out belongs to the `train_share` of the data."""
+    return cfg.train_share == 1 or _place(f"{cfg.train_share_seed}/{_stem(record)}") < cfg.train_share
+
+
+def _stem(record: Record) -> str:
+    return re.sub(r"#\d+$", "", record.id)
+
+
+def _place(name: str) -> float:
+    """Between 0 and 1, by a hash."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+
+
+def _nothing_more(record: Record) -> None:
+    """Most methods can take any record that could be read."""
 
 
 class _Parts:
     """Builds the stores of a run's parts, and keeps what should be said about them."""
 
     def __init__(
-        self, cfg: TrainingSettings, method: Method, tokenizer: str, render: Renderer | PairRenderer, quarantine: Path
+        self, cfg: TrainingSettings, method: Method, tokenizer: str, render: AnyRenderer, quarantine: Path
     ) -> None:
         self.cfg = cfg
         self.method = method
@@ -135,7 +175,7 @@ class _Parts:
 
     def store(self, part: str, files: Sequence[str], chosen: Callable[[Record], bool]) -> ItemStore:
         """The items of the chosen records; made once, found again by the hash of all that decides them."""
-        rows = reading(self.cfg, files)
+        rows = reading(self.cfg, files, check=getattr(self.render, "check", _nothing_more))
         self.render.begin_part()
         made = build(
             self._kept(part, rows, chosen),
@@ -158,7 +198,7 @@ class _Parts:
         if empty:
             raise DataError(
                 f"{part}: none of the {counted(rows.counts['kept'], 'record')} falls into it",
-                next_step="choose another validation_share, or name a validation_file",
+                next_step="choose another validation_share or train_share, or name a validation_file",
             )
 
     def _nothing(self, part: str) -> str:
@@ -171,6 +211,7 @@ class _Parts:
             "left_out": dict(self.render.left_out),
             "truncated": self.render.truncated,
             "contradictions": self.render.contradictions,
+            "cut_through": getattr(self.render, "cut_through", 0),
             "bad": [row.as_dict() for row in rows.bad],
         }
 
@@ -181,6 +222,10 @@ class _Parts:
         if summary["contradictions"]:
             self.notices.append(
                 f"{part}: {counted(summary['contradictions'], 'pair')} say the opposite of an earlier one; all are kept"
+            )
+        if summary["cut_through"]:
+            self.notices.append(
+                f"{part}: {counted(summary['cut_through'], 'span')} begin or end inside a token; no tag can mark them exactly"
             )
         if summary["truncated"]:
             self.notices.append(
@@ -195,6 +240,8 @@ class _Parts:
 
     def _key(self, part: str, files: Sequence[str]) -> str:
         settings = {name: getattr(self.cfg, name, None) for name in DECIDING} | {"part": part}
+        if part == "train" and self.cfg.train_share < 1:
+            settings |= {"train_share": self.cfg.train_share, "train_share_seed": self.cfg.train_share_seed}
         template = self.render.template_sha256
         self.keys.append(_key(self.cfg, files, tokenizer=self.tokenizer, template=template, settings=settings))
         return self.keys[-1]

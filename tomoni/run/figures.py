@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tomoni.evaluate.classes import PARTS, derived
 from tomoni.evaluate.metrics import Interval, mean_interval, paired_bootstrap, wilson
 from tomoni.report import Mean, Stats
 from tomoni.run.outcome import Measured
@@ -36,13 +37,21 @@ def rows(before: Measured | None, after: Measured | None) -> list[Row]:
     there = [name for name in after.stats if name in before.stats and name not in _silent(after.stats)]
     known = [name for name in HEADINGS if name in there]
     found = [_row(name, before, after) for name in (*known, *(name for name in there if name not in known))]
-    if "mean_token_accuracy" in there:  # the loss is then that of a token
+    first, last = derived(before.stats), derived(after.stats)
+    found += [Row(DERIVED[name], number(first[name]), number(last[name])) for name in last if name in first]
+    if "mean_token_accuracy" in there and "f1" not in there:  # the loss is then that of a token of the vocabulary
         found[0] = Row("loss (nats a token)", found[0].before, found[0].after)
         found.insert(1, Row("perplexity", number(before.perplexity), number(after.perplexity)))
     if after.each_reward and len(after.each_reward) == len(before.each_reward):
         gain = paired_bootstrap(before.each_reward, after.each_reward)
         found.insert(1, Row("gain, prompt by prompt", "", _with_interval(gain)))
     return found
+
+
+def shown(stats: Stats) -> dict[str, float]:
+    """The numbers that are told of a look: without the parts that others are computed of."""
+    plain = {name: mean for name, mean in stats.finite().means().items() if not name.startswith(PARTS)}
+    return plain | {name: value for name, value in derived(stats).items() if math.isfinite(value)}
 
 
 def number(value: float) -> str:
@@ -60,7 +69,8 @@ def _silent(stats: Stats) -> set[str]:
     mean is the reward."""
     single = [name for name in stats if _of_one_reward(name)]
     quiet = {"loss", "completions/log_length", *(single if len(single) == 1 else ())}
-    return quiet if "reward" in stats else set()
+    parts = {name for name in stats if name.startswith(PARTS)}
+    return (quiet if "reward" in stats else set()) | parts
 
 
 def _of_one_reward(name: str) -> bool:
@@ -112,6 +122,13 @@ HEADINGS: dict[str, Heading] = {
     "mean_token_accuracy": Heading("tokens predicted right", _share),
     "rewards/accuracies": Heading("accuracy (95 % interval)", _sure_share),
     "accuracy": Heading("accuracy (95 % interval)", _sure_share),
+    "f1": Heading("F1", _share),
+    "precision": Heading("precision", _share),
+    "recall": Heading("recall", _share),
+    "exact_match": Heading("exact answers (95 % interval)", _sure_share),
+    "answer_f1": Heading("overlap with the answer (F1)", _share),
+    "window_accuracy": Heading("windows right", _share),
+    "mean_absolute_error": Heading("mean absolute error", _plain),
     "margin": Heading("score, better - worse", _plain),
     "mean_reward": Heading("mean score", _plain),
     "brier": Heading("Brier score", _plain),
@@ -124,4 +141,9 @@ HEADINGS: dict[str, Heading] = {
     "logps/rejected": Heading("log p, rejected", _plain),
     "odds_ratio_loss": Heading("odds ratio loss", _plain),
     "kl": Heading("reference point z0", _plain),
+}
+DERIVED = {
+    "macro_f1": "macro F1, all classes alike",
+    "pearson": "correlation (Pearson)",
+    "root_mean_square_error": "root mean square error",
 }

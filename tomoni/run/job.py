@@ -47,5 +47,6 @@ class Job:
     answer: Callable[[], list[str]] | None = None
     rewards: Rewards | None = None
     eval_rewards: Rewards | None = None  # what scores when the model is looked at; None: the same
+    more_figures: Callable[[], Mapping[str, Any]] = dict  # of the finished model, for the report
     device_type: str = "cpu"
     notices: Sequence[str] = field(default=())

@@ -43,6 +43,23 @@ def keep_frozen(cfg: TrainingSettings, engine: Engine, data: Datasets, say: Call
     return f"the {layers} are computed once and kept: {_size(needed)} in {root / name}"
 
 
+def keep_features(cfg: TrainingSettings, engine: Engine, data: Datasets) -> str | None:
+    """Have the engine keep what enters the head of each row, where the body is not trained at all."""
+    from tomoni.engine.features import name_of_store
+    from tomoni.engine.kept import KeptOutputs, make_room
+
+    if cfg.keep_frozen == "none":
+        return None
+    width = int(engine.forward.inner.config.get_text_config().hidden_size)
+    rows = len(data.train) + (len(data.looked_at) if data.looked_at_is == "validation" else 0)
+    needed, root, name = 4 * width * rows, cache_folder("kept"), name_of_store(engine)
+    room = make_room(root, name, needed)
+    if room is None:
+        return f"there is no room in {root} for the texts' features ({_size(needed)}): they are computed at every look"
+    engine.kept_rows = KeptOutputs(root / name, width=width, dtype="float32", room=room)
+    return None
+
+
 def _sees_rows_again(cfg: TrainingSettings, items: int) -> bool:
     epochs = cfg.steps * cfg.batch_size if cfg.max_steps >= 0 else items_seen(items, cfg.num_train_epochs)
     return epochs > items

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from tomoni.rewards.answered import Rewards
     from tomoni.rows import Item
 
-METHODS = ("pretrain", "sft", "dpo", "orpo", "simpo", "kto", "reward", "bestofn", "grpo", "rloo", "ppo")
+METHODS = (
+    "pretrain", "sft", "dpo", "orpo", "simpo", "kto", "reward", "bestofn", "grpo", "rloo", "ppo",
+    "classify", "regress", "tag", "span",
+)  # fmt: skip
 
 
 class Method(Protocol):

@@ -31,8 +31,10 @@ from tomoni.run.job import Job, Tokenizer
 from tomoni.run.keeping import keep_frozen
 from tomoni.run.methods import method_module
 from tomoni.run.samples import answers, samples
+from tomoni.run.tasks import prepare_task, word_renderer
 from tomoni.settings.common import TrainingSettings
 from tomoni.settings.pretrain import Config as Pretrain
+from tomoni.settings.tasks import TaskSettings
 
 if TYPE_CHECKING:
     from tomoni.hub import Located
@@ -54,12 +56,16 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
     from tomoni.engine.sampler import longest_row
     from tomoni.engine.setup import pick_device
 
+    if isinstance(cfg, TaskSettings):
+        return prepare_task(cfg, folder, tell)
     pick_device(cfg.device)
     method = method_module(_method_of(cfg))
     tell(Preparing("data"))
     held = models_held(cfg)
     start = _start(cfg, scores="score" in held)
-    render = pair_renderer(cfg, start.tokenizer) if start.encoder else _renderer(cfg, start.tokenizer)
+    masked = isinstance(cfg, Pretrain) and cfg.objective == "mlm"
+    render: Any = pair_renderer(cfg, start.tokenizer) if start.encoder else None
+    render = render or (word_renderer(cfg, start.tokenizer) if masked else _renderer(cfg, start.tokenizer))
     data = datasets.datasets(cfg, method, start.tokenizer, render, folder.root / "quarantine.jsonl")
     given, cfg = cfg, cfg.with_steps(len(data.train))
     if cfg.steps == 0:
@@ -67,6 +73,7 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
 
     tell(Preparing("model"))
     trained = chosen(_model(cfg, start, scores="score" in held), cfg, held)
+    adapter = trained.adapter and "score" not in held and not masked
     context = longest_row(trained.model)
     _require_context(context, data.longest + getattr(cfg, "max_completion_length", 0))
     another = reference_engine(cfg, start.tokenizer) if "reference" in held else None
@@ -80,7 +87,7 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
         tokenizer=start.tokenizer,
         temperature=getattr(cfg, "temperature", 1.0),
     )
-    kept = None if "rewards" in held else keep_frozen(cfg, engine, data, lambda text: tell(Notice(text)))
+    kept = None if "rewards" in held or masked else keep_frozen(cfg, engine, data, lambda text: tell(Notice(text)))
     asked = []
     if isinstance(render, Renderer) and "score" not in held:
         asked = samples(data.records, render, start.tokenizer, count=cfg.sample_prompts, context=context)
@@ -95,12 +102,12 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
         looked_at_is=data.looked_at_is,
         inputs={"model": start.identity, "data": data.key, "items": len(data.train)},
         trained_weights=trained.trainable,
-        result_name="adapter" if trained.adapter and "score" not in held else "model",
-        result_bytes=4 * (trained.trainable if trained.adapter and "score" not in held else trained.total) + (1 << 24),
+        result_name="adapter" if adapter else "model",
+        result_bytes=4 * (trained.trainable if adapter else trained.total) + (1 << 24),
         save_model=lambda staging: (
             save_scorer(engine, cfg, data.looked_at, start.tokenizer, staging)
             if "score" in held
-            else _save(trained.model, trained.adapter, start.tokenizer, staging)
+            else _save(trained.model, trained.adapter and not masked, start.tokenizer, staging, masked=masked)
         ),
         prompts=[sample.shown for sample in asked],
         answer=answers(engine, start.tokenizer, render, asked) if asked and isinstance(render, Renderer) else None,
@@ -136,7 +143,7 @@ def _start(cfg: TrainingSettings, *, scores: bool) -> Start:
         return Start(None, tokenizer, {"tokenizer": fingerprint(tokenizer)})
     located = locate(result_of(name))  # also what an earlier run left in its folder
     encoder = scores and scoring.is_encoder(located)
-    if not encoder:
+    if not encoder and not (isinstance(cfg, Pretrain) and cfg.objective == "mlm"):
         models.examine(located)
     files = json.dumps([dict(located.files), dict(located.model.files)], sort_keys=True).encode()
     identity = {"revision": located.revision, "sha256": hashlib.sha256(files).hexdigest()}
@@ -151,7 +158,7 @@ def _new_tokenizer(cfg: Pretrain) -> Tokenizer:
     if cfg.tokenizer is not None:
         return load_tokenizer(cfg.tokenizer)
     wanted = cfg.vocabulary
-    kept = datasets.cache_folder("tokenizers") / datasets.text_key(cfg, wanted.model_dump_json())
+    kept = datasets.cache_folder("tokenizers") / datasets.text_key(cfg, f"{wanted.model_dump_json()} {cfg.objective}")
     if checkpoint.is_whole(kept):
         return load_tokenizer(kept)
     reading = datasets.reading(cfg, cfg.train_file)
@@ -161,7 +168,7 @@ def _new_tokenizer(cfg: Pretrain) -> Tokenizer:
             f"pretrain learns from plain text, and {', '.join(cfg.train_file)} has none (form: {reading.form})",
             next_step="name text files, or records with a text column; prompts with answers are for `tomoni sft`",
         )
-    made = train_tokenizer(itertools.chain([first], texts), **wanted.model_dump())
+    made = train_tokenizer(itertools.chain([first], texts), **wanted.model_dump(), framed=cfg.objective == "mlm")
 
     def write(staging: Path) -> None:
         made.save_pretrained(staging)
@@ -193,13 +200,15 @@ def _read_template(path: Path) -> str:
 
 
 def _model(cfg: TrainingSettings, start: Start, *, scores: bool) -> Any:
-    from tomoni.engine import models, scoring, scratch
+    from tomoni.engine import masked, models, scoring, scratch
 
     if start.located is None:
         if not isinstance(cfg, Pretrain):
             raise RunError("only pretrain begins without a model", next_step="set model_name_or_path")
-        return scratch.new_model(cfg.shape, start.tokenizer, seed=cfg.seed, attn_implementation=cfg.attn_implementation)
-    load = scoring.load_body if scores else models.load
+        new = masked.new_model if cfg.objective == "mlm" else scratch.new_model
+        return new(cfg.shape, start.tokenizer, seed=cfg.seed, attn_implementation=cfg.attn_implementation)
+    guesses = isinstance(cfg, Pretrain) and cfg.objective == "mlm"
+    load: Any = masked.load if guesses else scoring.load_body if scores else models.load
     model = load(start.located, attn_implementation=cfg.attn_implementation)
     models.check_tokenizer(getattr(model, "get_base_model", lambda: model)(), start.tokenizer)
     return model
@@ -216,10 +225,13 @@ def _require_context(context: int | None, longest: int) -> None:
         )
 
 
-def _save(model: Any, adapter: bool, tokenizer: Tokenizer, folder: Path) -> None:
+def _save(model: Any, adapter: bool, tokenizer: Tokenizer, folder: Path, *, masked: bool) -> None:
+    from tomoni.engine import masked as masking
     from tomoni.engine import saving
 
-    if adapter:
+    if masked:
+        masking.save(model, tokenizer, folder)
+    elif adapter:
         saving.save_adapter(model, tokenizer, folder)
     else:
         saving.save_model(model, tokenizer, folder)

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
 SECONDS_BETWEEN_LINES = 5.0
-WHAT = {"model": "loading the model", "data": "reading and tokenising the data", "result": "saving the result"}
+WHAT = {
+    "model": "loading the model",
+    "data": "reading and tokenising the data",
+    "head": "reading each text once, to begin with the best head",
+    "result": "saving the result",
+}
 
 
 def progress(out: TextIO | None = None) -> Bar | Lines:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from tomoni.errors import counted
+from tomoni.evaluate.classes import derived
 from tomoni.run import figures
 from tomoni.run.outcome import Answer, Measured, Result
 from tomoni.settings.common import TrainingSettings
@@ -50,7 +52,7 @@ def as_json(result: Result, cfg: TrainingSettings) -> dict[str, Any]:
     }
 
 
-def as_markdown(result: Result, cfg: TrainingSettings) -> str:
+def as_markdown(result: Result, cfg: TrainingSettings, more: Mapping[str, Any] | None = None) -> str:
     lines = [f"# {result.folder.name}", ""]
     lines += [
         f"{getattr(cfg, 'method', 'training')} of {getattr(cfg, 'model_name_or_path', None) or 'a new model'}",
@@ -62,6 +64,8 @@ def as_markdown(result: Result, cfg: TrainingSettings) -> str:
     lines += [
         f"| {_cell(row.what)} | {row.before} | {row.after} |" for row in figures.rows(result.before, result.after)
     ]
+    for name, value in (more or {}).items():
+        lines.append(f"| {_cell(name.replace('_', ' '))} | | {figures.number(value)} |")
     lines += ["", "| cost | |", "|---|---:|", *(f"| {name} | {value} |" for name, value in costs(result)), ""]
     if result.answers:
         lines += ["## Answers before and after", ""]
@@ -96,7 +100,7 @@ def _quoted(text: str) -> list[str]:
 def _measured_json(measured: Measured | None) -> dict[str, Any] | None:
     if measured is None:
         return None
-    body = measured.as_json() | measured.stats.means()
+    body = measured.as_json() | measured.stats.means() | derived(measured.stats)
     return {name: _without_nan(value) for name, value in body.items()}
 
 

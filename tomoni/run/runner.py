@@ -19,8 +19,8 @@ from tomoni import durable
 from tomoni.engine import checkpoint
 from tomoni.errors import CheckpointError, RunError, UserError
 from tomoni.report import Looked, Report, State
+from tomoni.run import figures, watched
 from tomoni.run import report as reports
-from tomoni.run import watched
 from tomoni.run.carried import Best, Carried
 from tomoni.run.events import (
     Ended,
@@ -256,7 +256,7 @@ class Runner:
         prefix = "eval_" if held_out else "train_sample_"
         line = {
             "step": self.carried.step,
-            **{prefix + name: mean for name, mean in measured.stats.finite().means().items()},
+            **{prefix + name: mean for name, mean in figures.shown(measured.stats).items()},
             **{prefix + name: value for name, value in self._watched(measured).items()},
         }
         self.metrics.append(line)
@@ -419,10 +419,12 @@ class Runner:
 
     def _report(self, result: Result) -> None:
         watch, root = self.carried.watch, self.folder.root
-        self.folder.write_json("report.json", reports.as_json(result, self.cfg) | watched.as_json(watch, self.cfg))
+        more = self.job.more_figures()
+        body = reports.as_json(result, self.cfg) | watched.as_json(watch, self.cfg) | dict(more)
+        self.folder.write_json("report.json", body)
         held_out = self.job.looked_at_is == "validation"
         section = watched.as_markdown(watch, self.cfg, held_out=held_out, ended=result.ended)
-        durable.atomic_write(root / "report.md", reports.as_markdown(result, self.cfg) + section)
+        durable.atomic_write(root / "report.md", reports.as_markdown(result, self.cfg, more) + section)
         if watch.points:
             drawn = watched.chart(watch, watched.read_metrics(self.folder.metrics), self.cfg)
             durable.atomic_write(root / watched.FILE, drawn)

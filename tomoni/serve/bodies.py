@@ -86,7 +86,7 @@ class Sampled(Body):
     top_k: Annotated[int | None, Field(ge=0, le=1_000_000)] = None
     min_p: Annotated[float | None, Field(ge=0, lt=1)] = None
     presence_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
-    repetition_penalty: Annotated[float | None, Field(gt=0, le=100)] = None
+    repetition_penalty: Annotated[float | None, Field(ge=0.01, le=100)] = None
     max_tokens: Annotated[int | None, Field(ge=1, le=LARGEST_SEED)] = None
     n: Annotated[int | None, Field(ge=1, le=MOST_CHOICES)] = None
     seed: Annotated[int | None, Field(ge=-LARGEST_SEED - 1, le=LARGEST_SEED)] = None

@@ -25,7 +25,7 @@ from tomoni.serve.streams import Choice, Part, Stream, Token
 if TYPE_CHECKING:
     from tomoni.serve.versions import Loaded
 
-GATHER = 0.02  # seconds
+GATHER = 0.03  # seconds
 BACKLOG = 16  # finished answers that wait for their features while others run
 Result = TypeVar("Result")
 Delivery = tuple[Stream, list[Part], bool, Exception | None]

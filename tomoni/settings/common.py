@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -30,7 +30,10 @@ Files = Annotated[tuple[Filled, ...], BeforeValidator(_as_tuple)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 
 DEVICES = re.compile(r"auto|cpu|cuda(:[0-9]+)?|mps")
-Form = Literal["text", "messages", "prompt_completion", "alpaca", "sharegpt", "preference", "unpaired", "prompt"]
+Form = Literal[
+    "text", "messages", "prompt_completion", "alpaca", "sharegpt", "preference", "unpaired", "prompt",
+    "labelled", "text_pair", "spans", "tokens", "squad",
+]  # fmt: skip
 ADAPTERS = ("lora", "dora", "rslora", "ia3", "prompt_tuning")
 
 
@@ -52,6 +55,10 @@ class DataSettings(Frozen):
     train_file: Annotated[Files, Field(min_length=1)]
     validation_file: Files = ()
     validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # held out of train_file by hash of the record's id
+    train_share: Annotated[float, Field(gt=0, le=1)] = (
+        1.0  # of the others are trained on, by hash of id and train_share_seed
+    )
+    train_share_seed: Annotated[int, Field(ge=0)] = 0  # a smaller share of the same seed is a part of a larger one
     form: Form | None = None  # None: detected, and said
     columns: dict[str, str] = Field(default_factory=dict)  # the form's column: the file's, such as prompt: question
     on_bad_rows: Literal["stop", "quarantine"] = "stop"
@@ -72,6 +79,8 @@ def _require_pattern(text: str) -> None:
 class TrainedPart(Frozen):
     """What is trained: all weights, a part, or an adapter."""
 
+    PARTS: ClassVar[tuple[str, ...]] = ()  # that a method knows besides
+
     train: str = "all"  # all | top:K | head | embeddings | names:REGEX | lora | dora | rslora | ia3 | prompt_tuning
     lora_r: Annotated[int, Field(ge=1)] = 16
     lora_alpha: Positive = 32
@@ -83,17 +92,16 @@ class TrainedPart(Frozen):
     @classmethod
     def _known(cls, value: str) -> str:
         name, _, argument = value.partition(":")
-        if value in ("all", "head", "embeddings", *ADAPTERS):
+        if value in ("all", "head", "embeddings", *ADAPTERS, *cls.PARTS):
             return value
         if name == "top" and argument.isdigit() and int(argument) > 0:
             return value
         if name == "names":
             _require_pattern(argument)
             return value
-        choices = ("all", "head", "embeddings", *ADAPTERS)
-        raise ValueError(
-            f"possible: all, top:K, head, embeddings, names:REGEX, {', '.join(ADAPTERS)}{did_you_mean(value, choices)}"
-        )
+        choices = ("all", "head", "embeddings", *ADAPTERS, *cls.PARTS)
+        more = ", ".join((*ADAPTERS, *cls.PARTS))
+        raise ValueError(f"possible: all, top:K, head, embeddings, names:REGEX, {more}{did_you_mean(value, choices)}")
 
 
 class Optimization(Frozen):

@@ -11,7 +11,8 @@ from tomoni.settings.common import Beta, Filled, Phase, TrainingSettings
 
 
 class Shape(Frozen):
-    """A Llama-shaped decoder to start from scratch."""
+    """A Llama-shaped decoder to start from scratch; with objective mlm a BERT, which has no num_key_value_heads and
+    rope_theta."""
 
     hidden_size: Annotated[int, Field(ge=8)] = 256
     intermediate_size: Annotated[int, Field(ge=8)] = 512
@@ -50,7 +51,8 @@ FORMS = ("text",)  # of data that it learns from
 
 class Config(TrainingSettings):
     method: Literal["pretrain"] = "pretrain"
-    objective: Literal["causal"] = "causal"
+    objective: Literal["causal", "mlm"] = "causal"  # mlm: hidden words are guessed from both sides (BERT)
+    mlm_probability: Annotated[float, Field(gt=0, lt=1)] = 0.15  # mlm: the share of tokens that are guessed
     model_name_or_path: Filled | None = None  # None: from scratch, with `shape` and `vocabulary`
     tokenizer: Filled | None = None  # from scratch: a folder whose tokenizer is used instead of a new one
     shape: Shape = Shape()

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tomoni.data.badrows import BadValue
-from tomoni.data.forms import text_of
+from tomoni.data.made import text_of
 from tomoni.feedback.checks import FLAGS
 from tomoni.feedback.entries import Stored
 from tomoni.feedback.forms.said import Said, answers_of, by_question, list_of, object_of, plain_prompt, prompt_of

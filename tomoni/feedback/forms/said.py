@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tomoni.data.badrows import BadValue
-from tomoni.data.forms import check_conversation, content_id, messages_of, text_of
+from tomoni.data.forms import check_conversation, content_id, messages_of
+from tomoni.data.made import text_of
 from tomoni.errors import did_you_mean
 from tomoni.feedback.entries import Stored, plain_message, prompt_id
 from tomoni.records import Judgement, Kind, Message

@@ -1,4 +1,5 @@
-"""What Alembic runs; `tomoni.feedback.database.migrate` gives it an open transaction and is the only caller."""
+"""What Alembic runs; `tomoni.feedback.database.migrate` is the only caller, and gives it an open transaction: killed in
+the middle, no step has happened."""
 
 from __future__ import annotations
 
@@ -10,6 +11,5 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=METADATA,
     render_as_batch=True,  # SQLite cannot alter a table in place
-    transactional_ddl=True,  # all steps in the caller's transaction: killed in the middle, none has happened
 )
 context.run_migrations()

@@ -1,0 +1,135 @@
+"""BERT's layers over all tokens at once: the same as the model's own forward pass, row by row, for every relative."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests import tiny
+from tomoni.engine.batch import collate
+from tomoni.engine.engine import Engine
+from tomoni.engine.forward import Forward, ScoreHead
+from tomoni.losses import classes
+from tomoni.rows import Item, Row
+from tomoni.settings.classify import Config
+
+FLAT = ("bert", "roberta", "distilbert", "electra")
+CPU = torch.device("cpu")
+
+
+def items(count: int = 7, *, seed: int = 0) -> list[Item]:
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        length = int(rng.integers(3, 30))
+        segments = (np.arange(length) > length // 2).astype(np.int8)
+        row = Row(
+            rng.integers(0, 256, length).astype(np.int32),
+            np.zeros(length, dtype=np.float32),
+            segments=segments,
+            label=number % 3,
+        )
+        made.append(Item(str(number), (row,)))
+    return made
+
+
+def body(architecture: str) -> Any:
+    made: Any = tiny.encoder(architecture, masked=False)
+    made.pooler = None
+    return made
+
+
+def cfg(**changes: Any) -> Config:
+    return Config(model_name_or_path="m", train_file="t", output_dir="o", threads=1, **changes)
+
+
+def own_states(model: Any, row: Row) -> torch.Tensor:
+    """[T, D] of one row alone, by the model's own code."""
+    given: dict[str, Any] = {"input_ids": torch.from_numpy(row.tokens.astype(np.int64))[None]}
+    if getattr(model.config, "type_vocab_size", 0) > 1 and row.segments is not None:
+        given["token_type_ids"] = torch.from_numpy(row.segments.astype(np.int64))[None]
+    states: torch.Tensor = model(**given).last_hidden_state[0]
+    return states
+
+
+@pytest.mark.parametrize("architecture", tiny.ENCODERS)
+def test_it_stands_in_for_the_relatives_it_knows_and_for_no_other(architecture: str) -> None:
+    assert (Forward(body(architecture)).encoder is not None) == (architecture in FLAT)
+
+
+@pytest.mark.parametrize("architecture", tiny.ENCODERS)
+@pytest.mark.parametrize("pool", ["first", "mean"])
+def test_scores_and_gradients_are_those_of_each_row_alone_by_the_models_own_code(architecture: str, pool: Any) -> None:
+    model, plain = body(architecture), body(architecture)
+    spec = ScoreHead(3, "row", pool)
+    engine = Engine(model, trained=dict(model.named_parameters()), cfg=cfg(), score_head=spec)
+    head = nn.Linear(32, 3)
+    assert engine.score is not None
+    head.load_state_dict(engine.score.state_dict())
+    total = torch.zeros(())
+    for item in items():
+        states = own_states(plain, item.rows[0])
+        scores = head(states[0] if pool == "first" else states.mean(0))
+        total = total + nn.functional.cross_entropy(scores[None], torch.tensor([item.rows[0].label]))
+        (found,) = engine.scores([item])[0]
+        np.testing.assert_allclose(found, scores.detach().numpy(), rtol=1e-3, atol=1e-5)
+    (total / 7).backward()
+    for budget in (1, 64, 10_000):
+        engine.budget = budget
+        assert engine.forward_backward(items(), classes.softmax_classes)["loss"].value == pytest.approx(
+            float(total.detach()) / 7, rel=1e-4
+        )
+        for name, weight in plain.named_parameters():
+            if weight.grad is not None and weight.grad.abs().max() > 1e-6:
+                torch.testing.assert_close(engine.trained[name].grad, weight.grad, rtol=5e-3, atol=2e-6, msg=name)
+
+
+@pytest.mark.parametrize("architecture", FLAT)
+def test_the_last_layer_alone_at_the_first_token_is_the_whole_ones(architecture: str) -> None:
+    forward = Forward(body(architecture))
+    assert forward.encoder is not None
+    batch = collate(items(), causal=False, limit=10_000, device=CPU, cost=0)
+    with torch.no_grad():
+        firsts = forward.firsts(batch)
+        for number, item in enumerate(items()):
+            torch.testing.assert_close(firsts[number], own_states(forward.model, item.rows[0])[0], rtol=1e-3, atol=1e-4)
+
+
+def test_products_see_no_padding_and_the_last_layer_feeds_one_token_a_row() -> None:
+    """Counted: rows that enter each product, for 7 rows of different lengths in one micro-batch."""
+    model = body("bert")
+    engine = Engine(model, trained=dict(model.named_parameters()), cfg=cfg(), score_head=ScoreHead(3, "row", "first"))
+    seen: dict[str, int] = {}
+
+    def count(name: str, module: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        seen[name] = seen.get(name, 0) + given[0].shape[0]
+
+    for number, layer in enumerate(model.encoder.layer):
+        layer.intermediate.dense.register_forward_pre_hook(partial(count, f"up {number}"))
+    engine.scores(items())
+    assert seen == {"up 0": sum(item.tokens for item in items()), "up 1": 7}
+
+
+def test_dropout_is_drawn_by_seed_step_and_micro_batch_and_only_in_training() -> None:
+    def losses(seed: int) -> list[float]:
+        model: Any = tiny.encoder("bert", masked=False, dropout=0.3)
+        model.pooler = None
+        engine = Engine(
+            model, trained=dict(model.named_parameters()), cfg=cfg(seed=seed), score_head=ScoreHead(3, "row", "first")
+        )
+        found = []
+        for _ in range(2):
+            found.append(engine.forward_backward(items(), classes.softmax_classes)["loss"].value)
+            engine.evaluate(items(), classes.softmax_classes)
+            engine.optim_step(0.0)
+        found.append(engine.evaluate(items(), classes.softmax_classes)["loss"].value)
+        return found
+
+    one, again = losses(0), losses(0)
+    assert one == again
+    assert len({round(value, 6) for value in one}) == 3

@@ -1,0 +1,80 @@
+"""The head that is solved for, against scikit-learn and by the condition that every optimum meets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from tomoni.engine.linear import STRENGTHS, solve
+
+RNG = np.random.default_rng(0)
+X = (RNG.normal(size=(240, 12)) * np.linspace(0.1, 30, 12) + 5).astype(np.float32)
+TRUE = RNG.normal(size=(12, 3)) / np.linspace(0.1, 30, 12)[:, None]
+LABELS = (((X - 5) @ TRUE) + RNG.gumbel(size=(240, 3))).argmax(1)
+
+
+def evened(x: np.ndarray) -> np.ndarray:
+    return (x - x.mean(0)) / (x.std(0) * np.sqrt(x.shape[1]))
+
+
+def test_classes_are_scikit_learns_logistic_regression() -> None:
+    found = solve(X, LABELS, kind="class", size=3, strength=1e-3)
+    other = LogisticRegression(C=1 / (1e-3 * len(X)), max_iter=10_000, tol=1e-10).fit(
+        evened(X.astype(np.float64)), LABELS
+    )
+    scores = X.astype(np.float64) @ found.weight_CD.T + found.bias_C
+    p = np.exp(scores - scores.max(1, keepdims=True))
+    np.testing.assert_allclose(
+        p / p.sum(1, keepdims=True), other.predict_proba(evened(X.astype(np.float64))), atol=2e-3
+    )
+
+
+def test_numbers_are_scikit_learns_ridge() -> None:
+    numbers = (X @ TRUE)[:, 0] + RNG.normal(size=240)
+    found = solve(X, numbers, kind="number", size=1, strength=1e-3)
+    other = Ridge(alpha=1e-3 * len(X)).fit(evened(X.astype(np.float64)), numbers)
+    np.testing.assert_allclose(
+        X @ found.weight_CD[0] + found.bias_C[0], other.predict(evened(X.astype(np.float64))), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_each_of_several_classes_is_a_logistic_regression_of_its_own() -> None:
+    marks = (((X - 5) @ TRUE) > 0).astype(np.float32)
+    found = solve(X, marks, kind="classes", size=3, strength=1e-3)
+    for c in range(3):
+        # the mean over classes makes each one's loss a third
+        other = LogisticRegression(C=1 / (3e-3 * len(X)), max_iter=10_000, tol=1e-10).fit(
+            evened(X.astype(np.float64)), marks[:, c]
+        )
+        p = 1 / (1 + np.exp(-(X.astype(np.float64) @ found.weight_CD[c] + found.bias_C[c])))
+        np.testing.assert_allclose(p, other.predict_proba(evened(X.astype(np.float64)))[:, 1], atol=5e-3)
+
+
+def test_rows_of_weight_two_count_as_if_they_stood_there_twice() -> None:
+    weights = np.where(np.arange(240) < 60, 2.0, 1.0)
+    one = solve(X, LABELS, kind="class", size=3, weights_N=weights, strength=1e-2)
+    # features are evened by the rows as they stand, so the strength means another thing where rows are doubled: by scores
+    same = solve(X, LABELS, kind="class", size=3, weights_N=2 * weights, strength=1e-2)
+    np.testing.assert_allclose(one.weight_CD, same.weight_CD, rtol=1e-6)
+    plain = solve(X, LABELS, kind="class", size=3, strength=1e-2)
+    assert np.abs(one.weight_CD - plain.weight_CD).max() > 1e-4
+
+
+def test_the_same_rows_give_the_same_head_to_the_bit() -> None:
+    one, other = (solve(X, LABELS, kind="class", size=3, seed=3) for _ in range(2))
+    assert one.weight_CD.tobytes() == other.weight_CD.tobytes() and one.strength == other.strength
+    assert one.strength in STRENGTHS
+
+
+def test_without_a_bias_the_scores_at_zero_are_zero() -> None:
+    found = solve(X, LABELS, kind="class", size=3, bias=False, strength=1e-3)
+    assert not found.bias_C.any()
+    assert ((X @ found.weight_CD.T).argmax(1) == LABELS).mean() > 0.6
+
+
+def test_a_feature_that_never_changes_does_no_harm() -> None:
+    still = np.concatenate([X, np.full((240, 1), 7, dtype=np.float32)], 1)
+    found = solve(still, LABELS, kind="class", size=3, strength=1e-3)
+    assert np.isfinite(found.weight_CD).all()
+    assert found.loss == pytest.approx(solve(X, LABELS, kind="class", size=3, strength=1e-3).loss, rel=0.02)

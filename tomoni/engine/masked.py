@@ -1,0 +1,91 @@
+"""Masked language models: loaded, begun anew, saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import MODEL_FOR_MASKED_LM_MAPPING, BertConfig, BertForMaskedLM, PreTrainedTokenizerBase
+
+from tomoni.engine import models, scoring
+from tomoni.engine.saving import Dtype, merge, rounded, say_dtype
+from tomoni.errors import ModelError
+from tomoni.hub import Located, first_line, read_json
+from tomoni.settings.pretrain import Shape
+
+
+def load(located: Located, *, attn_implementation: models.Attention = "sdpa") -> Any:
+    """The masked language model in `located`, float32, in eval mode. Raises ModelError; a body without the head that
+    guesses (a sentence encoder) has nothing to go on with."""
+    folder = located.folder
+    settings = read_json(folder / "config.json")
+    models.refuse(settings, folder)
+    if not scoring.is_encoder(located) or located.base is not None:
+        raise ModelError(
+            f"{located.name} is no masked language model",
+            next_step="objective: mlm needs BERT or one of its relatives; for a decoder objective: causal",
+        )
+    config = models.encoder_config(settings, folder)
+    kind: Any = MODEL_FOR_MASKED_LM_MAPPING[type(config)]
+    config._attn_implementation = attn_implementation if kind._supports_sdpa else "eager"
+    tensors = scoring.tensors_of(folder)
+    try:
+        with models.quiet():
+            model, info = kind.from_pretrained(
+                None,
+                config=config,
+                state_dict=tensors,
+                dtype=torch.float32,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except Exception as problem:  # an architecture's constructor may raise anything
+        raise ModelError(
+            f"{folder} cannot be built from its config.json: {first_line(problem)}", next_step=models.DAMAGED
+        ) from problem
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"{folder} lacks {len(missing)} weights of {kind.__name__}: {', '.join(missing[:4])}",
+            next_step="take the model as it was pretrained, with the head that guesses hidden words",
+        )
+    return model.eval()
+
+
+def new_model(shape: Shape, tokenizer: PreTrainedTokenizerBase, *, seed: int, attn_implementation: str = "sdpa") -> Any:
+    """A BERT of this shape with weights that depend on `seed` alone."""
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_hidden_layers,
+        num_attention_heads=shape.num_attention_heads,
+        max_position_embeddings=shape.max_position_embeddings,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=shape.tie_word_embeddings,
+    )
+    config._attn_implementation = attn_implementation
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return BertForMaskedLM(config).float().eval()
+
+
+def write_random(source: Path, folder: Path, seed: int) -> None:
+    """Write a model of the shape of the one in `source`, with weights drawn anew: the honest zero of what pretraining brought."""
+    config = models.encoder_config(read_json(source / "config.json"), source)
+    kind: Any = MODEL_FOR_MASKED_LM_MAPPING[type(config)]
+    with torch.random.fork_rng(devices=[]), models.quiet():
+        torch.manual_seed(seed)
+        kind(config).float().save_pretrained(folder)
+
+
+def save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, dtype: Dtype = "float32") -> None:
+    """Adapters are merged into what is written; `dtype` rounds the written weights only."""
+    plain: Any = merge(model) if isinstance(model, PeftModel) else model
+    models.check_tokenizer(plain, tokenizer)
+    folder.mkdir(parents=True, exist_ok=True)
+    with models.quiet():
+        plain.save_pretrained(folder, state_dict=rounded(plain, getattr(torch, dtype)))
+    say_dtype(folder / "config.json", dtype)
+    tokenizer.save_pretrained(folder)
