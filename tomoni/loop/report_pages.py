@@ -254,7 +254,11 @@ def _next(body: Body) -> Iterator[tuple[str, str]]:
             f"Judge about {more} more pairs (Judge in the studio).",
             f"あと約{more}組を判定してください（スタジオの「判定」）。",
         )
-        unsure = [one["about"] for one in decision["reasons"] if one["key"] == "topic_unsure" and one["about"]]
+        unsure = [
+            one["about"]
+            for one in decision["reasons"]
+            if one["key"] in ("topic_unsure", "topic_behind") and one["about"]
+        ]
         if unsure:
             yield f"Above all on: {', '.join(unsure)}.", f"特に次の話題：{'、'.join(unsure)}。"
     if decision["outcome"] == "promote":
