@@ -16,10 +16,11 @@ from tomoni.errors import DataError, RegistryError, RunError
 from tomoni.feedback.entries import NewPrompt, prompt_id
 from tomoni.feedback.store import Store
 from tomoni.feedback.workspace import Hold, find
-from tomoni.loop import probes
+from tomoni.loop import probes, roundfolder
 from tomoni.loop import round as rounds_module
 from tomoni.loop.gate import Settings
-from tomoni.loop.round import Wanted, play, rounds
+from tomoni.loop.round import Wanted, play
+from tomoni.loop.roundfolder import rounds
 from tomoni.records import Judgement, Kind
 from tomoni.registry import Registry
 from tomoni.world import safety_probes
@@ -131,7 +132,7 @@ def test_while_a_studio_holds_the_store_the_pairs_wait_in_the_inbox(
     workspace: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, _ = workspace
-    monkeypatch.setattr(rounds_module, "TAKE_IN", 0.3)
+    monkeypatch.setattr(roundfolder, "TAKE_IN", 0.3)
     hold = Hold(find(path))  # as a running studio has it
     try:
         played = play(Wanted(path, **SMALL))

@@ -62,7 +62,7 @@ def play(
 
 def _until_more_is_said(workspace: Path) -> None:
     from tomoni.feedback.store import Store
-    from tomoni.loop.round import take_in
+    from tomoni.loop.roundfolder import take_in
 
     with Store.read(workspace) as store:
         before = store.sequence

@@ -32,7 +32,7 @@ FILE = "report.json"
 
 def write(round_: Round, found: Mapping[str, Any], candidate: Version, decision: Decision, state: str) -> None:
     """The round's page, and the one across rounds."""
-    from tomoni.loop.round import rounds
+    from tomoni.loop.roundfolder import rounds
 
     body = gathered(round_, found, candidate, decision, state)
     atomic_write(round_.folder / FILE, json.dumps(body, indent=1, ensure_ascii=False) + "\n")

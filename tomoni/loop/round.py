@@ -13,19 +13,16 @@ the store: the pairs go through the inbox, which the studio takes in, or `play` 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tomoni.durable import atomic_write, naming_disk, require_space
+from tomoni.durable import atomic_write, require_space
 from tomoni.errors import DataError, RegistryError, RunError, UserError
 from tomoni.feedback.checks import purpose_of
 from tomoni.feedback.entries import PromptRow, Stored, prompt_id
@@ -42,6 +39,7 @@ from tomoni.loop.gate import Decision, Settings, decide
 from tomoni.loop.learn import Plan, Progress
 from tomoni.loop.methods import Method, Trainer, methods_for
 from tomoni.loop.probes import passed, probed, probes_of
+from tomoni.loop.roundfolder import FOLDER, Begun, Status, alone, is_open, require_news, rounds, take_in
 from tomoni.loop.stages import Output, Stages, hashed
 from tomoni.records import Kind
 from tomoni.registry import Registry, Version
@@ -49,12 +47,10 @@ from tomoni.registry import Registry, Version
 if TYPE_CHECKING:
     from tomoni.evaluate.subject import Subject
 
-FOLDER = "rounds"
 PAIRS = 60  # put before people at a time
 FEW_LEFT = 6  # of them not judged yet: then come the next
 FEWEST_HELD_OUT = 8
 SPACE = 64 << 20  # bytes that a round needs besides the model's own size
-TAKE_IN = 10.0  # seconds to wait for a studio to take the pairs in
 STAGES = ("prompts", "people", "snapshot", "checks", "train", "probes")
 State = Literal["waiting", "promoted", "kept"]
 
@@ -80,20 +76,6 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """round.json. `sequence`: of the last judgement that it learns from."""
-
-    number: int
-    base: str
-    base_hash: str
-    sequence: int
-    method: str
-    pairs: int
-    settings: Mapping[str, Any]
-    created: str
-
-
-@dataclass(frozen=True, slots=True)
 class Played:
     folder: Path
     begun: Begun
@@ -105,7 +87,7 @@ class Played:
 def play(wanted: Wanted, *, new: bool = False) -> Played:
     """Go on with the open round, or begin one; `new` closes an open one undecided. UserErrors say what is missing."""
     registry = Registry.open(wanted.workspace)
-    with _alone(wanted.workspace), learning.alone(wanted.workspace), learning.stoppable():
+    with alone(wanted.workspace), learning.alone(wanted.workspace), learning.stoppable():
         take_in(wanted.workspace)
         folder = _open_round(wanted, registry, new)
         begun = Begun(**json.loads((folder / "round.json").read_text(encoding="utf-8")))
@@ -119,22 +101,6 @@ def play(wanted: Wanted, *, new: bool = False) -> Played:
             raise
         status.say("waiting" if played.state == "waiting" else "finished", more=played.decision.more)
     return played
-
-
-@dataclass(slots=True)
-class Status:
-    """status.json, for whoever looks at the folder."""
-
-    folder: Path
-    stage: str = ""
-
-    def begins(self, stage: str) -> None:
-        self.stage = stage
-        self.say("running")
-
-    def say(self, state: str, **more: Any) -> None:
-        body = {"state": state, "stage": self.stage, "pid": os.getpid(), "error": None} | more
-        atomic_write(self.folder / "status.json", json.dumps(body, ensure_ascii=False) + "\n")
 
 
 class Round:
@@ -442,19 +408,6 @@ def _text(body: Any) -> str:
 # -- folders ---------------------------------------------------------------------------------------------------------
 
 
-def rounds(workspace: Path) -> list[Path]:
-    """The rounds' folders, oldest first."""
-    root = workspace / FOLDER
-    if not root.is_dir():
-        return []
-    found = [path for path in root.iterdir() if path.name.isdigit() and (path / "round.json").is_file()]
-    return sorted(found, key=lambda path: int(path.name))
-
-
-def is_open(folder: Path) -> bool:
-    return not (folder / "promotion" / "stage.json").exists() and not (folder / "closed.json").exists()
-
-
 def _open_round(wanted: Wanted, registry: Registry, new: bool) -> Path:
     known = rounds(wanted.workspace)
     if known and is_open(known[-1]):
@@ -470,7 +423,7 @@ def _open_round(wanted: Wanted, registry: Registry, new: bool) -> Path:
         sequence = store.sequence
         said = store.judgements(live=False)
     if known and not new:
-        _require_news(known[-1], base, [one for one in said if purpose_of(one.judgement) != "gate"])
+        require_news(known[-1], base, [one for one in said if purpose_of(one.judgement) != "gate"])
     number = int(known[-1].name) + 1 if known else 1
     folder = wanted.workspace / FOLDER / f"{number:04}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -478,47 +431,3 @@ def _open_round(wanted: Wanted, registry: Registry, new: bool) -> Path:
     begun = Begun(number, base.id, base.hash, sequence, wanted.method, wanted.pairs, asdict(wanted.settings), created)
     atomic_write(folder / "round.json", _text(asdict(begun)))
     return folder
-
-
-def _require_news(last: Path, base: Version, taught: list[Stored]) -> None:
-    begun = Begun(**json.loads((last / "round.json").read_text(encoding="utf-8")))
-    if begun.base_hash == base.hash and not any(one.sequence > begun.sequence for one in taught):
-        raise DataError(
-            f"nothing was said since round {begun.number} began, and its base is served still",
-            next_step="judge or correct more in the studio; --new plays a round on the same judgements again",
-        )
-
-
-def take_in(workspace: Path, wait_for: set[str] | None = None) -> bool:
-    """Bring the inbox into the store: by ourselves, or, where a studio holds it, by waiting until it has done so."""
-    with contextlib.suppress(UserError), Store.open(workspace) as store:
-        store.take_in()
-        return True
-    end = time.monotonic() + (TAKE_IN if wait_for else 0.0)
-    while True:
-        with Store.read(workspace) as store:
-            there = {pair.id for pair in store.pairs(purpose="gate")}
-        if wait_for is None or wait_for <= there:
-            return True
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.2)
-
-
-@contextlib.contextmanager
-def _alone(workspace: Path) -> Iterator[None]:
-    """One round at a time in a workspace, and none while Learn is pressed."""
-    root = workspace / FOLDER
-    with naming_disk(root, 0):
-        root.mkdir(parents=True, exist_ok=True)
-        handle = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"a round is being played in {workspace}", next_step="wait for it to end, or look at rounds/report.html"
-            ) from error
-        yield
-    finally:
-        os.close(handle)
