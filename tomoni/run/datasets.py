@@ -20,7 +20,7 @@ from tomoni.data.stream import Items, Stream
 from tomoni.data.tasks import TaskRenderer
 from tomoni.data.textpairs import PairRenderer
 from tomoni.data.tokenize import fingerprint
-from tomoni.engine.checkpoint import atomic_write
+from tomoni.durable import atomic_write
 from tomoni.errors import DataError, counted
 from tomoni.records import Record
 from tomoni.run.job import Tokenizer
