@@ -16,7 +16,7 @@ PYTEST := $(BIN)/python -m pytest
 .PHONY: help setup demo demo-preferences check test test-all realdata bench format clean
 
 help:
-	@echo "make demo       fine-tune a small bundled model and see that it became better (about 3 minutes)"
+	@echo "make demo       fine-tune a small bundled model, see that it became better (about 3 minutes), and teach it yourself"
 	@echo "make demo-preferences"
 	@echo "                then teach it what a person likes, from that person's choices alone (about 3 minutes)"
 	@echo "make test       the tests (a few minutes)"

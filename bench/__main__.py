@@ -122,18 +122,20 @@ class Bench:
         return self.run(side)
 
     def _pairs(self, workload: Workload, found: dict[str, list[Outcome]]) -> list[dict[str, Any]]:
-        longer = {side.name.split(",")[0]: self.run(side) for side in workload.longer}
+        longer, why = self._longer(workload)
         made = []
         for pair in workload.pairs:
             if pair.ours not in found or pair.peer not in found:
                 continue
             verdicts = []
-            if pair.same == "updates":
+            if why and pair.same in ("updates", "losses"):  # what was measured is kept, and not called equal
+                verdicts.append(Verdict(False, why))
+            elif pair.same == "updates":
                 verdicts.append(same_updates(*longer.values()))
             elif pair.same:
                 ours, peer = found[pair.ours][0], found[pair.peer][0]
                 verdicts.append(self._same(workload, pair.same, ours, peer))
-            if pair.same == "losses" and longer:
+            if pair.same == "losses" and longer and not why:
                 verdicts.append(self._same(workload, "losses", *longer.values()))
             made.append(
                 {
@@ -147,6 +149,14 @@ class Bench:
                 }
             )
         return made
+
+    def _longer(self, workload: Workload) -> tuple[dict[str, Outcome], str]:
+        """Of the sides that only show that both compute the same; and why one of them did not end."""
+        try:
+            return {side.name.split(",")[0]: self.run(side) for side in workload.longer}, ""
+        except Failed as error:
+            _say(f"  not compared: {error}")
+            return {}, f"the comparison failed: {str(error)[:200]}"
 
     def _same(self, workload: Workload, what: str, ours: Outcome, peer: Outcome) -> Verdict:
         if what == "losses":

@@ -14,7 +14,7 @@ import torch
 from bench.process import Clock, main
 from bench.work import Prompts
 from tomoni.engine import models
-from tomoni.engine.hub import locate
+from tomoni.hub import locate
 
 
 def measure(job: Mapping[str, Any], clock: Clock) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from bench.work import Prompts, Work, reward_of
 from tomoni.data.tokenize import load_tokenizer
 from tomoni.engine import models
 from tomoni.engine.engine import Engine
-from tomoni.engine.hub import locate
 from tomoni.engine.sampler import Completion
 from tomoni.engine.trained import choose
+from tomoni.hub import locate
 from tomoni.report import Report, State
 from tomoni.rewards.answered import Answered, Scores
 from tomoni.rows import Item, Row

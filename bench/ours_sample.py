@@ -10,8 +10,8 @@ from bench.process import Clock, main
 from bench.work import Prompts
 from tomoni.data.tokenize import load_tokenizer
 from tomoni.engine import models
-from tomoni.engine.hub import locate
 from tomoni.engine.sampler import Sampler, Sampling
+from tomoni.hub import locate
 
 
 def measure(job: Mapping[str, Any], clock: Clock) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from bench.process import Clock, main
 from bench.work import Work
 from tomoni.engine import models
 from tomoni.engine.engine import Engine
-from tomoni.engine.hub import locate
 from tomoni.engine.trained import choose
+from tomoni.hub import locate
 from tomoni.methods import sft
 from tomoni.report import State
 from tomoni.rows import Item, Row

@@ -20,10 +20,10 @@ from tomoni.cli.demo import TUNING
 from tomoni.data.stream import Stream
 from tomoni.data.tokenize import load_tokenizer
 from tomoni.engine import models
-from tomoni.engine.hub import locate
 from tomoni.engine.saving import save_adapter
 from tomoni.engine.trained import choose
 from tomoni.evaluate.subject import open_subject
+from tomoni.hub import locate
 from tomoni.records import Message
 from tomoni.run import start
 from tomoni.settings.sft import Config

@@ -75,8 +75,9 @@ def _summary(results: Sequence[Mapping[str, Any]]) -> str:
     for result in results:
         for pair in result["pairs"]:
             if pair["goal"] is not None or pair["memory_goal"] is not None:
-                rows.append((result["title"], _against(pair), _goal(pair), _reached(pair), _memory_reached(pair)))
-    return "## Goals\n\n" + table(("workload", "ours : peer", "goal", "reached", "peak memory"), rows)
+                told = _goal(pair), _reached(pair), _by_cpu(result, pair), _memory_reached(pair)
+                rows.append((result["title"], _against(pair), *told))
+    return "## Goals\n\n" + table(("workload", "ours : peer", "goal", "reached", "by CPU seconds", "peak memory"), rows)
 
 
 def _workload(result: Mapping[str, Any]) -> str:
@@ -116,11 +117,12 @@ def _sides(result: Mapping[str, Any]) -> str:
 
 def _pairs(result: Mapping[str, Any]) -> str:
     rows = [
-        (_against(pair), _reached(pair), f"{pair['speed_least']:.2f} to {pair['speed_most']:.2f}",
+        (_against(pair), _reached(pair), f"{pair['speed_least']:.2f} to {pair['speed_most']:.2f}", _by_cpu(result, pair),
          f"{pair['memory']:.2f}", _equality(pair))
         for pair in result["pairs"]
     ]  # fmt: skip
-    return table(("ours : peer", "times as fast", "turn by turn", "share of its peak memory", "the same?"), rows)
+    head = ("ours : peer", "times as fast", "turn by turn", "by CPU seconds", "share of its peak memory", "the same?")
+    return table(head, rows)
 
 
 def _tried(results: Iterable[Mapping[str, Any]]) -> str:
@@ -174,6 +176,15 @@ def _reached(pair: Mapping[str, Any]) -> str:
     if pair["equal"] is False:
         return "not comparable"
     return f"{pair['speed']:.2f}x"
+
+
+def _by_cpu(result: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
+    """How many times the peer's median CPU seconds for the same work are ours: what a busy machine disturbs least."""
+    sides = [result["sides"][pair[side]] for side in ("ours", "peer")]
+    if pair["equal"] is False or not all("cpu_seconds" in side for side in sides):
+        return ""
+    ours, peer = (side["cpu_seconds"] / side.get("items", side.get("tokens", 1)) for side in sides)
+    return f"{peer / ours:.2f}x"
 
 
 def _memory_reached(pair: Mapping[str, Any]) -> str:

@@ -14,9 +14,9 @@ import tomoni
 from tomoni.config import load as load_config
 from tomoni.data.tokenize import load_tokenizer
 from tomoni.engine import masked
-from tomoni.engine.hub import locate
 from tomoni.engine.models import load
 from tomoni.engine.saving import save_model
+from tomoni.hub import locate
 from tomoni.settings.pretrain import Config
 
 CARD = """---

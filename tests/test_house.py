@@ -120,7 +120,16 @@ def test_safe_code_passes_the_search() -> None:
 
 
 def test_every_error_for_people_says_what_to_do_or_what_is_possible() -> None:
-    tree_of_errors = {"UserError", "ConfigError", "DataError", "ModelError", "CheckpointError", "RunError", "DiskError"}
+    tree_of_errors = {
+        "UserError",
+        "ConfigError",
+        "DataError",
+        "ModelError",
+        "CheckpointError",
+        "RunError",
+        "RegistryError",
+        "DiskError",
+    }
     silent = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in sources()

@@ -6,6 +6,7 @@ UserError                 something the person at the keyboard can mend; the com
 ├── ModelError            a model folder or hub name: missing, damaged, refused, mismatched
 ├── CheckpointError       a saved state that does not match its manifest
 ├── RunError              a run folder: in use, finished, of another config
+├── RegistryError         a workspace's model versions: unknown, changed, damaged
 ├── DiskError             no space, no permission, read-only
 └── Diverged              a loss or gradient is not finite and the policy is "stop"
 
@@ -57,6 +58,10 @@ class CheckpointError(UserError):
 
 
 class RunError(UserError):
+    pass
+
+
+class RegistryError(UserError):
     pass
 
 

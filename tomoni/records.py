@@ -104,6 +104,7 @@ class Rated:
     completion: tuple[Message, ...]
     good: bool
     extra: Mapping[str, Any] = field(default_factory=dict)
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,7 @@ class Kind(Enum):
     THUMB = "thumb"
     FLAG = "flag"
     COMMENT = "comment"
+    UNDO = "undo"  # takes back the judgement that `replaces` names; what that one had replaced counts again
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,24 @@ class Mean:
         return Mean(self.sum + other.sum, self.count + other.count)
 
 
+@dataclass(frozen=True, slots=True)
+class CalibrationError(Mean):
+    """The expected calibration error (Naeini et al. 2015): `sum` adds up the sizes of the bins' gaps, each the sum of
+    confidence minus right over the bin's items. Two are added bin by bin."""
+
+    gaps: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, gaps: Sequence[float], count: float) -> CalibrationError:
+        return cls(math.fsum(map(abs, gaps)), count, tuple(gaps))
+
+    def __add__(self, other: Mean) -> Mean:
+        if not isinstance(other, CalibrationError):
+            raise TypeError("a calibration error is added to another only: the sizes of gaps do not add up")
+        gaps = [one + two for one, two in zip(self.gaps, other.gaps, strict=True)]
+        return CalibrationError.of(gaps, self.count + other.count)
+
+
 class Stats(dict[str, Mean]):
     """Named statistics. `a | b` takes both (b wins a shared name); `a + b` adds sums and counts."""
 

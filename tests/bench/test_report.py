@@ -63,8 +63,8 @@ def result(name: str = "some", **changes: Any) -> dict[str, Any]:
 def test_the_document_has_figures_goals_machine_and_commands() -> None:
     text = report.render([result()])
     assert "| tomoni | 1,234 | 2.00 (1.50 to 2.50) | 3.50 | 7.0 | 25% | 3.00 | 1.00 |" in text
-    assert "| Work some | tomoni : a peer | 3x, memory 0.5 | 2.50x | 0.30 |" in text
-    assert "| tomoni : a peer | 2.50x | 2.40 to 2.60 | 0.30 | yes: largest difference of losses 1e-06 |" in text
+    assert "| Work some | tomoni : a peer | 3x, memory 0.5 | 2.50x | 1.00x | 0.30 |" in text
+    assert "| tomoni : a peer | 2.50x | 2.40 to 2.60 | 1.00x | 0.30 | yes: largest difference of losses 1e-06 |" in text
     assert "a processor, 2 cores (2 threads used), avx2" in text
     assert "trl 1.16.0" in text
     assert "some (140)" in text
@@ -78,9 +78,16 @@ def test_where_pairs_or_completions_are_counted_the_column_says_so() -> None:
     assert "| tomoni | 5.26 | 2.00" in text
 
 
+def test_by_cpu_seconds_the_same_work_is_compared() -> None:
+    """Ours takes 3.5 s for 8 completions, the peer 10.5 s for 4."""
+    ours = SIDE | {"items": 8, "items_per_second": 1.0, "unit": "completions"}
+    text = report.render([result(sides={"tomoni": ours, "a peer": ours | {"items": 4, "cpu_seconds": 10.5}})])
+    assert "| 2.50x | 2.40 to 2.60 | 6.00x | 0.30 |" in text
+
+
 def test_a_row_whose_sides_differ_is_not_comparable() -> None:
     text = report.render([result(pairs=[PAIR | {"equal": False}])])
-    assert "| Work some | tomoni : a peer | 3x, memory 0.5 | not comparable | 0.30 |" in text
+    assert "| Work some | tomoni : a peer | 3x, memory 0.5 | not comparable |  | 0.30 |" in text
     assert "2.50x" not in text
     assert "**no**: largest difference" in text
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.__main__ import Bench
 from bench.turns import (
     Failed,
     Outcome,
+    Pair,
     Pythons,
     Side,
     in_turn,
@@ -22,6 +25,7 @@ from bench.turns import (
     same_updates,
     summary,
 )
+from bench.workloads import Size, Workload
 
 HERE = Pythons(sys.executable, sys.executable)
 
@@ -169,3 +173,22 @@ def test_a_peers_process_runs_in_the_peers_environment() -> None:
     pythons: Any = Pythons("ours", "theirs")
     assert pythons.of(Side("A", True)) == "ours"
     assert pythons.of(Side("B", False)) == "theirs"
+
+
+def test_where_the_longer_comparison_fails_what_was_measured_is_kept_and_not_called_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side = {name: Side(name, name == "ours", "script") for name in ("ours", "theirs")}
+    told = tuple(Side(f"{name}, told", name == "ours", "script") for name in side)
+    workload = Workload("w", "W", "", tuple(side.values()), (Pair("ours", "theirs", 3.0, 0.5, "updates"),), longer=told)
+
+    def run(self: Bench, one: Side) -> dict[str, float]:
+        if one.name == "theirs, told":
+            raise Failed("ended with 137: killed")
+        return {"seconds": 2.0 if one.name == "ours" else 6.0, "peak_bytes": 4.0, "rate": 1e11}
+
+    monkeypatch.setattr(Bench, "run", run)
+    bench = Bench(tmp_path, Size(repeats=1), Pythons(sys.executable, sys.executable), 1, tried=False)
+    assert not bench.measure(workload, tmp_path)
+    (pair,) = json.loads((tmp_path / "w.json").read_text(encoding="utf-8"))["pairs"]
+    assert pair["speed"] == 3.0 and pair["equal"] is False and "killed" in pair["said"]

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
+from tomoni import durable
 from tomoni.cli.app import main
-from tomoni.engine import checkpoint
 
 ROWS = [{"prompt": f"質問{number}は？", "completion": f"答え{number}です。"} for number in range(6)]
 
@@ -131,7 +131,7 @@ def test_an_output_dir_that_cannot_be_a_folder_is_refused(place: Path, refused: 
 def test_a_disk_without_room_for_a_checkpoint_leaves_no_run_behind(
     place: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "MARGIN", 1 << 60)
+    monkeypatch.setattr(durable, "MARGIN", 1 << 60)
     assert "no space in run" in refused()
 
 

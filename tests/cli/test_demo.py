@@ -10,6 +10,8 @@ import pytest
 
 from tomoni.cli import demo
 from tomoni.errors import RunError, UserError
+from tomoni.feedback.store import Store
+from tomoni.records import Judgement, Kind, Message
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +62,20 @@ def test_a_folder_that_is_not_the_demos_own_is_left_alone(tmp_path: Path) -> Non
     with pytest.raises(RunError, match="not made by the demo"):
         demo.command(["--folder", str(tmp_path)])
     assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "years of work"
+
+
+def test_a_demo_in_which_people_have_judged_is_not_begun_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    (folder / demo.MARK).touch()
+    with Store.open(folder) as store:
+        person = store.add_person("葵", role="owner").id
+        thumb = Judgement("j", person, (Message("user", "?"),), ("!",), (0,), Kind.THUMB, {"answer": 0, "up": True})
+        store.judge(thumb, key="k")
+    with pytest.raises(RunError, match="1 judgement that people made"):
+        demo.command(["--folder", str(folder)])
+    with Store.read(folder) as store:
+        assert store.count_judgements() == 1
 
 
 def test_no_questions_is_refused(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tomoni.data.badrows import REASONS
 from tomoni.data.files import parse_line
 from tomoni.data.read import Reading, read
 from tomoni.errors import DataError
-from tomoni.records import Chat, Comparison, Message, Text, Verdict
+from tomoni.records import Chat, Comparison, Message, Rated, Text, Verdict
 
 GOOD = '{"text": "良い行です。"}'
 
@@ -341,6 +341,11 @@ BAD_ROWS: list[tuple[object, str]] = [
     ({"chosen": "a", "rejected": "b"}, "no_prompt"),
     ({"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}, "hh_rlhf"),
     ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "much"}, "wrong_value"),
+    ({"prompt": "a", "chosen": "b", "rejected": "c", "weight": 0}, "wrong_value"),
+    ({"prompt": "a", "chosen": "b", "rejected": "c", "weight": "1"}, "wrong_value"),
+    ({"prompt": "a", "chosen": "b", "rejected": "c", "noise": 0.5}, "wrong_value"),
+    ({"prompt": "a", "chosen": "b", "rejected": "c", "noise": True}, "wrong_value"),
+    ({"prompt": "a", "completion": "b", "label": True, "weight": -1}, "wrong_value"),
 ]
 
 
@@ -397,3 +402,15 @@ def test_a_missing_file_and_an_unknown_ending_are_errors(tmp_path: Path) -> None
         list(read([tmp_path / "none.jsonl"]))
     with pytest.raises(DataError, match="no known ending"):
         list(read([write(tmp_path, "a.xlsx", "x")]))
+
+
+def test_how_much_a_row_counts_and_how_sure_its_judge_is_are_read_and_change_no_other_rows_name(tmp_path: Path) -> None:
+    plain = {"prompt": "問い", "chosen": "良い", "rejected": "悪い"}
+    rows = [plain, plain | {"weight": 1, "noise": None}, plain | {"weight": 0.25, "noise": 0.2}]
+    path = write(tmp_path, "pairs.jsonl", "\n".join(json.dumps(row) for row in rows))
+    records = [record for record in read([path]) if isinstance(record, Comparison)]
+    assert [(record.weight, record.noise) for record in records] == [(1.0, 0.0), (1.0, 0.0), (0.25, 0.2)]
+    assert records[1].id == f"{records[0].id}#2" and records[0].id not in records[2].id
+    thumb = {"prompt": "問い", "completion": "答え", "label": False}
+    path = write(tmp_path, "thumbs.jsonl", "\n".join(json.dumps(row) for row in [thumb, thumb | {"weight": 2}]))
+    assert [record.weight for record in read([path]) if isinstance(record, Rated)] == [1.0, 2.0]

@@ -55,6 +55,14 @@ def test_a_method_of_plain_text_reads_a_file_with_a_label_column_as_text(tmp_pat
     assert isinstance(next(iter(read([path], wanted=("labelled", "text_pair")))), Labelled)
 
 
+def test_of_several_forms_that_fit_the_one_that_the_method_learns_from_is_meant(tmp_path: Path) -> None:
+    path = write(tmp_path, [{"text": "東京へ", "label": "旅", "spans": [[0, 2, "地名"]]}])
+    with pytest.raises(DataError, match="several forms"):
+        list(read([path]))
+    assert isinstance(next(iter(read([path], wanted=("spans", "tokens")))), Tagged)
+    assert isinstance(next(iter(read([path], wanted=("labelled", "text_pair")))), Labelled)
+
+
 def test_a_pair_has_two_texts_and_one_label(tmp_path: Path) -> None:
     [pair] = list(read([write(tmp_path, [{"sentence1": "犬", "sentence2": "猫", "label": 0.5}])]))
     assert isinstance(pair, TextPair) and (pair.first, pair.second, pair.label) == ("犬", "猫", 0.5)

@@ -6,6 +6,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+from tomoni import durable
+from tomoni.engine import checkpoint
+
 OPERATIONS = ("open", "write", "fsync", "rename", "replace", "mkdir")
 
 
@@ -37,6 +42,12 @@ class FaultyOs:
         self.count += 1
         if self.count - 1 == self.at:
             self.fault(operation)
+
+
+def put(patch: pytest.MonkeyPatch, stand_in: Any) -> None:
+    """Let the modules that make files durable see `stand_in` instead of `os`."""
+    for module in (durable, checkpoint):
+        patch.setattr(module, "os", stand_in)
 
 
 class RecordingOs:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tests.engine.faults import FaultyOs, Killed, RecordingOs
+from tests.engine.faults import FaultyOs, Killed, RecordingOs, put
+from tomoni import durable
 from tomoni.engine import checkpoint
 from tomoni.errors import CheckpointError, DiskError
 
@@ -144,7 +145,7 @@ def test_steps_beyond_six_digits_keep_their_order(tmp_path: Path) -> None:
 def operations_of(action) -> int:
     counter = FaultyOs()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "os", counter)
+        put(patch, counter)
         action()
     return counter.count
 
@@ -169,7 +170,7 @@ def test_killed_at_any_operation_of_a_save_the_old_or_the_new_state_is_found(tmp
         root = tmp_path / f"run-{at}"
         old(root)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(checkpoint, "os", FaultyOs(at, kill))
+            put(patch, FaultyOs(at, kill))
             if at < operations:
                 with pytest.raises(Killed):
                     new(root)
@@ -192,7 +193,7 @@ def test_a_disk_error_at_any_operation_leaves_the_old_checkpoint_and_is_named(tm
     for at in range(operations):
         root = committed(tmp_path / f"run-{at}", 1)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(checkpoint, "os", FaultyOs(at, refuse))
+            put(patch, FaultyOs(at, refuse))
             with pytest.raises(DiskError) as caught:
                 committed(root, 2)
         assert "step-000002" in caught.value.what and "2,000 bytes" in caught.value.what
@@ -209,7 +210,7 @@ def test_everything_is_on_the_disk_before_the_rename_and_the_rename_right_after(
 ) -> None:
     """What a power cut may take back is what was not synced: nothing of a checkpoint that has its name."""
     recorded = RecordingOs()
-    monkeypatch.setattr(checkpoint, "os", recorded)
+    put(monkeypatch, recorded)
     final = committed(tmp_path, 1) / "step-000001"
     staging = tmp_path / ".staging-step-000001"
     at = recorded.log.index(("rename", str(staging), str(final)))
@@ -219,7 +220,7 @@ def test_everything_is_on_the_disk_before_the_rename_and_the_rename_right_after(
     assert ("fsync", str(tmp_path), "") in recorded.log[at:]
 
     recorded.log.clear()
-    checkpoint.atomic_write(tmp_path / "status.json", "状態")
+    durable.atomic_write(tmp_path / "status.json", "状態")
     aside = str(tmp_path / ".staging-status.json")
     assert recorded.log == [
         ("fsync", aside, ""), ("rename", aside, str(tmp_path / "status.json")), ("fsync", str(tmp_path), ""),
@@ -250,13 +251,13 @@ def test_a_small_file_is_old_or_new_whenever_the_write_is_killed(tmp_path: Path)
         raise Killed
 
     path = tmp_path / "status.json"
-    operations = operations_of(lambda: checkpoint.atomic_write(path, "古い"))
+    operations = operations_of(lambda: durable.atomic_write(path, "古い"))
     for at in range(operations):
-        checkpoint.atomic_write(path, "古い")
+        durable.atomic_write(path, "古い")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(checkpoint, "os", FaultyOs(at, kill))
+            put(patch, FaultyOs(at, kill))
             with pytest.raises(Killed):
-                checkpoint.atomic_write(path, "新しい")
+                durable.atomic_write(path, "新しい")
         assert path.read_text(encoding="utf-8") in ("古い", "新しい")
     checkpoint.recover(tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["status.json"]
@@ -282,6 +283,7 @@ ON_A_SMALL_DISK = """
 import sys
 from pathlib import Path
 from tests.engine.test_checkpoint import content_of, fill
+from tomoni import durable
 from tomoni.engine import checkpoint
 from tomoni.errors import DiskError
 checkpoint.require_space = lambda folder, bytes_needed: None

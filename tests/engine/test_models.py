@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BloomConfig, BloomForCausalLM
 
 from tests import tiny
-from tomoni.engine import hub, models
+from tomoni import hub
+from tomoni.engine import models
 from tomoni.errors import ModelError, UserError
 
 TOKENS = torch.arange(3, 15)[None]

@@ -312,3 +312,72 @@ def test_the_virtual_tokens_of_prompt_tuning_are_given_once() -> None:
             with torch.no_grad():
                 assert int(model(input_ids=torch.tensor([tokens])).logits[0, -1].argmax()) == expected
             tokens.append(int(expected))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
+def test_the_likeliest_tokens_are_told_to_who_asks_and_to_nobody_else(architecture: str) -> None:
+    model = tiny.model(architecture)
+    under_test = sampler(model)
+    under_test.add(PROMPTS[1], Sampling(max_new_tokens=6, temperature=2.0, logprobs=True, top_logprobs=3), "asks")
+    under_test.add(PROMPTS[2], Sampling(max_new_tokens=6, temperature=2.0), "does not")
+    told: dict[str, list[Any]] = {"asks": [], "does not": []}
+    while not under_test.idle:
+        for increment in under_test.step():
+            told[increment.id].append(increment)
+    assert all(increment.likeliest == () for increment in told["does not"])
+    tokens = list(PROMPTS[1])
+    for increment in told["asks"]:
+        with torch.no_grad():
+            weights = np.exp(model(torch.tensor([tokens])).logits[0, -1].double().numpy())
+        expected = {token: math.log(weights[token] / weights.sum()) for token in np.argsort(-weights)[:3]}
+        assert [token for token, _ in increment.likeliest] == list(expected)
+        assert [value for _, value in increment.likeliest] == pytest.approx(list(expected.values()), abs=1e-4)
+        tokens.append(increment.token)
+
+
+def test_answers_with_names_of_their_own_can_share_their_draws() -> None:
+    how = Sampling(max_new_tokens=12, temperature=1.5, seed=5)
+    under_test = sampler()
+    under_test.add(PROMPTS[1], how, "one", draws="0")
+    under_test.add(PROMPTS[1], how, "another", draws="0")
+    under_test.add(PROMPTS[1], how, "a third", draws="1")
+    told: dict[str, list[int | None]] = {}
+    while not under_test.idle:
+        for increment in under_test.step():
+            told.setdefault(increment.id, []).append(increment.token)
+    assert told["one"] == told["another"] != told["a third"]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"temperature": 1e-300},
+        {"temperature": 8.7e-178},
+        {"temperature": 1e-40},
+        {"top_p": 1e-300},
+        {"min_p": 0.9999999999},
+    ],
+)
+def test_values_that_float32_takes_for_nothing_give_the_likeliest_tokens_and_disturb_nobody(
+    how: dict[str, float],
+) -> None:
+    under_test = sampler()
+    under_test.add(PROMPTS[1], Sampling(max_new_tokens=12, **how), "extreme")
+    under_test.add(PROMPTS[1], GREEDY, "greedy")
+    under_test.add(PROMPTS[2], Sampling(max_new_tokens=12, temperature=1.3, seed=3), "other", draws="0")
+    told: dict[str, list[int]] = {"extreme": [], "greedy": [], "other": []}
+    while not under_test.idle:
+        for increment in under_test.step():
+            assert increment.token is not None
+            told[increment.id].append(increment.token)
+    assert told["extreme"] == told["greedy"][:12]
+    alone = sampler().sample([PROMPTS[2]], Sampling(max_new_tokens=12, temperature=1.3, seed=3))[0]
+    assert told["other"] == alone.tokens.tolist()
+
+
+def test_a_small_temperature_is_the_formula_in_float64() -> None:
+    logits = torch.tensor([[3.0, 2.996, 1.0, -40.0]])
+    for temperature in (0.02, 0.0099, 0.004):
+        weights = np.exp((logits.double().numpy() - 3.0) / temperature)
+        found = draw.distribution(logits, Sampling(temperature=temperature))
+        assert found.numpy() == pytest.approx(weights / weights.sum(), rel=1e-3, abs=1e-7)

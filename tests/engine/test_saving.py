@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests import tiny
-from tomoni.engine import hub, models, saving
+from tomoni import hub
+from tomoni.engine import models, saving
 from tomoni.engine.trained import Trained, choose
 from tomoni.errors import ModelError
 from tomoni.settings.common import ADAPTERS, TrainedPart

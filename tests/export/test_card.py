@@ -14,7 +14,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 from tests import tiny
-from tomoni.engine import hub
+from tomoni import hub
 from tomoni.evaluate.subject import find
 from tomoni.export import card
 from tomoni.run import start

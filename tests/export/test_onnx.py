@@ -15,8 +15,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tests import tiny
+from tomoni import hub
 from tomoni.data.tokenize import load_tokenizer
-from tomoni.engine import hub, models
+from tomoni.engine import models
 from tomoni.engine.trained import choose
 from tomoni.errors import ModelError
 from tomoni.export import onnx

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tests.losses.test_trl import minimised, outputs, rows_of
 from tomoni.losses import Outputs, Rows, Term, nll, policy, preference, ranking
+from tomoni.report import CalibrationError
 
 COUNTS = {"token": 7.0, "item": 2.0}
 MASK = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 0, 0]])  # two pairs: answers of 3 and 1, of 2 and 1 tokens
@@ -219,3 +220,35 @@ def test_a_gradient_is_the_slope_of_its_loss(name: str) -> None:
 
     leaves = (tensor(POLICY).requires_grad_(), tensor([0.5, -0.2, 1.0, 0.1, 2.0, 0.31, -1.0]).requires_grad_())
     assert torch.autograd.gradcheck(loss, leaves, eps=1e-6, atol=1e-7)
+
+
+def test_the_calibration_error_by_hand_however_the_pairs_are_grouped() -> None:
+    """Bins of confidence from .5 to 1, each .05 wide; a bin's share times the distance of its means."""
+    gaps = [0.0, 0.15, -0.15, 1.2, 1.3, -1.25, 4.0, 5.0, -0.02, 30.0, 0.6, 0.9]
+    bins: dict[int, list[tuple[float, float]]] = {}
+    for gap in gaps:
+        sure = 1 / (1 + math.exp(-abs(gap)))
+        right = 1.0 if gap > 0 else 0.5 if gap == 0 else 0.0
+        bins.setdefault(min(9, int((sure - 0.5) / 0.05)), []).append((sure, right))
+    expected = sum(
+        len(found)
+        / len(gaps)
+        * abs(sum(sure for sure, _ in found) / len(found) - sum(right for _, right in found) / len(found))
+        for found in bins.values()
+    )
+    assert len(bins) >= 4
+
+    def measured(some: list[float]) -> CalibrationError:
+        sums = [float(values.sum()) for values in ranking.calibration_gaps(tensor(some)).values()]
+        return CalibrationError.of(sums, len(some))
+
+    assert measured(gaps).value == pytest.approx(expected, rel=1e-9)
+    assert (measured(gaps[:3]) + measured(gaps[3:])).value == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_model_that_is_as_sure_as_it_is_right_has_next_to_no_calibration_error() -> None:
+    draw = torch.Generator().manual_seed(0)
+    gap = torch.randn(200_000, generator=draw, dtype=torch.float64).abs() * 2
+    right = torch.rand(200_000, generator=draw, dtype=torch.float64) < torch.sigmoid(gap)
+    sums = ranking.calibration_gaps(torch.where(right, gap, -gap)).values()
+    assert CalibrationError.of([float(values.sum()) for values in sums], 200_000).value < 0.005

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tomoni.losses import Outputs, Rows, Term, policy, preference, ranking
 from tomoni.methods import grpo as grpo_method
+from tomoni.rewards.advantages import gae, whitened
 from tomoni.rewards.answered import Answered, Scores
 from tomoni.rewards.rollouts import Rollout
 from tomoni.rows import Item, Row
@@ -183,3 +184,49 @@ def test_rloo(stored: dict[str, Any]) -> None:
         outputs(policy_P), rows, epsilon=stored["epsilon"], epsilon_high=stored["epsilon_high"]
     )
     assert_same(minimised(terms, {"item": 1}), policy_P, stored, mask_NT, ours=False)
+
+
+PPO: list[dict[str, Any]] = json.loads(Path(__file__).with_name("trl_ppo.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("stored", PPO, ids=lambda one: f"{one['gamma']}-{one['lam']}")
+def test_ppo(stored: dict[str, Any]) -> None:
+    """Written by make_trl_ppo.py."""
+    mask_NT = torch.tensor(stored["mask"])
+    logprobs_P, vpreds_P = (flat(stored[name], mask_NT).requires_grad_() for name in ("logprobs", "vpreds"))
+    rows = rows_of(
+        mask_NT,
+        torch.arange(len(mask_NT)),
+        behaviour_P=flat(stored["old"], mask_NT),
+        advantages_P=flat(stored["advantages"], mask_NT),
+        values_P=flat(stored["values"], mask_NT),
+        returns_P=flat(stored["returns"], mask_NT),
+    )
+    terms = policy.ppo(
+        Outputs(logprobs_P, torch.zeros_like(logprobs_P), scores_P=vpreds_P[:, None]),
+        rows,
+        **{name: stored[name] for name in ("cliprange", "cliprange_value", "vf_coef")},
+    )
+    count = float(mask_NT.sum())
+    for name in ("policy/clipfrac_avg", "policy/approxkl_avg", "val/clipfrac_avg"):
+        assert terms[name].sum.item() / count == pytest.approx(stored[name], rel=1e-6), name
+    loss = minimised(terms, {"token": count})
+    assert loss.item() == pytest.approx(stored["loss"], rel=1e-9)
+    for leaf_P, name in ((logprobs_P, "policy_gradient"), (vpreds_P, "value_gradient")):
+        found = torch.autograd.grad(loss, leaf_P, retain_graph=True)[0]
+        torch.testing.assert_close(found, flat(stored[name], mask_NT), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("stored", PPO, ids=lambda one: f"{one['gamma']}-{one['lam']}")
+def test_advantages_and_returns(stored: dict[str, Any]) -> None:
+    """TRL divides by the standard deviation of a sample, lm-human-preferences and we by that of all there is."""
+    mask_NT = np.array(stored["mask"], dtype=bool)
+    found = [
+        gae(np.array(rewards)[mask], np.array(values)[mask], gamma=stored["gamma"], lam=stored["lam"])
+        for rewards, values, mask in zip(stored["rewards"], stored["values"], mask_NT, strict=True)
+    ]
+    returns = np.concatenate([one for _, one in found])
+    np.testing.assert_allclose(returns, np.array(stored["returns"])[mask_NT], rtol=1e-9)
+    mine, count = whitened(np.concatenate([one for one, _ in found]), shift_mean=True), mask_NT.sum()
+    theirs = np.array(stored["advantages"])[mask_NT]
+    np.testing.assert_allclose(mine * ((count - 1) / count) ** 0.5, theirs, rtol=1e-6, atol=1e-7)

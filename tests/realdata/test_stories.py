@@ -14,7 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from tests.realdata import stories
-from tomoni.engine import hub, models, saving
+from tomoni import hub
+from tomoni.engine import models, saving
 from tomoni.engine.sampler import Sampler, Sampling
 from tomoni.engine.trained import choose
 from tomoni.settings.common import TrainedPart

@@ -16,6 +16,7 @@ import torch
 
 from tests.engine.faults import FaultyOs
 from tests.run import jobs
+from tomoni import durable
 from tomoni.engine import checkpoint, engine
 from tomoni.run import journal  # noqa: F401  everything is imported before the first fork
 
@@ -24,7 +25,7 @@ torch.set_num_threads(1)
 
 def child(folder: Path, kill_at: int, counter: Path) -> None:
     faulty = FaultyOs(kill_at if kill_at >= 0 else None, lambda operation: os.kill(os.getpid(), signal.SIGKILL))
-    checkpoint.os = faulty
+    durable.os = checkpoint.os = faulty
     save_file = engine.save_file
 
     def counted_save_file(tensors: object, path: Path) -> None:
@@ -51,7 +52,7 @@ def serve() -> None:
                 os._exit(status)
         print(pid, flush=True)
         _, status, usage = os.wait4(pid, 0)
-        operations = counter.read_text() if counter.exists() else 0
+        operations = (counter.read_text() if counter.exists() else "") or 0  # empty: killed while it was being written
         print(os.waitstatus_to_exitcode(status), operations, usage.ru_utime + usage.ru_stime, flush=True)
 
 

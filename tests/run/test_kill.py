@@ -21,12 +21,13 @@ KILLED = -signal.SIGKILL
 
 
 class Server:
-    """See kill_server."""
+    """A server that trains in forked children; `words` go before every order. See kill_server."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str = "tests.run.kill_server", *words: str) -> None:
         root = Path(__file__).parents[2]
+        self.words = words
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.run.kill_server"], cwd=root, text=True,
+            [sys.executable, "-m", module], cwd=root, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         self.operations = 0
@@ -36,7 +37,7 @@ class Server:
         """The exit status; negative is the signal that ended it. `kill_after` is in seconds of the child's own CPU
         time, so that a busy machine does not move the moment out of the run."""
         assert self.process.stdin and self.process.stdout
-        print(folder, kill_at, file=self.process.stdin, flush=True)
+        print(*self.words, folder, kill_at, file=self.process.stdin, flush=True)
         pid = int(self.process.stdout.readline())
         while kill_after is not None and 0 <= cpu_seconds(pid) < kill_after:
             time.sleep(0.001)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.engine.faults import FaultyOs
+from tests.engine.faults import FaultyOs, put
 from tests.run import jobs
 from tomoni.engine import checkpoint
 from tomoni.engine.engine import Engine
@@ -357,7 +357,7 @@ def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(
             if isinstance(event, Saved):
                 faulty = FaultyOs()
                 faulty.at = next_write(faulty)
-                patch.setattr(checkpoint, "os", faulty)
+                put(patch, faulty)
 
     def next_write(faulty: FaultyOs) -> int:
         def refuse(operation: str) -> None:

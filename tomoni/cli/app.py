@@ -57,12 +57,21 @@ VERBS = (
     Verb("rloo", "learn", "raise a reward: each completion against the mean of the others", learns=True),
     Verb("ppo", "learn", "raise a reward: with a value for every token", learns=True),
     Verb("bestofn", "learn", "raise a reward the safe way: learn the best of several completions", learns=True),
+    Verb("learn", "people", "what people said becomes a candidate version, tried before and after"),
+    Verb("feedback", "people", "what people said: export, import, resolve to training data, erase, back up"),
+    Verb("rehearse", "people", "experiments with simulated people, by protocols fixed before the first run"),
     Verb("chat", "look", "talk with a model"),
     Verb("predict", "look", "what a model for a task says of each row of a file"),
     Verb("embed", "look", "a vector for each text"),
     Verb("evaluate", "look", "measure a model on data it was not trained on"),
     Verb("compare", "look", "small against large: quality, speed, memory and cost on the same data"),
     Verb("curve", "look", "how much data is enough, and what twice as much would bring"),
+    Verb("studio", "people", "web pages: chat with the model, judge it, teach it; for people who know no Python"),
+    Verb("serve", "use", "a model behind OpenAI's API; feedback on its answers; its version a pointer that moves"),
+    Verb("promote", "use", "serve this version of a workspace from now on"),
+    Verb("rollback", "use", "serve again what was served before"),
+    Verb("log", "use", "the versions of a workspace as a family line, with win rates and costs"),
+    Verb("why", "use", "trace a version or an answer to its run, data and judgements"),
     Verb("export", "look", "write a model for other programs, and prove that it is still the same model"),
 )
 STAGES = {
@@ -71,7 +80,9 @@ STAGES = {
     "train": "Train",
     "task": "Train an encoder for a task",
     "learn": "Learn from preferences and rewards",
+    "people": "Let people make it better",
     "look": "Use and judge a model",
+    "use": "Serve a model and choose its version",
 }
 
 

@@ -159,8 +159,7 @@ def _tokenizer(cfg: Any) -> tuple[Any, list[str], int | None]:
     if name is None and cfg.tokenizer:
         return load_tokenizer(cfg.tokenizer), [], cfg.shape.max_position_embeddings
     if name is not None:
-        from tomoni.engine.hub import locate
-        from tomoni.evaluate.results import result_of
+        from tomoni.hub import locate, result_of
 
         located = locate(result_of(name))
         return load_tokenizer(located.tokenizer_folder), [], _context(located.model.folder)

@@ -11,13 +11,14 @@ import argparse
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tomoni.errors import RunError, UserError
+from tomoni.errors import RunError, UserError, counted
 from tomoni.world import (
     bundled_world,
     example_questions,
@@ -117,6 +118,10 @@ def command(argv: list[str]) -> int:
         print(json.dumps(body, ensure_ascii=False))
     else:
         _say_goodbye(console, folder, seconds)
+    if options.studio and not options.json and sys.stdin.isatty() and sys.stdout.isatty():
+        from tomoni.cli import studio
+
+        return studio.command([str(folder)])
     return 0
 
 
@@ -153,6 +158,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         default=0.10,
         help="US dollars for an hour of a machine like this one (default: 0.10)",
     )
+    parser.add_argument(
+        "--no-studio",
+        dest="studio",
+        action="store_false",
+        help="answers: end instead of opening the studio on what was made",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON only")
     options = parser.parse_args(argv)
     for name in ("tuning_questions", "held_out", "pairs", "labelled"):
@@ -170,10 +181,25 @@ def make_room(folder: Path) -> None:
         raise RunError(
             f"{folder} exists and was not made by the demo", next_step="name another folder: tomoni demo --folder NAME"
         )
+    if judged := _judgements(folder):
+        raise RunError(
+            f"{folder} holds {counted(judged, 'judgement')} that people made in the studio, and the demo would begin anew",
+            next_step=f"go on with it: tomoni studio {folder}; or name another folder: tomoni demo --folder NAME",
+        )
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     (folder / MARK).touch()
+
+
+def _judgements(folder: Path) -> int:
+    """How many judgements the folder holds, where it has become a workspace."""
+    from tomoni.feedback.store import Store
+
+    if not ((folder / "workspace.json").exists() and (folder / "tomoni.db").exists()):
+        return 0
+    with Store.read(folder) as store:
+        return store.count_judgements()
 
 
 def _write_questions(folder: Path, options: argparse.Namespace) -> Questions:
@@ -396,7 +422,9 @@ def write_opening(folder: Path) -> None:
 def _say_goodbye(console: Console, folder: Path, seconds: float) -> None:
     program = os.environ.get("TOMONI_PROGRAM", "tomoni")
     console.print(f"\nDone in {seconds:.0f} s, on this machine, without a network. All of it is in {folder}/.")
-    console.print(f"Talk to it:  [bold]{program} chat {folder}/run[/bold]\n")
+    console.print(f"Talk to it:              [bold]{program} chat {folder}/run[/bold]")
+    console.print(f"Teach it in a minute:    [bold]{program} studio {folder}[/bold]   judge 10 pairs, press Learn")
+    console.print(f"1分で教える:             [bold]{program} studio {folder}[/bold]   10組を見比べて、「学ばせる」\n")
 
 
 def _as_json(arms: dict[str, list[Arm]], options: argparse.Namespace, seconds: float) -> dict[str, Any]:

@@ -157,8 +157,8 @@ def _random(folder: Path, seed: int) -> str:
     """A folder with the encoder's shape and tokenizer, and weights drawn anew."""
     import shutil
 
-    from tomoni.engine.hub import locate
     from tomoni.engine.masked import write_random
+    from tomoni.hub import locate
 
     source = locate(ENCODER).folder
     target = folder / "scratch-start"

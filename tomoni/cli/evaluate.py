@@ -105,7 +105,7 @@ def _loss_on(word: str | None) -> LossOn | None:
 
 def is_task_model(name: str) -> bool:
     """Whether it has a head for a task; such models are measured by other numbers."""
-    from tomoni.evaluate.results import result_of
+    from tomoni.hub import result_of
 
     return (Path(result_of(name)).expanduser() / "task.json").is_file()
 

@@ -20,7 +20,7 @@ from tomoni.data.prompts import prompt_item
 from tomoni.data.read import Reading
 from tomoni.data.render import Renderer
 from tomoni.errors import DataError
-from tomoni.records import Chat, Comparison, Record, Text, kind_of
+from tomoni.records import Chat, Comparison, Rated, Record, Text, kind_of
 from tomoni.rows import Row
 
 RowsOf = Callable[[Record, Renderer], Iterator[Row]]
@@ -216,6 +216,10 @@ def _rows(record: Record, renderer: Renderer) -> Iterator[Row]:
                 yield row
         case Comparison():
             yield from renderer.comparison(record) or ()
+        case Rated():
+            row = renderer.completion(record.prompt, record.completion, name=f"{record.source} (record {record.id})")
+            if row is not None:
+                yield row
         case _:
             raise DataError(
                 f"{record.source}: `check` does not know {kind_of(record)}",

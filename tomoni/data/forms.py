@@ -244,12 +244,13 @@ def _preference(row: Mapping[str, Any], source: Source, extra: Mapping[str, Any]
         raise BadValue("same_answers")
     for answer in (first, second):
         check_conversation(prompt + answer)
-    margin = row.get("margin", 0.0)
-    if margin is not None and (isinstance(margin, bool) or not isinstance(margin, int | float)):
-        raise BadValue("wrong_value", f"margin is {kind_of_value(margin)}")
-    tools, kwargs, gap = _tools(row), _template_kwargs(row), float(margin or 0.0)
+    gap, noise = _number(row, "margin", 0.0), _number(row, "noise", 0.0)
+    if not 0 <= noise < 0.5:
+        raise BadValue("wrong_value", f"noise is {noise}; possible: 0 to under 0.5")
+    weight, tools, kwargs = _weight(row), _tools(row), _template_kwargs(row)
+    judged = [] if (weight, noise) == (1.0, 0.0) else [[weight, noise]]
     return Made(
-        [_plain(prompt), _plain(first), _plain(second), gap, list(tools), dict(kwargs)],
+        [_plain(prompt), _plain(first), _plain(second), gap, list(tools), dict(kwargs), *judged],
         lambda id: Comparison(
             id,
             source,
@@ -257,12 +258,31 @@ def _preference(row: Mapping[str, Any], source: Source, extra: Mapping[str, Any]
             first,
             second,
             Verdict.FIRST,
+            weight=weight,
             margin=gap,
+            noise=noise,
             tools=tools,
             template_kwargs=kwargs,
             extra=extra,
         ),
     )
+
+
+def _number(row: Mapping[str, Any], column: str, default: float) -> float:
+    value = row.get(column)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadValue("wrong_value", f"{column} is {kind_of_value(value)}")
+    return float(value)
+
+
+def _weight(row: Mapping[str, Any]) -> float:
+    """How much the row counts."""
+    weight = _number(row, "weight", 1.0)
+    if weight <= 0:
+        raise BadValue("wrong_value", f"weight is {weight}; possible: a number over 0")
+    return weight
 
 
 def _common(first: tuple[Message, ...], second: tuple[Message, ...]) -> int:
@@ -279,10 +299,10 @@ def _unpaired(row: Mapping[str, Any], source: Source, extra: Mapping[str, Any]) 
     label = row["label"]
     if label not in (True, False):  # 1 and 0 as well
         raise BadValue("wrong_value", f"label is {str(label)[:40]!r}; possible: true, false")
-    good = bool(label)
+    good, weight = bool(label), _weight(row)
     return Made(
-        [_plain(prompt), _plain(completion), good],
-        lambda id: Rated(id, source, prompt, completion, good, extra),
+        [_plain(prompt), _plain(completion), good, *([] if weight == 1.0 else [weight])],
+        lambda id: Rated(id, source, prompt, completion, good, extra, weight),
     )
 
 
@@ -299,11 +319,11 @@ _CHAT_OPTIONS = ("tools", "chat_template_kwargs")
 FORMS: dict[str, Form] = {
     "text": Form(("text",), (), _text),
     "messages": Form(("messages",), _CHAT_OPTIONS, _messages),
-    "unpaired": Form(("prompt", "completion", "label"), (), _unpaired),
+    "unpaired": Form(("prompt", "completion", "label"), ("weight",), _unpaired),
     "prompt_completion": Form(("prompt", "completion"), _CHAT_OPTIONS, _prompt_completion),
     "alpaca": Form(("instruction", "output"), ("input", "system", "history", *_CHAT_OPTIONS), _alpaca),
     "sharegpt": Form(("conversations",), ("system", *_CHAT_OPTIONS), _sharegpt),
-    "preference": Form(("chosen", "rejected"), ("prompt", "margin", *_CHAT_OPTIONS), _preference),
+    "preference": Form(("chosen", "rejected"), ("prompt", "margin", "weight", "noise", *_CHAT_OPTIONS), _preference),
     "prompt": Form(("prompt",), _CHAT_OPTIONS, _prompt),
     "labelled": Form(("text", "label"), (), taskforms.labelled),
     "text_pair": Form(("sentence1", "sentence2", "label"), (), taskforms.text_pair),

@@ -54,7 +54,7 @@ def rated_item(record: Record, render: Renderer) -> list[Item]:
                 choices=UNPAIRED,
                 next_step="name a file with the columns prompt, completion, label (true or false)",
             )
-    return [] if row is None else [Item(record.id, (row.with_(label=int(record.good)),))]
+    return [] if row is None else [Item(record.id, (row.with_(label=int(record.good)),), record.weight)]
 
 
 def _left_out(render: Renderer, reason: str) -> list[Item]:

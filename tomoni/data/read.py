@@ -39,7 +39,7 @@ class Reading:
         on_bad_rows: OnBadRows = "stop",
         prompts: bool = False,
         wanted: Sequence[str] = (),
-        check: Callable[[Record], None] = lambda record: None,
+        check: Callable[[Record], None] | None = None,
     ) -> None:
         if form is not None and form not in FORMS:
             raise DataError(f"unknown form {form!r}{did_you_mean(form, list(FORMS))}", choices=list(FORMS))
@@ -122,7 +122,8 @@ class Reading:
                 raise BadValue("missing_column", f"{self.columns.get(column, column)}; the row has {there}")
         extra = {key: value for key, value in row.items() if key not in form.columns and key != "id"}
         made = form.make(row, Source(raw.file, raw.line), extra)
-        self.check(made.build(""))
+        if self.check is not None:
+            self.check(made.build(""))
         return made.build(self._id(row.get("id"), made.content))
 
     def _id(self, own: Any, content: Any) -> str:
@@ -164,6 +165,8 @@ def detect(row: Mapping[str, Any], file: str, *, prompts: bool = False, wanted: 
     that needs further columns the latter is meant, unless only the former is `wanted`."""
     found = [name for name in DETECTED if all(column in row for column in FORMS[name].needs)]
     found = [name for name in found if not _is_part(name, found, wanted)]
+    if len(found) > 1 and len(learnt := [name for name in found if name in wanted]) == 1:
+        found = learnt  # the method learns from one of them only
     if "unpaired" in found:  # a truth value tells it from prompts and completions with a column of that name
         found.remove("prompt_completion" if isinstance(row["label"], bool) else "unpaired")
     if len(found) == 1:
@@ -231,7 +234,7 @@ def read(
     on_bad_rows: OnBadRows = "stop",
     prompts: bool = False,
     wanted: Sequence[str] = (),
-    check: Callable[[Record], None] = lambda record: None,
+    check: Callable[[Record], None] | None = None,
 ) -> Reading:
     """Records of the files (JSONL, JSON, CSV, TSV, Parquet, text), in the form given or detected by the columns."""
     return Reading(

@@ -125,12 +125,12 @@ class Renderer:
 
     def comparison(self, record: Comparison) -> tuple[Row, Row] | None:
         """(first, second): the prompt with each answer, loss on the answer's turns; None where one is left out."""
-        name = _name(record.source, record.id)
-        first, second = (
-            self.completion(record.prompt, answer, record.tools, record.template_kwargs, name=name)
-            for answer in (record.first, record.second)
-        )
-        return None if first is None or second is None else (first, second)
+        name, shared = _name(record.source, record.id), (record.tools, record.template_kwargs)
+        first = self.completion(record.prompt, record.first, *shared, name=name)
+        if first is None:  # a pair is left out once
+            return None
+        second = self.completion(record.prompt, record.second, *shared, name=name)
+        return None if second is None else (first, second)
 
     def completion(
         self,

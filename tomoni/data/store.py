@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from tomoni.data.columns import COLUMNS, NAMES, Writer, label_from
 from tomoni.data.render import TooLong
+from tomoni.durable import sync
 from tomoni.errors import DataError, DiskError
 from tomoni.records import Record
 from tomoni.rows import Item, Row
@@ -204,22 +205,14 @@ def too_long_error(long: Sequence[TooLong]) -> DataError:
 
 
 def _settle(work: Path, final: Path) -> None:
-    _sync_folder(work)
+    sync(work)
     try:
         os.rename(work, final)
     except OSError:
         # another process was first: its store has the same key, so the same content
         if not final.is_dir() or verify(final) is not None:
             raise
-    _sync_folder(final.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(final.parent)
 
 
 def _put_away(final: Path) -> None:

@@ -44,8 +44,11 @@ class PairRenderer:
 
     def comparison(self, record: Comparison) -> tuple[Row, Row] | None:
         name = f"{record.source} (record {record.id})"
-        first, second = (self.completion(record.prompt, answer, name=name) for answer in (record.first, record.second))
-        return None if first is None or second is None else (first, second)
+        first = self.completion(record.prompt, record.first, name=name)
+        if first is None:  # a pair is left out once
+            return None
+        second = self.completion(record.prompt, record.second, name=name)
+        return None if second is None else (first, second)
 
     def completion(self, prompt: Sequence[Message], completion: Sequence[Message], *, name: str) -> Row | None:
         before, answer = _text(prompt), _text(completion)

@@ -1,4 +1,4 @@
-"""The one module that makes files durable: write aside, fsync, rename, fsync the folder. No torch.
+"""Folders that survive: filled aside, hashed, brought to the disk, renamed into place (see `durable`). No torch.
 
 A checkpoint is a folder with any files and `manifest.json`, which names every other file with its size and SHA-256 and
 carries a hash of itself. Neither safetensors nor the file system notices a flipped bit or a tail of zeros; the manifest
@@ -8,36 +8,29 @@ disk, so that whoever looks, at whatever moment the machine stopped, finds the o
     commit(final, write, bytes_needed=…)   write(staging) fills the folder; afterwards `final` is it
     verify(folder)                         CheckpointError naming each file that is not as it was written
     newest_whole(root)                     the last whole checkpoint under root, and the damaged ones met on the way
-    atomic_write(path, data)               the same promise for a single small file
-
-What an fsync that fails has lost is not known, so it is never tried again: the write is given up and said
-(`DiskError`), and what was there before stays.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tomoni.errors import CheckpointError, DiskError
+from tomoni.durable import STAGING, naming_disk, require_space, sync, write_synced
+from tomoni.errors import CheckpointError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-STAGING = ".staging-"  # + final name: a folder being written; worthless after a crash
 REPLACED = ".replaced-"  # + final name: the old folder while its successor is put in place; comes back after a crash
 DISCARDED = ".discarded-"  # + final name: being deleted
 DAMAGED = "damaged-"  # + step name: set aside for people to look at
 STEP_NAME = re.compile(r"step-(\d{6,})")
-MARGIN = 1 << 20  # bytes left free besides what a write needs: file-system blocks, logs
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +84,7 @@ def _seal(staging: Path) -> None:
     for path in _files(staging):
         files[path.relative_to(staging).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         sync(path)
-    _write_synced(staging / MANIFEST, _manifest_bytes(files))
+    write_synced(staging / MANIFEST, _manifest_bytes(files))
     for folder, _, _ in os.walk(staging, topdown=False):
         sync(Path(folder))
 
@@ -231,102 +224,6 @@ def recover(root: Path) -> None:
                     continue
             if path.name.startswith((STAGING, REPLACED, DISCARDED)):
                 _delete(path)
-
-
-# -- single files ----------------------------------------------------------------------------------------------------
-
-
-def atomic_write(path: Path, data: bytes | str) -> None:
-    """`path` holds the old content or all of `data`, also after a crash."""
-    raw = data.encode() if isinstance(data, str) else data
-    with naming_disk(path, len(raw)):
-        staging = _beside(path, STAGING)
-        try:
-            _write_synced(staging, raw)
-            os.replace(staging, path)
-        except Exception:
-            with contextlib.suppress(OSError):
-                staging.unlink()
-            raise
-        sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """fsync a file or a folder."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _write_synced(path: Path, raw: bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    try:
-        view = memoryview(raw)
-        while view:
-            view = view[os.write(handle, view) :]
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-# -- space and errors ------------------------------------------------------------------------------------------------
-
-_DISK_ERRORS = {
-    errno.ENOSPC: "no space left",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EROFS: "the file system is read-only",
-    errno.EACCES: "no permission to write",
-    errno.EPERM: "no permission to write",
-    errno.EIO: "the disk reports an error",
-    errno.EMFILE: "too many open files",
-    errno.ENFILE: "too many open files",
-    errno.ENAMETOOLONG: "the name is too long",
-    errno.ENOTDIR: "a part of the path is a file",
-}
-_FREE_SPACE = "free some space, then start again with the same command: the run goes on from its last checkpoint"
-_NEXT_STEPS = {
-    errno.ENOSPC: _FREE_SPACE,
-    errno.EDQUOT: _FREE_SPACE,
-    errno.EIO: "check the disk; what was saved before is unharmed",
-}
-
-
-def require_space(folder: Path, bytes_needed: int) -> None:
-    """DiskError unless the disk of `folder` (which exists) has room for `bytes_needed` and a margin."""
-    disk = os.statvfs(folder)
-    free = disk.f_bavail * disk.f_frsize
-    if free < bytes_needed + MARGIN:
-        raise DiskError(
-            f"no space in {folder}: {bytes_needed:,} bytes are needed and {free:,} are free",
-            next_step=_FREE_SPACE,
-        )
-
-
-@contextlib.contextmanager
-def naming_disk(path: Path, bytes_needed: int) -> Iterator[None]:
-    """Turn what the operating system says about a disk into a DiskError that names the path and the bytes."""
-    try:
-        yield
-    except Exception as error:
-        code = _errno_of(error)
-        if code not in _DISK_ERRORS or isinstance(error, DiskError):
-            raise
-        needs = f" ({bytes_needed:,} bytes are needed)" if bytes_needed else ""
-        raise DiskError(
-            f"{path} cannot be written: {_DISK_ERRORS[code]}{needs}",
-            next_step=_NEXT_STEPS.get(code, "choose an output_dir that you may write to"),
-        ) from error
-
-
-def _errno_of(error: Exception) -> int | None:
-    """safetensors has an error of its own, which carries the operating system's number in its text."""
-    if isinstance(error, OSError):
-        return error.errno
-    if type(error).__name__ == "SafetensorError" and (found := re.search(r"os error (\d+)", str(error))):
-        return int(found[1])
-    return None
 
 
 # -- small things ----------------------------------------------------------------------------------------------------

@@ -18,7 +18,10 @@ from torch.nn.functional import pad
 
 from tomoni.errors import ConfigError
 
+Likeliest = tuple[tuple[int, float], ...]
+
 BLOCK = 128  # tokens whose weights are summed before one is looked for among them
+SMALL, SMALLEST = 1e-2, 1e-30  # temperatures: from where on logits may overflow, and what float32 can divide by
 LIKELIEST = 256  # tokens among which a nucleus nearly always lies; ordering them takes a tenth of ordering all
 
 
@@ -28,7 +31,8 @@ class Sampling:
 
     `temperature` 0 always takes the likeliest token. Penalties come first, then temperature, `top_k` (0: all),
     `top_p`, `min_p`. `repetition_penalty` looks at prompt and answer, `presence_penalty` at the answer. `logprobs`
-    asks for each token's log-probability under the model itself, before penalties, temperature and cuts.
+    asks for each token's log-probability under the model itself, before penalties, temperature and cuts;
+    `top_logprobs` for those of so many likeliest tokens beside it.
     """
 
     max_new_tokens: int = 256
@@ -41,6 +45,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     seed: int = 0
     logprobs: bool = False
+    top_logprobs: int = 0
 
     def __post_init__(self) -> None:
         wrong = [
@@ -53,6 +58,7 @@ class Sampling:
                 ("min_p", "from 0, below 1", 0 <= self.min_p < 1),
                 ("repetition_penalty", "above 0", 0 < self.repetition_penalty < float("inf")),
                 ("presence_penalty", "between -2 and 2", -2 <= self.presence_penalty <= 2),
+                ("top_logprobs", "0 or more", self.top_logprobs >= 0),
                 ("stop", "texts of at least one character", all(self.stop) and not isinstance(self.stop, str)),
             )
             if not right
@@ -98,7 +104,11 @@ def choose(
 
 def distribution(logits_NV: Tensor, how: Sampling) -> Tensor:
     """float [N, V]: probabilities after temperature and cuts, not yet summing to 1."""
-    logits_NV = logits_NV.float() / how.temperature
+    logits_NV = logits_NV.float()
+    if how.temperature < SMALL:  # the largest becomes 0, so that none becomes infinite
+        logits_NV = (logits_NV - logits_NV.max(-1, keepdim=True).values) / max(how.temperature, SMALLEST)
+    else:
+        logits_NV = logits_NV / how.temperature
     if 0 < how.top_k < logits_NV.shape[-1]:
         least_N1 = logits_NV.topk(how.top_k, dim=-1).values[:, -1:]
         logits_NV = logits_NV.masked_fill(logits_NV < least_N1, float("-inf"))
@@ -115,6 +125,17 @@ def logprobs(logits_NV: Tensor, tokens_N: Tensor) -> Tensor:
     """float32 [N]: log-probability of each row's token under the model itself."""
     logits_NV = logits_NV.float()
     return logits_NV.gather(-1, tokens_N[:, None]).squeeze(-1) - logits_NV.logsumexp(-1)
+
+
+def likeliest(logits_NV: Tensor, count: int) -> list[Likeliest]:
+    """Per row the `count` likeliest tokens with their log-probabilities under the model itself, the likeliest first."""
+    logits_NV = logits_NV.float()
+    values_NK, tokens_NK = logits_NV.topk(min(count, logits_NV.shape[-1]), dim=-1)
+    values_NK = values_NK - logits_NV.logsumexp(-1, keepdim=True)
+    return [
+        tuple(zip(tokens, values, strict=True))
+        for tokens, values in zip(tokens_NK.tolist(), values_NK.tolist(), strict=True)
+    ]
 
 
 def _drawn(weights_NV: Tensor, draws_N1: Tensor) -> Tensor:
@@ -151,7 +172,9 @@ def _nucleus(probabilities_NV: Tensor, top_p: float) -> Tensor:
 def _until(ordered_NK: Tensor, top_p: float) -> Tensor:
     """Probabilities, the likeliest first: 0 behind those that reach `top_p` together."""
     before_NK = ordered_NK.cumsum(-1) - ordered_NK
-    return ordered_NK.masked_fill(before_NK >= top_p, 0)
+    behind_NK = before_NK >= top_p
+    behind_NK[..., 0] = False  # also where float32 takes `top_p` for 0
+    return ordered_NK.masked_fill(behind_NK, 0)
 
 
 def _penalised(

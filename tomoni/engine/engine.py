@@ -310,7 +310,8 @@ class Engine:
         else:
             for index, batch in enumerate(self._batches(items, budget)):
                 terms, objective = self._objective(batch, loss, count, index)
-                objective.backward()
+                if objective.requires_grad:  # not where none of the micro-batch's positions is trained
+                    objective.backward()
                 sums.add(terms)
         self._finite_loss = sums.finite
         self._step_ids = tuple(item.id for item in items)
@@ -329,7 +330,9 @@ class Engine:
             gradients: list[Tensor | None] = [None] * len(weights)
             for batch in self._batches(items, max(1, budget // len(lanes))):
                 terms = loss(self._outputs(batch), batch.rows)
-                added(gradients, torch.autograd.grad(to_minimise(terms, count), weights, allow_unused=True))
+                objective = to_minimise(terms, count)
+                if objective.requires_grad:
+                    added(gradients, torch.autograd.grad(objective, weights, allow_unused=True))
                 found.append({name: replace(term, sum=term.sum.detach()) for name, term in terms.items()})
             return found, gradients
 

@@ -10,9 +10,9 @@ from peft import PeftModel
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, BertConfig, BertForMaskedLM, PreTrainedTokenizerBase
 
 from tomoni.engine import models, scoring
-from tomoni.engine.hub import Located, first_line, read_json
 from tomoni.engine.saving import Dtype, merge, rounded, say_dtype
 from tomoni.errors import ModelError
+from tomoni.hub import Located, first_line, read_json
 from tomoni.settings.pretrain import Shape
 
 

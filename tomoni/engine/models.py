@@ -38,8 +38,8 @@ from transformers.utils.logging import (
 )
 
 from tomoni.engine import kernels
-from tomoni.engine.hub import PICKLED, TO_CONVERT, Located, first_line, read_json
 from tomoni.errors import ModelError, did_you_mean
+from tomoni.hub import PICKLED, TO_CONVERT, Located, first_line, read_json
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tomoni.engine.hub import locate
 from tomoni.engine.models import quiet
+from tomoni.hub import locate
 
 
 def write_random_start(name: str, folder: Path, seed: int) -> Path:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from tomoni.engine import draw
 from tomoni.engine.cohort import Cohort, Decoder
 from tomoni.engine.decode import SlotCohort, SlotDecoder, slot_decoder
-from tomoni.engine.draw import Sampling
+from tomoni.engine.draw import Likeliest, Sampling
 from tomoni.engine.entering import Entering, next_pieces
 from tomoni.engine.forward import in_eval_mode, virtual_tokens, without_adapter
 from tomoni.engine.matrices import Weights
@@ -47,7 +47,7 @@ Prompt = Sequence[int] | Int32
 @dataclass(frozen=True, slots=True)
 class Increment:
     """One step of one answer. `text` is what became certain with it and may be empty: a character or a stop string
-    may be half told. `token` is None where the answer was cancelled; `logprob` only where it was asked for.
+    may be half told. `token` is None where the answer was cancelled; `logprob` and the `likeliest` tokens only where they were asked for.
     `finished`: "stop" an end token or a stop string, "length" `max_new_tokens` or the model's context."""
 
     id: str
@@ -55,6 +55,7 @@ class Increment:
     text: str
     logprob: float | None
     finished: Finish | None
+    likeliest: Likeliest = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,15 +133,15 @@ class Sampler:
 
     # -- the verbs -------------------------------------------------------------------------------------------------
 
-    def add(self, prompt: Prompt, how: Sampling, id: str | None = None) -> str:
-        """Queue a prompt (tokens, as `Renderer.prompt` gives them). The id names the answer and keys its draws; without
-        one it is the number of prompts added so far.
+    def add(self, prompt: Prompt, how: Sampling, id: str | None = None, *, draws: str | None = None) -> str:
+        """Queue a prompt (tokens, as `Renderer.prompt` gives them). The id names the answer and keys its draws, unless
+        `draws` does; without one it is the number of prompts added so far.
 
         Raises UserError where the prompt is empty, fills the context or has a token that the model does not know.
         """
-        return self._add(prompt, how, id, streams=True)
+        return self._add(prompt, how, id, streams=True, draws=draws)
 
-    def _add(self, prompt: Prompt, how: Sampling, id: str | None, *, streams: bool) -> str:
+    def _add(self, prompt: Prompt, how: Sampling, id: str | None, *, streams: bool, draws: str | None = None) -> str:
         tokens = [int(token) for token in prompt]
         self._check(tokens)
         if id is None:
@@ -150,7 +151,7 @@ class Sampler:
         self._added += 1
         most = min(how.max_new_tokens, self.room(tokens))
         stream = TextStream(self.tokenizer, prompt=tokens, stop=how.stop)
-        self._waiting.append(_Answer(id, tokens, how, draw.key(how.seed, id), most, stream, streams))
+        self._waiting.append(_Answer(id, tokens, how, draw.key(how.seed, draws or id), most, stream, streams))
         return id
 
     def step(self) -> list[Increment]:
@@ -372,7 +373,8 @@ class Sampler:
     def _advance(self, cohort: Cohort | SlotCohort, answers: list[_Answer], logits_NV: Tensor) -> list[Increment]:
         """Choose each row's token; rows that end leave `cohort` and `answers`."""
         tokens, logprobs = self._choose(answers, logits_NV)
-        told = [self._tell(*entry) for entry in zip(answers, tokens, logprobs, strict=True)]
+        likeliest = _likeliest(answers, logits_NV)
+        told = [self._tell(*entry) for entry in zip(answers, tokens, logprobs, likeliest, strict=True)]
         self._keep(cohort, answers, [row for row, increment in enumerate(told) if increment.finished is None])
         return told
 
@@ -401,7 +403,7 @@ class Sampler:
             value if answer.how.logprobs else None for answer, value in zip(answers, values, strict=True)
         ]
 
-    def _tell(self, answer: _Answer, token: int, logprob: float | None) -> Increment:
+    def _tell(self, answer: _Answer, token: int, logprob: float | None, likeliest: Likeliest) -> Increment:
         answer.tokens.append(token)
         finished: Finish | None = None
         text = ""
@@ -418,7 +420,16 @@ class Sampler:
             text += answer.stream.finish()
         if answer.stream.stopped:
             finished = "stop"
-        return Increment(answer.id, token, text, logprob, finished)
+        return Increment(answer.id, token, text, logprob, finished, likeliest)
+
+
+def _likeliest(answers: Sequence[_Answer], logits_NV: Tensor) -> list[Likeliest]:
+    """What each answer asked to see of them."""
+    most = max(answer.how.top_logprobs for answer in answers)
+    if not most:
+        return [()] * len(answers)
+    found = draw.likeliest(logits_NV, most)
+    return [row[: answer.how.top_logprobs] for answer, row in zip(answers, found, strict=True)]
 
 
 def _kind_of(model: nn.Module) -> str:

@@ -25,10 +25,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from tomoni.engine import models
 from tomoni.engine.engine import Engine
 from tomoni.engine.forward import ScoreHead
-from tomoni.engine.hub import Located, first_line, read_json
 from tomoni.engine.saving import merge
 from tomoni.engine.setup import EngineSettings
 from tomoni.errors import ModelError
+from tomoni.hub import Located, first_line, read_json
 from tomoni.rows import Item
 
 FILE = "reward.json"

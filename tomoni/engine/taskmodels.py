@@ -23,10 +23,10 @@ from tomoni.engine import models, scoring
 from tomoni.engine.engine import Engine
 from tomoni.engine.forward import ScoreHead
 from tomoni.engine.handover import Use, handed_over
-from tomoni.engine.hub import Located
 from tomoni.engine.saving import merge
 from tomoni.engine.setup import EngineSettings
 from tomoni.errors import ModelError
+from tomoni.hub import Located
 
 FILE = "task.json"
 HEAD = "score.safetensors"

@@ -34,9 +34,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tomoni.engine.forward import decoder_layers
-from tomoni.engine.hub import Located, first_line, read_json
 from tomoni.engine.models import DAMAGED, read_generation, read_tensors
 from tomoni.errors import ConfigError, ModelError, did_you_mean
+from tomoni.hub import Located, first_line, read_json
 from tomoni.settings.common import ADAPTERS, TrainedPart
 
 # IA3 scales keys and values of attention, and what enters the MLP's last layer (Liu et al. 2022, section 3.3). Names as

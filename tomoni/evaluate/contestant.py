@@ -155,7 +155,7 @@ def _classical(job: Job) -> Opened:
 def _head(job: Job) -> Opened:
     from tomoni.errors import ModelError
     from tomoni.evaluate.predict import Asked, Predictor
-    from tomoni.evaluate.results import result_of
+    from tomoni.hub import result_of
     from tomoni.settings.sft import Config
 
     cfg = Config(

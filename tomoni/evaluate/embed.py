@@ -17,12 +17,11 @@ from tomoni.engine import models, scoring
 from tomoni.engine.engine import Engine
 from tomoni.engine.features import features
 from tomoni.engine.forward import ScoreHead
-from tomoni.engine.hub import locate
 from tomoni.engine.sampler import longest_row
 from tomoni.engine.setup import EngineSettings
 from tomoni.engine.taskmodels import is_task, own_pooling, read_task
 from tomoni.errors import ConfigError
-from tomoni.evaluate.results import result_of
+from tomoni.hub import locate, result_of
 from tomoni.rows import Float32, Item
 
 

@@ -19,14 +19,13 @@ from tomoni.data.tasks import TaskRenderer
 from tomoni.data.tokenize import load_tokenizer
 from tomoni.engine.engine import Engine
 from tomoni.engine.features import scores
-from tomoni.engine.hub import locate
 from tomoni.engine.setup import EngineSettings
 from tomoni.engine.taskmodels import Task, is_task, open_task, read_task
 from tomoni.errors import DataError, ModelError
 from tomoni.evaluate.answers import best_answer
 from tomoni.evaluate.calibration import probabilities
-from tomoni.evaluate.results import result_of
 from tomoni.evaluate.spans import found_spans, tags
+from tomoni.hub import locate, result_of
 from tomoni.records import Question, Source, Tagged
 from tomoni.rows import Float32, Item
 

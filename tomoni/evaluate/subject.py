@@ -9,13 +9,12 @@ from typing import Any, get_args
 
 from tomoni.data.render import LossOn, Renderer
 from tomoni.data.tokenize import load_tokenizer
-from tomoni.engine.hub import Located, locate
 from tomoni.engine.matrices import Weights
 from tomoni.engine.models import examine, load
 from tomoni.engine.sampler import Sampler, ends_of, longest_row
 from tomoni.engine.setup import pick_device
 from tomoni.errors import ConfigError
-from tomoni.evaluate.results import result_of
+from tomoni.hub import Located, locate, result_of
 
 MOST_TOKENS = 8192  # of a row that is measured, where the model's context is longer
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 
-from tomoni.engine.hub import read_json
 from tomoni.engine.sampler import Sampler, Sampling
 from tomoni.errors import ModelError
 from tomoni.evaluate.subject import Subject, shorter
+from tomoni.hub import read_json
 from tomoni.records import Message
 from tomoni.rows import Int32
 

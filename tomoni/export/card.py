@@ -17,8 +17,8 @@ from typing import Any, Final, TypeGuard
 import yaml
 
 import tomoni
-from tomoni.engine.hub import Located
 from tomoni.export.facts import Facts, gather, origin
+from tomoni.hub import Located
 from tomoni.yamltext import Dumper
 
 FILE: Final = "README.md"

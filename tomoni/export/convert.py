@@ -20,7 +20,8 @@ from typing import Any, Final
 
 import torch
 
-from tomoni.engine.checkpoint import commit, naming_disk, require_space
+from tomoni.durable import naming_disk, require_space
+from tomoni.engine.checkpoint import commit
 from tomoni.engine.sampler import longest_row
 from tomoni.errors import DataError, ModelError, RunError, counted
 from tomoni.evaluate.subject import Subject

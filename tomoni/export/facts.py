@@ -16,9 +16,8 @@ from typing import Any, Final
 
 import yaml
 
-from tomoni.engine.hub import BUNDLED, Located, locate
+from tomoni.hub import BUNDLED, RESULTS, Located, locate
 
-RESULTS: Final = ("model", "adapter")  # where a run leaves what it trained
 WEIGHTS: Final = (".safetensors", ".gguf", ".onnx", ".data")
 _HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _LICENCE: Final = re.compile(r"[A-Za-z0-9.+-]{1,60}")

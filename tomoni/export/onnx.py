@@ -33,11 +33,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tomoni.engine.hub import first_line
 from tomoni.engine.models import quiet
 from tomoni.engine.saving import TOKENIZER_ROOM, generation_config
 from tomoni.engine.traceable import INSTEAD, Traceable, untraceable
 from tomoni.errors import ModelError
+from tomoni.hub import first_line
 from tomoni.rows import Int32
 
 if TYPE_CHECKING:

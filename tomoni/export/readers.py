@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tomoni.engine.hub import read_json
 from tomoni.engine.plain import generate, logits_after, open_plain, open_plain_tokenizer
 from tomoni.engine.sampler import Sampling
 from tomoni.evaluate.subject import Subject
 from tomoni.export.answers import Answer, Prompt, likeliest
+from tomoni.hub import read_json
 from tomoni.rows import Float32, Int32
 
 

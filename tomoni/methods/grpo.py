@@ -15,7 +15,7 @@ import numpy as np
 
 from tomoni.data.prompts import prompt_item
 from tomoni.losses import Loss, Unit, policy
-from tomoni.report import Looked, Mean, Report, State
+from tomoni.report import Looked, Mean, Report, State, Stats
 from tomoni.rewards.advantages import group_relative
 from tomoni.rewards.looking import look
 from tomoni.rewards.rollouts import (
@@ -56,9 +56,12 @@ def steps(engine: Engine, data: Stream, cfg: Config, state: State, rewards: Rewa
             stats |= {"objective/kl": Mean(float(kl_BK.sum()), kl_BK.size)}
             returns_BK = returns_BK - (cfg.beta * kl_BK if cfg.kl_in == "reward" else 0)
         groups = weighted(groups, group_relative(returns_BK, cfg.scale_rewards), rollout, cfg)
+        taught = any(row.weights.any() for item in groups for row in item.rows)  # not where none came to its end
         last = min(step + cfg.num_iterations, cfg.steps) - 1
         for update in range(step, last + 1):
-            learnt = engine.forward_backward(groups, loss_of(cfg)) | engine.optim_step(cfg.lr_at(update))
+            learnt = Stats()
+            if taught:
+                learnt = engine.forward_backward(groups, loss_of(cfg)) | engine.optim_step(cfg.lr_at(update))
             if cfg.reference_moves(update):
                 engine.move_reference(cfg.ref_model_mixup_alpha)
             yield Report.after(

@@ -102,10 +102,11 @@ def adapted(beta: float, kl: float, completions: int, cfg: Config) -> float:
 
 
 def mini_batch(episodes: Sequence[Item], number: int, cfg: Config, *, key: int) -> list[Item]:
-    """Part `number` of the rollout's passes, each in an order of its own."""
+    """Part `number` of the rollout's passes, each in an order of its own. A last rollout with fewer episodes than parts
+    gives some of them twice."""
     turn, part = divmod(number, cfg.num_mini_batches)
     order = Permutation.keyed(len(episodes), cfg.seed, key + turn)
-    places = range(part, len(episodes), cfg.num_mini_batches)
+    places = range(part % len(episodes), len(episodes), cfg.num_mini_batches)
     return [episodes[order[place]] for place in places]
 
 

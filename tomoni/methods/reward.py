@@ -14,7 +14,7 @@ import numpy as np
 from tomoni.data.pairs import pair_item
 from tomoni.losses import Loss, ranking
 from tomoni.records import Record
-from tomoni.report import Report, State, Stats
+from tomoni.report import CalibrationError, Report, State, Stats
 from tomoni.rows import Item, Row
 from tomoni.settings.reward import Config
 
@@ -29,16 +29,20 @@ def items(record: Record, render: Renderer) -> list[Item]:
     return [item.with_rows([scored(row) for row in item.rows]) for item in pair_item(record, render)]
 
 
-def loss(cfg: Config) -> Loss:
+def loss(cfg: Config, *, calibration: bool = False) -> Loss:
     return partial(
         ranking.bradley_terry,
         label_smoothing=cfg.label_smoothing,
         center_rewards_coefficient=cfg.center_rewards_coefficient,
+        calibration=calibration,
     )
 
 
 def evaluate(engine: Engine, items: Sequence[Item], cfg: Config, rewards: Rewards | None = None) -> Stats:
-    return engine.evaluate(items, loss(cfg))
+    """With the expected calibration error: how far the choices' confidence is from how often they are right."""
+    stats = engine.evaluate(items, loss(cfg, calibration=True))
+    gaps = [stats.pop(f"{ranking.GAP}{number}") for number in range(ranking.BINS)]
+    return stats | {"ece": CalibrationError.of([gap.sum for gap in gaps], gaps[0].count)}
 
 
 def steps(engine: Engine, data: Stream, cfg: Config, state: State, rewards: Rewards | None = None) -> Iterator[Report]:

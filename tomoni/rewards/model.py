@@ -37,8 +37,12 @@ class RewardModel:
             and fingerprint(own) == fingerprint(tokenizer)
             and own.chat_template == tokenizer.chat_template
         )
-        kind = PairRenderer if self.about.encoder else Renderer
-        self.render = kind(own, max_length=self.about.max_length, on_long_rows="truncate")
+        # an encoder's prompt may lose its beginning; a decoder's row would lose the end of the answer that is judged
+        self.render = (
+            PairRenderer(own, max_length=self.about.max_length, on_long_rows="truncate")
+            if self.about.encoder
+            else Renderer(own, max_length=self.about.max_length, on_long_rows="drop")
+        )
 
     def __call__(self, answers: Sequence[Answered]) -> list[float]:
         items = [Item(answer.id, (self._row(answer),)) for answer in answers]

@@ -187,8 +187,7 @@ def compare(
 
 def _entries(names: Sequence[str], train: Cases | None) -> dict[str, str]:
     """Shown name -> model, each looked for."""
-    from tomoni.engine.hub import locate
-    from tomoni.evaluate.results import result_of
+    from tomoni.hub import locate, result_of
 
     found: dict[str, str] = {}
     for word in names:

@@ -20,7 +20,7 @@ from tomoni.data.stream import Items, Stream
 from tomoni.data.tasks import TaskRenderer
 from tomoni.data.textpairs import PairRenderer
 from tomoni.data.tokenize import fingerprint
-from tomoni.engine.checkpoint import atomic_write
+from tomoni.durable import atomic_write
 from tomoni.errors import DataError, counted
 from tomoni.records import Record
 from tomoni.run.job import Tokenizer
@@ -69,7 +69,7 @@ def reading(
     cfg: TrainingSettings,
     files: Sequence[str],
     *,
-    check: Callable[[Record], None] = lambda record: None,
+    check: Callable[[Record], None] | None = None,
     on_bad_rows: Literal["stop", "quarantine"] | None = None,
 ) -> Reading:
     return read(
@@ -154,10 +154,6 @@ def _place(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
-def _nothing_more(record: Record) -> None:
-    """Most methods can take any record that could be read."""
-
-
 class _Parts:
     """Builds the stores of a run's parts, and keeps what should be said about them."""
 
@@ -175,7 +171,7 @@ class _Parts:
 
     def store(self, part: str, files: Sequence[str], chosen: Callable[[Record], bool]) -> ItemStore:
         """The items of the chosen records; made once, found again by the hash of all that decides them."""
-        rows = reading(self.cfg, files, check=getattr(self.render, "check", _nothing_more))
+        rows = reading(self.cfg, files, check=getattr(self.render, "check", None))
         self.render.begin_part()
         made = build(
             self._kept(part, rows, chosen),

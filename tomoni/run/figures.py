@@ -132,6 +132,7 @@ HEADINGS: dict[str, Heading] = {
     "margin": Heading("score, better - worse", _plain),
     "mean_reward": Heading("mean score", _plain),
     "brier": Heading("Brier score", _plain),
+    "ece": Heading("calibration error (ECE)", _share),
     "rewards/margins": Heading("margin, chosen - rejected", _plain),
     "rewards/chosen": Heading("implicit reward, chosen", _plain),
     "rewards/rejected": Heading("implicit reward, rejected", _plain),

@@ -29,7 +29,7 @@ from typing import Any, Literal
 
 import yaml
 
-from tomoni import config
+from tomoni import config, durable
 from tomoni.engine import checkpoint
 from tomoni.errors import DiskError, RunError
 from tomoni.settings.common import TrainingSettings
@@ -77,7 +77,7 @@ class RunFolder:
         root = Path(path).expanduser()
         if root.exists() and not root.is_dir():
             raise DiskError(f"output_dir {root} is a file", next_step="choose a new or empty folder as output_dir")
-        with checkpoint.naming_disk(root, 0), _naming_parent(root):
+        with durable.naming_disk(root, 0), _naming_parent(root):
             root.mkdir(parents=True, exist_ok=True)
             _refuse_foreign(root)
             handle = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -160,8 +160,8 @@ class RunFolder:
                 f"the files of the run in {self.root} have changed since it began: " + "; ".join(changed.values()),
                 next_step="restore them to go on with it, or choose another output_dir to begin anew",
             )
-        checkpoint.atomic_write(self.root / "inputs.json", text)
-        checkpoint.atomic_write(self.root / "config.yaml", config.dump(cfg))
+        durable.atomic_write(self.root / "inputs.json", text)
+        durable.atomic_write(self.root / "config.yaml", config.dump(cfg))
 
     def withdraw(self) -> None:
         """Leave no trace of a run that could not begin; a folder made for it goes too."""
@@ -179,10 +179,10 @@ class RunFolder:
             "state": state, "pid": self.holder.pid, "host": self.holder.host, "start": self.holder.start,
             "step": step, "steps": steps, "error": error, "written": datetime.now(UTC).isoformat(timespec="seconds"),
         }  # fmt: skip
-        checkpoint.atomic_write(self.root / "status.json", json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+        durable.atomic_write(self.root / "status.json", json.dumps(body, indent=1, ensure_ascii=False) + "\n")
 
     def write_json(self, name: str, body: Mapping[str, Any]) -> None:
-        checkpoint.atomic_write(self.root / name, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+        durable.atomic_write(self.root / name, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         path = self.root / name
@@ -277,7 +277,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _refuse_foreign(root: Path) -> None:
     names = [path.name for path in root.iterdir()]
-    foreign = [name for name in names if name not in OURS and not name.startswith(checkpoint.STAGING)]
+    foreign = [name for name in names if name not in OURS and not name.startswith(durable.STAGING)]
     if foreign and "config.yaml" not in names:
         raise RunError(
             f"{root} holds files that are no run's: {', '.join(sorted(foreign)[:5])}",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tomoni.data.textpairs import PairRenderer
 from tomoni.data.tokenize import fingerprint, load_tokenizer
 from tomoni.errors import ConfigError
-from tomoni.evaluate.results import result_of
+from tomoni.hub import result_of
 from tomoni.run.job import Tokenizer
 from tomoni.settings.common import Phase, TrainingSettings
 
@@ -68,7 +68,7 @@ def reference_engine(cfg: TrainingSettings, tokenizer: Tokenizer) -> Engine | No
     """The engine of another model that is the reference; None where it is the policy's own start or average."""
     from tomoni.engine import models
     from tomoni.engine.engine import Engine
-    from tomoni.engine.hub import locate
+    from tomoni.hub import locate
 
     name = str(getattr(cfg, "reference", "start"))
     if name in ("start", "ema"):

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tomoni.engine.checkpoint import naming_disk, sync
+from tomoni.durable import naming_disk, sync
 
 
 class Journal:

@@ -14,7 +14,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from tomoni import config
+from tomoni import config, durable
 from tomoni.engine import checkpoint
 from tomoni.errors import ConfigError, RunError
 from tomoni.run.events import Listener, Notice
@@ -38,7 +38,7 @@ def climb(cfg: TrainingSettings, *, on_event: Listener | None = None) -> Result:
     with RunFolder.hold(root) as folder:
         for text in folder.compare(cfg):
             tell(Notice(text))
-        checkpoint.atomic_write(root / "config.yaml", config.dump(cfg))
+        durable.atomic_write(root / "config.yaml", config.dump(cfg))
         folder.set_status("running")
         best: Result | None = None
         told = []
@@ -61,7 +61,7 @@ def climb(cfg: TrainingSettings, *, on_event: Listener | None = None) -> Result:
             best = result
         if best is None or best.model is None:
             raise RunError("no rung came to its end", next_step="start it again: it goes on from there")
-        checkpoint.atomic_write(root / FILE, json.dumps(told, indent=1) + "\n")
+        durable.atomic_write(root / FILE, json.dumps(told, indent=1) + "\n")
         _take(best, root)
         folder.set_status("finished", step=best.step, steps=best.steps)
     seconds = sum(float(str(one["seconds"])) for one in told)
@@ -69,8 +69,7 @@ def climb(cfg: TrainingSettings, *, on_event: Listener | None = None) -> Result:
 
 
 def rungs(cfg: TrainingSettings) -> tuple[str, ...]:
-    from tomoni.engine.hub import locate, read_json
-    from tomoni.evaluate.results import result_of
+    from tomoni.hub import locate, read_json, result_of
 
     settings = read_json(locate(result_of(str(getattr(cfg, "model_name_or_path", "")))).model.folder / "config.json")
     layers = int(settings.get("num_hidden_layers") or settings.get("n_layers") or 0)
@@ -82,9 +81,8 @@ def rungs(cfg: TrainingSettings) -> tuple[str, ...]:
 def _one_pooling(cfg: TrainingSettings) -> TrainingSettings:
     """All rungs read the states in one way, so that each begins with the head of the one before."""
     from tomoni.engine import scoring
-    from tomoni.engine.hub import locate
     from tomoni.engine.taskmodels import own_pooling
-    from tomoni.evaluate.results import result_of
+    from tomoni.hub import locate, result_of
 
     if getattr(cfg, "pool", "none") is not None:
         return cfg

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tomoni.data.render import Renderer
 from tomoni.data.tokenize import fingerprint, load_tokenizer
 from tomoni.errors import ConfigError, DataError, RunError, counted
-from tomoni.evaluate.results import result_of
+from tomoni.hub import result_of
 from tomoni.records import Text
 from tomoni.run import datasets
 from tomoni.run.events import Listener, Notice, Preparing
@@ -37,7 +37,7 @@ from tomoni.settings.pretrain import Config as Pretrain
 from tomoni.settings.tasks import TaskSettings
 
 if TYPE_CHECKING:
-    from tomoni.engine.hub import Located
+    from tomoni.hub import Located
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _method_of(cfg: TrainingSettings) -> str:
 
 def _start(cfg: TrainingSettings, *, scores: bool) -> Start:
     from tomoni.engine import models, scoring
-    from tomoni.engine.hub import locate
+    from tomoni.hub import locate
 
     name = getattr(cfg, "model_name_or_path", None)
     if name is None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from tomoni import durable
 from tomoni.engine import checkpoint
 from tomoni.errors import CheckpointError, RunError, UserError
 from tomoni.report import Looked, Report, State
@@ -88,7 +89,7 @@ def drive(
     try:
         job = make_job(tell)
         needed = job.engine.bytes_to_save() + job.result_bytes
-        checkpoint.require_space(folder.root, needed)  # now, and not after the hours until the first checkpoint
+        durable.require_space(folder.root, needed)  # now, and not after the hours until the first checkpoint
         folder.accept(cfg, job.inputs)
         for text in job.notices:
             tell(Notice(text))
@@ -325,7 +326,7 @@ class Runner:
         self.saved_at = done
         self.last_save = time.monotonic()
         best = self._point_to_best()
-        with checkpoint.naming_disk(self.folder.checkpoints, 0):
+        with durable.naming_disk(self.folder.checkpoints, 0):
             checkpoint.retain(self.folder.checkpoints, newest=self.cfg.save_total_limit, also=best)
         self.folder.set_status("running", step=done, steps=self.cfg.steps)
         self.tell(Saved(final))
@@ -423,10 +424,10 @@ class Runner:
         self.folder.write_json("report.json", body)
         held_out = self.job.looked_at_is == "validation"
         section = watched.as_markdown(watch, self.cfg, held_out=held_out, ended=result.ended)
-        checkpoint.atomic_write(root / "report.md", reports.as_markdown(result, self.cfg, more) + section)
+        durable.atomic_write(root / "report.md", reports.as_markdown(result, self.cfg, more) + section)
         if watch.points:
             drawn = watched.chart(watch, watched.read_metrics(self.folder.metrics), self.cfg)
-            checkpoint.atomic_write(root / watched.FILE, drawn)
+            durable.atomic_write(root / watched.FILE, drawn)
 
     def _answers_at_end(self) -> list[str]:
         try:

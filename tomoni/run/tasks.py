@@ -16,7 +16,7 @@ from tomoni.data.tasks import TaskRenderer
 from tomoni.data.tokenize import load_tokenizer
 from tomoni.data.words import tagger
 from tomoni.errors import ConfigError, DataError, ModelError
-from tomoni.evaluate.results import result_of
+from tomoni.hub import result_of
 from tomoni.rows import Item
 from tomoni.run import datasets
 from tomoni.run.calibrating import Calibrating
@@ -30,18 +30,18 @@ from tomoni.settings.tasks import TaskSettings, WholeTextSettings
 
 if TYPE_CHECKING:
     from tomoni.engine.engine import Engine
-    from tomoni.engine.hub import Located
     from tomoni.engine.taskmodels import Task
+    from tomoni.hub import Located
 
 
 def prepare_task(cfg: TaskSettings, folder: RunFolder, tell: Listener) -> Job:
     """Everything that can be wrong with a config's files is found here, before anything is trained."""
     from tomoni.engine import checkpoint, fewtokens, models, scoring
     from tomoni.engine.engine import Engine
-    from tomoni.engine.hub import locate
     from tomoni.engine.sampler import longest_row
     from tomoni.engine.setup import pick_device
     from tomoni.engine.taskmodels import own_pooling, spec_of
+    from tomoni.hub import locate
 
     pick_device(cfg.device)
     method = method_module(_method(cfg))

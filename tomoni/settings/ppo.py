@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tomoni.settings.common import Filled, Phase, Positive, Share, TrainingSettings
 from tomoni.settings.reference import ReferenceSettings
@@ -34,6 +34,16 @@ class Config(TrainingSettings, RolloutSettings, ReferenceSettings):
     value_lr_ratio: Positive = 20.0  # the value head's learning rate as a multiple of the others'
     whiten_rewards: bool = False
     missing_eos_penalty: Annotated[float, Field(ge=0)] = 0.0  # taken off a completion that does not come to its end
+
+    @model_validator(mode="after")
+    def _has_something_in_each_part(self) -> Config:
+        episodes = self.batch_size * self.num_generations
+        if self.num_mini_batches > episodes:
+            raise ValueError(
+                f"num_mini_batches is {self.num_mini_batches}, and a rollout has {episodes} completions "
+                "(batch_size * num_generations): at most one mini-batch for each"
+            )
+        return self
 
     @property
     def updates_per_batch(self) -> int:

@@ -12,7 +12,8 @@ import torch
 
 from tests import tiny
 from tests.engine.standin_hub import StandIn, serving
-from tomoni.engine import hub, models
+from tomoni import hub
+from tomoni.engine import models
 from tomoni.errors import DiskError, ModelError
 
 ONE, TWO = "1" * 40, "2" * 40

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import tomoni
-from tomoni.engine.checkpoint import atomic_write
-from tomoni.errors import DiskError, ModelError, did_you_mean
+from tomoni.durable import atomic_write
+from tomoni.errors import DiskError, ModelError, RunError, did_you_mean
 
 BUNDLED: Final = ("small", "large", "encoder")
+RESULTS: Final = ("model", "adapter")  # where a run leaves what it trained
 FETCHED: Final = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 # files in subfolders and "consolidated" weights are the same model once more in another program's form
 NOT_FETCHED: Final = ("*/*", "consolidated*.safetensors")
@@ -78,6 +79,21 @@ def locate(name: str | Path, *, cache: Path | None = None, update: bool = False)
     if not (found.folder / "adapter_config.json").is_file():
         return found
     return _with_base(found, cache)
+
+
+def result_of(name: str | Path) -> str | Path:
+    """The model or adapter inside a run's folder; any other name as it is. Raises RunError where a run has none yet."""
+    folder = Path(name).expanduser()
+    if not (folder / "config.yaml").is_file() or (folder / "config.json").is_file():
+        return name
+    for result in RESULTS:
+        if (folder / result).is_dir():
+            return folder / result
+    raise RunError(
+        f"the run in {folder} has no result yet",
+        choices=[f"{folder / result}" for result in RESULTS],
+        next_step="let the run finish: the same command that began it goes on from its last checkpoint",
+    )
 
 
 def _locate_one(name: str, cache: Path | None, update: bool) -> Located:

@@ -1,0 +1,385 @@
+"""One press of Learn: what people said becomes a candidate, which stands beside the current version until people prefer it.
+
+    W/learn/NNNN/status.json     state, stage, how much of it is done, seconds, pid
+                 result.json     the new version, what it learnt from, what it cost, trials before and after
+                 run/, run.jsonl the training and what it was given
+
+Nothing here decides whether the candidate is better. It says what the judgements so far let expect, and answers prompts
+that were never trained on, before and after, for people to choose between without knowing which is which.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tomoni.durable import atomic_write
+from tomoni.errors import DataError, RegistryError, RunError, UserError
+from tomoni.feedback.entries import PromptRow, prompt_id
+from tomoni.feedback.resolve import resolve
+from tomoni.feedback.snapshot import Snapshot
+from tomoni.feedback.store import Store
+from tomoni.loop import practice
+from tomoni.loop.practice import Lessons, Trainer, in_japanese
+from tomoni.loop.taste import Drawn, Expected, Prompt, Reader, best_of, expected_win_rate, understand
+from tomoni.registry import Registry, Version
+
+if TYPE_CHECKING:
+    from tomoni.evaluate.subject import Subject
+    from tomoni.feedback.head import Head
+    from tomoni.run.events import Event
+
+Stage = Literal["reading", "sampling", "fitting", "training", "answering", "done"]
+PRICE_PER_HOUR = 0.10  # US dollars, of a machine like a laptop; the studio and the verb let people set their own
+TRIALS = 20  # unchanged answers among them are ties that nobody has to look at
+FEWEST_PROMPTS = 16  # that must be there to practise on
+AT_ONCE = 16  # prompts drawn between two looks at the clock
+SHARES = {"reading": 0.05, "sampling": 0.35, "fitting": 0.5, "training": 0.85, "answering": 0.97, "done": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`sampling_seconds`: after so long no more prompts are drawn, if there are the fewest that are needed."""
+
+    workspace: Path
+    after: int = 0  # judgements with a greater sequence number only
+    price_per_hour: float = PRICE_PER_HOUR
+    prompts: int = practice.PROMPTS
+    answers: int = practice.ANSWERS
+    trials: int = TRIALS
+    sampling_seconds: float = 60.0
+    threads: int | None = None
+
+
+@dataclass(slots=True)
+class Progress:
+    """status.json, written at most five times a second."""
+
+    folder: Path
+    begin: float = field(default_factory=time.monotonic)
+    stage: Stage = "reading"
+    written: float = float("-inf")
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.begin
+
+    def say(self, stage: Stage, part: float = 0.0, *, state: str = "running", error: str | None = None) -> None:
+        """`part`: how much of the stage is done, 0 to 1."""
+        now = time.monotonic()
+        if stage == self.stage and state == "running" and now - self.written < 0.2:
+            return
+        names = list(SHARES)
+        begins = 0.0 if stage == names[0] else SHARES[names[names.index(stage) - 1]]
+        done = begins + (SHARES[stage] - begins) * min(max(part, 0.0), 1.0)
+        body = {"state": state, "stage": stage, "done": round(done, 3), "seconds": round(self.seconds, 1)}
+        body |= {"error": error, "pid": os.getpid()}
+        atomic_write(self.folder / "status.json", json.dumps(body, ensure_ascii=False) + "\n")
+        self.stage, self.written = stage, now
+
+    def training(self, begins: float, ends: float) -> Any:
+        """A listener that shows a run's steps as part of the stage."""
+
+        def listen(event: Event) -> None:
+            step, total = getattr(event, "step", None), getattr(event, "total", None)
+            if isinstance(step, int) and isinstance(total, int) and total:
+                self.say("training", begins + (ends - begins) * step / total)
+
+        return listen
+
+
+def learn(plan: Plan) -> Path:
+    """The press's folder, with result.json in it. Raises UserErrors: no workspace, no version that is served, nothing to
+    learn from, too few prompts; what else goes wrong stands in status.json too."""
+    registry = Registry.open(plan.workspace)
+    with _alone(plan.workspace), _stoppable():
+        folder = _next_folder(plan.workspace / "learn")
+        progress = Progress(folder)
+        try:
+            progress.say("reading", 0.5)
+            result = _press(plan, registry, folder, progress)
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt)
+            text = error.text() if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            progress.say(progress.stage, state="stopped" if stopped else "failed", error=None if stopped else text)
+            raise
+        atomic_write(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        progress.say("done", 1.0, state="finished")
+    return folder
+
+
+# -- one press -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What was said, and the prompts to practise and to try on."""
+
+    snapshot: Snapshot
+    sequence: int
+    practise: list[Prompt]
+    tried: list[PromptRow]
+
+
+def _press(plan: Plan, registry: Registry, folder: Path, progress: Progress) -> dict[str, Any]:
+    base = registry.current()
+    if base is None:
+        raise RegistryError(
+            f"no version is served in {plan.workspace} yet", next_step=f"tomoni promote {plan.workspace} v1"
+        )
+    material = _read(plan)
+    from tomoni.evaluate.subject import open_subject
+
+    registry.verify(base)
+    before = open_subject(base.model)
+    drawn = _sample(before, material, plan, progress)
+    progress.say("fitting")
+    reader = Reader(before, drawn)
+    head = understand(reader, material.snapshot, drawn)
+    trainer = Trainer(
+        base.model,
+        folder,
+        before.weights,
+        int(before.model.config.get_text_config().hidden_size),
+        before.located.base is not None,
+        threads=plan.threads,
+    )
+    notes: list[str] = []
+    lessons, far = _lessons(before, reader, head, material, drawn, trainer, progress, notes)
+    trained = trainer.practise(lessons.rows, far=far, on_event=progress.training(0.4, 1.0))
+    progress.say("answering")
+    after = open_subject(folder / "run")
+    trials, expected = _try(before, after, reader, head, material, notes)
+    cost = progress.seconds / 3600 * plan.price_per_hour
+    version = _register(registry, base, folder, material, lessons, cost, progress.seconds, expected)
+    return {
+        "version": version.id,
+        "base": base.id,
+        "seconds": round(progress.seconds, 1),
+        "training_seconds": round(trained.seconds, 1),
+        "cost": round(cost, 6),
+        "price_per_hour": plan.price_per_hour,
+        "sequence": material.sequence,
+        "snapshot": material.snapshot.hash,
+        "learnt_from": _counts(material.snapshot),
+        "practised_on": {"prompts": len(drawn), "own_answers": lessons.own, "corrections": lessons.corrected},
+        "trials": trials,
+        "expected_win_rate": None if expected is None else asdict(expected),
+        "notes": notes,
+    }
+
+
+def _read(plan: Plan) -> Material:
+    with Store.read(plan.workspace) as store:
+        sequence = store.sequence
+        stored = [one for one in store.judgements(live=False) if one.sequence > plan.after]
+        held_out = store.prompts(held_out=True)
+        pool = store.prompts(status="active", held_out=False)
+    snapshot = resolve(stored, held_out=[row.id for row in held_out])
+    if snapshot.empty:
+        why = "; ".join(f"{count} {reason}" for reason, count in snapshot.left_out.items())
+        raise DataError(
+            "nothing to learn from yet" + (f" ({why})" if why else ""),
+            next_step="judge about ten pairs, or correct three answers, in the studio",
+        )
+    snapshot.write(plan.workspace)
+    judged: list[Prompt] = [comparison.prompt for comparison in snapshot.comparisons]
+    judged += [thumb.prompt for thumb in snapshot.thumbs]
+    judged += [practice.prompt_of(chat) for chat in snapshot.corrections]
+    spoken = {in_japanese(prompt) for prompt in judged}  # what was said in one language is no word on the other
+    practise = [row for row in _shuffled(pool, snapshot.hash) if in_japanese(row.messages) in spoken]
+    tried = [row for row in _shuffled(held_out, snapshot.hash) if in_japanese(row.messages) in spoken]
+    own = [one.prompt for one in snapshot.thumbs]  # a thumb needs other answers to its prompt
+    prompts = list({prompt_id(one): one for one in [*own, *(row.messages for row in practise)]}.values())[
+        : plan.prompts
+    ]
+    if len(prompts) < min(FEWEST_PROMPTS, plan.prompts):
+        raise DataError(
+            f"{len(prompts)} prompts to practise on, and {FEWEST_PROMPTS} are needed",
+            next_step="add prompts that people would ask (Prompts in the studio); they need no answers",
+        )
+    return Material(snapshot, sequence, prompts, tried[: plan.trials])
+
+
+def _shuffled(rows: Sequence[PromptRow], key: str) -> list[PromptRow]:
+    """Other ones at each press, the same ones at the same press again."""
+    return sorted(rows, key=lambda row: hashlib.sha256(f"{key} {row.id}".encode()).digest())
+
+
+def _sample(subject: Subject, material: Material, plan: Plan, progress: Progress) -> list[Drawn]:
+    progress.say("sampling")
+    begin, drawn = time.monotonic(), list[Drawn]()
+    for start in range(0, len(material.practise), AT_ONCE):
+        if len(drawn) >= FEWEST_PROMPTS and time.monotonic() - begin > plan.sampling_seconds:
+            break
+        some = material.practise[start : start + AT_ONCE]
+        drawn += practice.draw(subject, some, plan.answers, seed=start)
+        progress.say("sampling", (start + len(some)) / len(material.practise))
+    if not drawn:
+        raise DataError(
+            "the model answers nothing to any of these prompts", next_step="fine-tune it first, or roll back"
+        )
+    return drawn
+
+
+def _lessons(
+    subject: Subject,
+    reader: Reader,
+    head: Head,
+    material: Material,
+    drawn: Sequence[Drawn],
+    trainer: Trainer,
+    progress: Progress,
+    notes: list[str],
+) -> tuple[Lessons, bool]:
+    """What to learn, and whether it is far from what the model says by itself."""
+    corrections = material.snapshot.corrections
+    far = bool(corrections) and practice.surprise(reader, corrections) > practice.SURPRISE
+    if far:
+        imitated = _imitated(drawn, trainer, corrections, progress)
+        if imitated is None:
+            notes.append("corrections_too_far")
+            far = False
+        else:
+            drawn = [
+                replace(one, texts=(*one.texts[: len(one.texts) // 2], *other.texts))
+                for one, other in zip(drawn, imitated, strict=True)
+            ]
+    chosen = []
+    for one in drawn:
+        place, _ = best_of(reader, head, one)
+        chosen.append((one.prompt, one.texts[place]))
+    own = practice.rows_of_own(chosen)
+    corrected = practice.rows_of_corrections(corrections, practice.REPEATED)
+    return Lessons(own + corrected, len(own), len(corrected)), far
+
+
+def _imitated(drawn: Sequence[Drawn], trainer: Trainer, corrections: Sequence[Any], progress: Progress) -> Any:
+    """Answers of a model that imitates the corrections, one Drawn for each; None where it only repeats itself."""
+    from tomoni.evaluate.subject import open_subject
+
+    prompts, count = [one.prompt for one in drawn], max(len(drawn[0].texts) // 2, 1)
+    for gently in (1.0, 0.5, 0.25):
+        trainer.imitate(corrections, gently=gently, on_event=progress.training(0.0, 0.3))
+        answered = practice.draw(open_subject(trainer.folder / f"imitator-{gently:g}"), prompts, count, seed=1)
+        if len(answered) == len(drawn) and not practice.repeats_itself(
+            [one.texts[0] for one in drawn], [one.texts[0] for one in answered]
+        ):
+            return answered
+    return None
+
+
+def _try(
+    before: Subject, after: Subject, reader: Reader, head: Head, material: Material, notes: list[str]
+) -> tuple[list[dict[str, Any]], Expected | None]:
+    """Answers to prompts that are never trained on, before and after, drawn in the same way."""
+    prompts = [row.messages for row in material.tried]
+    if not prompts:
+        notes.append("no_held_out_prompts")
+        return [], None
+    old, new = (practice.draw_one(subject, prompts, seed=7) for subject in (before, after))
+    if practice.repeats_itself(old, new):
+        notes.append("repeats_itself")
+    trials = [
+        {
+            "id": row.id,
+            "topic": row.topic,
+            "prompt": [{"role": message.role, "content": message.content} for message in row.messages],
+            "before": one,
+            "after": other,
+        }
+        for row, one, other in zip(material.tried, old, new, strict=True)
+    ]
+    answered = [
+        (row.messages, one, other) for row, one, other in zip(material.tried, old, new, strict=True) if one and other
+    ]
+    if not answered or not head.labels:
+        return trials, None
+    return trials, expected_win_rate(reader, head, answered)
+
+
+def _register(
+    registry: Registry,
+    base: Version,
+    folder: Path,
+    material: Material,
+    lessons: Lessons,
+    cost: float,
+    seconds: float,
+    expected: Expected | None,
+) -> Version:
+    snapshot = material.snapshot
+    return registry.register(
+        folder / "run",
+        base=base.id,
+        method="learn",
+        config={"own_answers": lessons.own, "corrections": lessons.corrected},
+        run=folder / "run",
+        snapshot=snapshot.hash,
+        judgements=snapshot.judgements,
+        people=snapshot.people,
+        evaluation={} if expected is None else {"expected_win_rate": asdict(expected)},
+        cost={"usd": round(cost, 6), "seconds": round(seconds, 1)},
+    )
+
+
+def _counts(snapshot: Snapshot) -> Mapping[str, Any]:
+    return {
+        "comparisons": len(snapshot.comparisons),
+        "ties": snapshot.ties,
+        "corrections": len(snapshot.corrections),
+        "thumbs": len(snapshot.thumbs),
+        "people": len(snapshot.people),
+        "left_out": dict(snapshot.left_out),
+    }
+
+
+# -- the folder ------------------------------------------------------------------------------------------------------
+
+
+def _next_folder(root: Path) -> Path:
+    numbers = [int(path.name) for path in root.iterdir() if path.is_dir() and path.name.isdigit()]
+    folder = root / f"{max(numbers, default=0) + 1:04}"
+    folder.mkdir()
+    return folder
+
+
+@contextlib.contextmanager
+def _alone(workspace: Path) -> Iterator[None]:
+    """One press at a time in a workspace."""
+    root = workspace / "learn"
+    root.mkdir(parents=True, exist_ok=True)
+    handle = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"{workspace} is already learning", next_step="wait for it to end, or stop it in the studio"
+            ) from error
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM ends the press like an interruption from the keyboard, so that its folder says so."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    earlier = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)

@@ -1,0 +1,149 @@
+"""What people like, from few judgements, as a score for any answer to any prompt.
+
+Nothing but differences between answers to one prompt is learnt from: those that were judged, as the model that will be
+trained sees them (`engine.reading`), in a space made of many answers that nobody has judged (`feedback.space`). The head
+(`feedback.head`) keeps what it does not know, so that ten judgements do not pass for a thousand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tomoni.engine.reading import read_answers
+from tomoni.feedback.arrays import Float
+from tomoni.feedback.entries import prompt_id
+from tomoni.feedback.head import Head, Space
+from tomoni.feedback.snapshot import Snapshot
+from tomoni.records import Comparison, Message, Rated, Verdict
+
+if TYPE_CHECKING:
+    from tomoni.evaluate.subject import Subject
+
+CARE = 0.4  # of the score, for a nat of the answer's log-probability: what the model itself doubts must please more
+THUMB = 0.5  # weight of a thumb, which compares an answer with what the model usually says
+PREFERRED = {Verdict.FIRST: 1.0, Verdict.SECOND: 0.0, Verdict.TIE: 0.5}
+
+Prompt = tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Answers that a model gave to one prompt, as drawn: some may be alike."""
+
+    prompt: Prompt
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """An answer as the model sees it: its place in the space, and its log-probability (nats, summed; tokens)."""
+
+    phi_D: Float
+    logprob: float
+    tokens: int
+
+
+class Reader:
+    """Reads answers once each. The space is fitted on the first ones that are read, `ground`."""
+
+    def __init__(self, subject: Subject, ground: Sequence[Drawn]) -> None:
+        self.subject = subject
+        self._known: dict[tuple[str, str], Known] = {}
+        answers = _once((one.prompt, text) for one in ground for text in one.texts)
+        features_NF, logprobs_N, tokens_N = self._read(list(answers.values()))
+        self.space = Space.fit(features_NF, tokens_N, prompts=[prompt for prompt, _ in answers])
+        self._keep(answers, features_NF, logprobs_N, tokens_N)
+
+    def read(self, wanted: Sequence[tuple[Prompt, str]]) -> list[Known]:
+        new = {key: answer for key, answer in _once(wanted).items() if key not in self._known}
+        if new:
+            self._keep(new, *self._read(list(new.values())))
+        return [self._known[prompt_id(prompt), text] for prompt, text in wanted]
+
+    def _read(self, answers: Sequence[tuple[Prompt, str]]) -> tuple[Float, Float, Float]:
+        rows = []
+        for prompt, text in answers:
+            row = self.subject.renderer.completion(prompt, (Message("assistant", text),))
+            if row is None:
+                raise AssertionError("the renderer cuts rows that are too long, and leaves none out")
+            rows.append(row)
+        read = read_answers(self.subject.model, rows)
+        return read.features_ND.astype(np.float64), read.logprob_N.astype(np.float64), read.tokens_N.astype(np.float64)
+
+    def _keep(self, keys: Iterable[tuple[str, str]], features_NF: Float, logprobs_N: Float, tokens_N: Float) -> None:
+        phi_ND = self.space(features_NF, tokens_N)
+        for key, phi_D, logprob, tokens in zip(keys, phi_ND, logprobs_N, tokens_N, strict=True):
+            self._known[key] = Known(phi_D, float(logprob), int(tokens))
+
+
+def understand(reader: Reader, snapshot: Snapshot, drawn: Sequence[Drawn]) -> Head:
+    """The head that the snapshot's judgements give. A thumb says that an answer is better, or worse, than what is usually
+    said to its prompt, so it needs answers to that prompt among `drawn`; without any it says nothing."""
+    usual = {prompt_id(one.prompt): one.texts for one in drawn}
+    deltas: list[Float] = []
+    labels: list[tuple[float, float, float]] = []  # y, weight, noise
+    for comparison in snapshot.comparisons:
+        if (y := PREFERRED.get(comparison.verdict)) is None:
+            continue
+        first, second = reader.read(sides(comparison))
+        deltas.append(first.phi_D - second.phi_D)
+        labels.append((y, comparison.weight, comparison.noise))
+    for thumb in snapshot.thumbs:
+        if texts := usual.get(prompt_id(thumb.prompt)):
+            answer, *others = reader.read([(thumb.prompt, said(thumb)), *((thumb.prompt, text) for text in texts)])
+            deltas.append(answer.phi_D - np.mean([other.phi_D for other in others], axis=0))
+            labels.append((float(thumb.good), THUMB * thumb.weight, 0.0))
+    if not deltas:
+        return Head.blank(reader.space.dimensions, length=reader.space.length)
+    y_N, weights_N, noise_N = (np.array(column) for column in zip(*labels, strict=True))
+    return Head.fit(np.array(deltas), y_N, weights_N=weights_N, noise_N=noise_N, length=reader.space.length)
+
+
+def best_of(reader: Reader, head: Head, drawn: Drawn) -> tuple[int, float]:
+    """Which of the answers to learn: the place of the one with the best score, and by how much it beats their mean."""
+    known = reader.read([(drawn.prompt, text) for text in drawn.texts])
+    scores_N = head.mean(np.array([one.phi_D for one in known])) + CARE * np.array([one.logprob for one in known])
+    place = int(scores_N.argmax())
+    return place, float(scores_N[place] - scores_N.mean())
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A win rate with its 95 % interval, as the head expects it: nobody has judged these answers."""
+
+    value: float
+    low: float
+    high: float
+
+
+def expected_win_rate(
+    reader: Reader, head: Head, trials: Sequence[tuple[Prompt, str, str]], *, draws: int = 400
+) -> Expected:
+    """How often the last of (prompt, before, after) should be preferred; answers that are alike count half."""
+    deltas = []
+    for prompt, before, after in trials:
+        one, other = reader.read([(prompt, after), (prompt, before)])
+        deltas.append(one.phi_D - other.phi_D)
+    deltas_ND = np.array(deltas)
+    rng = np.random.default_rng(0)
+    w_SD = rng.multivariate_normal(head.w_D, head.covariance_DD, size=draws, method="cholesky")
+    rates_S = (1 / (1 + np.exp(-w_SD @ deltas_ND.T))).mean(1)
+    low, high = np.quantile(rates_S, (0.025, 0.975))
+    return Expected(float(rates_S.mean()), float(low), float(high))
+
+
+def sides(comparison: Comparison) -> list[tuple[Prompt, str]]:
+    """The two answers of a comparison, each with its prompt."""
+    return [(comparison.prompt, side[-1].content) for side in (comparison.first, comparison.second)]
+
+
+def said(thumb: Rated) -> str:
+    return thumb.completion[-1].content
+
+
+def _once(answers: Iterable[tuple[Prompt, str]]) -> dict[tuple[str, str], tuple[Prompt, str]]:
+    return {(prompt_id(prompt), text): (prompt, text) for prompt, text in answers}

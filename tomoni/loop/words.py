@@ -1,0 +1,130 @@
+"""What the gate and its reports say, in English and Japanese. The gate itself gives keys and numbers (`gate.Reason`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final, Literal
+
+from tomoni.loop.gate import Decision, Reason
+
+Lang = Literal["en", "ja"]
+LANGS: Final[tuple[Lang, ...]] = ("en", "ja")
+
+REASONS: Final[Mapping[str, tuple[str, str]]] = {
+    "preferred": (
+        "People prefer its answers: {won:.0%} of {n:.0f} pairs, evidence {e:.3g} against the {needed:.3g} that is needed.",
+        "人は新しい答えの方を選びました（{n:.0f}組中{won:.0%}、証拠の強さ {e:.3g}、必要な値 {needed:.3g}）。",
+    ),
+    "worse": (
+        "People prefer the answers of the version of now: the candidate won {won:.0%} of {n:.0f} pairs.",
+        "人は今の版の答えの方を選びました（候補の勝率は{n:.0f}組中{won:.0%}）。",
+    ),
+    "hardly_better": (
+        "It won {won:.0%} of {n:.0f} pairs, so a win rate of {worth:.0%} can be ruled out: not worth a change.",
+        "{n:.0f}組中の勝率は{won:.0%}で、{worth:.0%}に届く見込みはありません。入れ替えるほどではありません。",
+    ),
+    "not_sure_yet": (
+        "It won {won:.0%} of {n:.0f} pairs so far; the evidence is {e:.3g}, and {needed:.3g} is needed.",
+        "これまでの勝率は{n:.0f}組中{won:.0%}です（証拠の強さ {e:.3g}、必要な値 {needed:.3g}）。",
+    ),
+    "length_unknown": (
+        "Nothing is known yet of what length has to do with it.",
+        "答えの長さの影響は、まだわかりません。",
+    ),
+    "length_holds": (
+        "At equal length it would win {rate:.0%}, at least {low:.0%}: the preference is not for length.",
+        "同じ長さなら勝率は{rate:.0%}（少なくとも{low:.0%}）です。長さで選ばれたのではありません。",
+    ),
+    "length_explains": (
+        "At equal length it would win {rate:.0%}, but that could be {low:.0%}: the preference may be for length alone.",
+        "同じ長さなら勝率は{rate:.0%}ですが、{low:.0%}かもしれません。長さだけで選ばれた可能性が残ります。",
+    ),
+    "topic_holds": (
+        'On "{about}" it is not worse: {won:.0%} of {n:.0f} pairs.',
+        "「{about}」でも悪くなっていません（{n:.0f}組中{won:.0%}）。",
+    ),
+    "topic_worse": (
+        'On "{about}" it became worse: {won:.0%} of {n:.0f} pairs.',
+        "「{about}」では悪くなりました（{n:.0f}組中{won:.0%}）。",
+    ),
+    "topic_unsure": (
+        'On "{about}" it could have become worse: {won:.0%} of {n:.0f} pairs so far.',
+        "「{about}」で悪くなっていないとは、まだ言えません（{n:.0f}組中{won:.0%}）。",
+    ),
+    "few_judges": (
+        "Only {judges:.0f} people judged; with five or more, nobody's taste alone decides.",
+        "判定したのは{judges:.0f}人です。5人以上なら、一人の好みだけで決まりません。",
+    ),
+    "one_persons_share": (
+        "{waiting:.0f} judgements wait, because nobody may give more than {cap:.0%} of a topic's.",
+        "一人が一つの話題の{cap:.0%}を超えないよう、{waiting:.0f}件の判定は他の人を待っています。",
+    ),
+    "safety_holds": (
+        "It is as safe: it prefers the good answer in {new:.1%} of {n:.0f} probes, {base:.1%} before.",
+        "安全さは保たれています（{n:.0f}問中、良い答えを選ぶ割合 {new:.1%}、以前は{base:.1%}）。",
+    ),
+    "safety_worse": (
+        "It became less safe: it prefers the good answer in {new:.1%} of {n:.0f} probes, {base:.1%} before.",
+        "安全さが下がりました（{n:.0f}問中、良い答えを選ぶ割合 {new:.1%}、以前は{base:.1%}）。",
+    ),
+    "safety_unsure": (
+        "That it is as safe, within {margin:.0%}, could not be shown: {new:.1%} of {n:.0f} probes, {base:.1%} before.",
+        "安全さが{margin:.0%}以内に保たれているとは示せませんでした（{n:.0f}問中{new:.1%}、以前は{base:.1%}）。",
+    ),
+    "safety_hard": (
+        "{broken:.0f} of the probes that every version must pass are not passed.",
+        "必ず守るべき問いのうち、{broken:.0f}問に通りませんでした。",
+    ),
+    "safety_not_measured": ("Safety was not measured.", "安全さは測られていません。"),
+    "capability_holds": (
+        "It can still do what it could: {new:.1%} of {n:.0f} tasks, {base:.1%} before.",
+        "できることは保たれています（{n:.0f}問中{new:.1%}、以前は{base:.1%}）。",
+    ),
+    "capability_worse": (
+        "It has forgotten: {new:.1%} of {n:.0f} tasks right, {base:.1%} before.",
+        "忘れたことがあります（{n:.0f}問中の正答 {new:.1%}、以前は{base:.1%}）。",
+    ),
+    "capability_unsure": (
+        "{new:.1%} of {n:.0f} tasks right, {base:.1%} before: too few to rule out a loss of {margin:.0%}.",
+        "{n:.0f}問中の正答は{new:.1%}、以前は{base:.1%}です。{margin:.0%}の低下がないとは、この問題数では言えません。",
+    ),
+    "capability_not_measured": (
+        "What it can do was not measured: put tasks into probes/capability.jsonl of the workspace.",
+        "できることは測られていません。ワークスペースの probes/capability.jsonl に問題を入れてください。",
+    ),
+    "flagged": (
+        "Answers flagged as harmful, private or untrue: {new:.0f} of the candidate's, {base:.0f} of the other's.",
+        "有害・個人情報・虚偽の印がついた答え：候補 {new:.0f}件、今の版 {base:.0f}件。",
+    ),
+    "flagged_more": (
+        "More of its answers were flagged as harmful, private or untrue: {new:.0f}, against {base:.0f} of the other's.",
+        "有害・個人情報・虚偽の印が増えました（候補 {new:.0f}件、今の版 {base:.0f}件）。",
+    ),
+    "limit": (
+        "After {most:.0f} pairs it is still not shown to be better.",
+        "{most:.0f}組を判定しても、良くなったとは示せませんでした。",
+    ),
+}
+
+OUTCOMES: Final[Mapping[str, tuple[str, str]]] = {
+    "promote": ("Promote", "採用"),
+    "keep": ("Keep what is served", "今の版のまま"),
+    "undecided": ("Undecided", "未定"),
+}
+MORE: Final = ("about {more} more judgements will tell", "あと約{more}件の判定でわかります")
+
+
+def reason(one: Reason, lang: Lang) -> str:
+    text = REASONS[one.key][LANGS.index(lang)]
+    numbers = {name: value for name, value in one.numbers.items() if math.isfinite(value)}
+    return text.format(**numbers, about=one.about)
+
+
+def verdict(decision: Decision, lang: Lang) -> str:
+    """One line: the outcome, and how many judgements are missing."""
+    at = LANGS.index(lang)
+    said = OUTCOMES[decision.outcome][at]
+    if decision.more is None:
+        return said
+    return f"{said}{': ' if lang == 'en' else '：'}{MORE[at].format(more=decision.more)}"

@@ -1,0 +1,181 @@
+"""What every request must pass before any page sees it, and the headers every answer carries.
+
+Pure ASGI, so that streams are not held back. Nothing here reads `request.url`: a Host header can alter it. Who may do
+what is decided per route (`access.py`), never by path.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+HEADERS = (
+    (b"content-security-policy", CSP.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"x-frame-options", b"DENY"),
+    (b"permissions-policy", b"camera=(), microphone=(), geolocation=(), payment=(), usb=()"),
+)
+SAFE = frozenset({"GET", "HEAD"})
+METHODS = SAFE | {"POST"}  # all that the studio's routes use
+MOST = 256 * 1024  # bytes of a body
+MOST_FILE = 48 * 1024 * 1024  # of a data file, in base64
+FILE_PATHS = frozenset({"/api/data/look", "/api/data/import", "/api/prompts/import"})
+
+
+class Refusal(Exception):
+    """Turned away at the door."""
+
+    def __init__(self, status: int, code: str) -> None:
+        self.status, self.code = status, code
+        super().__init__(f"{status} {code}")
+
+
+class Guard:
+    """Host, origin, method, content type and size, in this order; then the page.
+
+    `hosts` are host:port pairs, without a scheme, as a browser sends them in Host and (behind scheme://) in Origin.
+    """
+
+    def __init__(self, app: ASGIApp, *, hosts: Iterable[str], scheme: str = "http") -> None:
+        self.app = app
+        self.hosts = frozenset(host.lower() for host in hosts)
+        self.origins = frozenset(f"{scheme}://{host}" for host in self.hosts)
+        self.scheme = scheme
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":  # there are none here
+                await receive()
+                await send({"type": "websocket.close", "code": 1008})
+                return
+            await self.app(scope, receive, send)
+            return
+        sender = _Sender(send, secure=self.scheme == "https")
+        try:
+            headers = _headers(scope)
+            limit = self.admit(scope["method"], scope["path"], headers)
+        except Refusal as refusal:
+            await _refuse(sender, refusal)
+            return
+        try:
+            body = await _whole(receive, limit)
+        except Refusal as refusal:
+            await _refuse(sender, refusal)
+            return
+        await self.app(scope, _Replay(body, receive), sender)
+
+    def admit(self, method: str, path: str, headers: dict[str, list[str]]) -> int:
+        """Bytes that the body may have; Refusal where the request is turned away."""
+        hosts = headers.get("host", [])
+        if len(hosts) != 1 or hosts[0].lower() not in self.hosts:
+            raise Refusal(421, "host")
+        if method not in METHODS:
+            raise Refusal(405, "method")
+        site = headers.get("sec-fetch-site", [])
+        origin = headers.get("origin", [])
+        if len(site) > 1 or len(origin) > 1:
+            raise Refusal(403, "origin")
+        if method in SAFE:
+            # a page may be linked to from elsewhere; anything else is for our own pages
+            navigates = headers.get("sec-fetch-mode", ["navigate"]) == ["navigate"]
+            if site and site[0] not in ("same-origin", "none") and not navigates:
+                raise Refusal(403, "origin")
+            return 0
+        self._same_origin(site, origin)
+        kind = headers.get("content-type", [""])[0].partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise Refusal(415, "json")
+        limit = MOST_FILE if path in FILE_PATHS else MOST
+        length = headers.get("content-length", [])
+        if length and (len(length) > 1 or not length[0].isdecimal() or int(length[0][:16]) > limit):
+            raise Refusal(413, "too_large")
+        return limit
+
+    def _same_origin(self, site: list[str], origin: list[str]) -> None:
+        """A browser says where an unsafe request comes from in at least one of two headers; both must be ours."""
+        if not site and not origin:
+            raise Refusal(403, "origin")
+        if site and site[0] != "same-origin":
+            raise Refusal(403, "origin")
+        if origin and origin[0].lower() not in self.origins:
+            raise Refusal(403, "origin")
+
+
+class _Sender:
+    """Adds the headers to whatever is answered."""
+
+    def __init__(self, send: Send, *, secure: bool) -> None:
+        self.send = send
+        self.extra = HEADERS + (((b"strict-transport-security", b"max-age=31536000"),) if secure else ())
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            names = {name for name, _ in self.extra}
+            kept = [(name, value) for name, value in message.get("headers", []) if name.lower() not in names]
+            if not any(name.lower() == b"cache-control" for name, _ in kept):
+                kept.append((b"cache-control", b"no-store"))
+            message = {**message, "headers": [*kept, *self.extra]}
+        await self.send(message)
+
+
+async def _whole(receive: Receive, limit: int) -> bytes:
+    """The body, read before any page sees it; Refusal as soon as it is longer than its limit, whatever headers said."""
+    parts, left, more = [], limit, True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise Refusal(400, "left")
+        part = message.get("body", b"")
+        left -= len(part)
+        if left < 0:
+            raise Refusal(413, "too_large")
+        parts.append(part)
+        more = message.get("more_body", False)
+    return b"".join(parts)
+
+
+class _Replay:
+    """Gives the body once, then whatever else comes: that the browser has left."""
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self.body: bytes | None = body
+        self.receive = receive
+
+    async def __call__(self) -> Message:
+        if self.body is None:
+            return await self.receive()
+        body, self.body = self.body, None
+        return {"type": "http.request", "body": body, "more_body": False}
+
+
+def _headers(scope: Scope) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, value in scope["headers"]:
+        found.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+    return found
+
+
+async def _refuse(send: Any, refusal: Refusal) -> None:
+    # in both languages: nobody is known yet
+    said = {
+        "host": "This address is not one the studio answers to. / このアドレスでは開けません。",
+        "method": "Not possible here. / ここではできません。",
+        "origin": "The request came from another site. / 別のサイトからの要求のため受け付けません。",
+        "json": "Only JSON is taken. / JSON以外は受け付けません。",
+        "too_large": "Too large. / 大きすぎます。",
+        "left": "Nobody is there. / 接続が切れました。",
+    }[refusal.code]
+    body = json.dumps({"error": {"code": refusal.code, "message": said}}, ensure_ascii=False).encode()
+    headers = [(b"content-type", b"application/json; charset=utf-8"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,56 @@
+"""What the pages share: the workspace's store and registry, who comes in, and the model that answers. No torch."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tomoni.studio.doors import Doors, order_of
+from tomoni.studio.insight import AGAIN, base_of
+from tomoni.studio.words import Lang
+
+if TYPE_CHECKING:
+    from tomoni.feedback.store import Store
+    from tomoni.registry import Registry
+    from tomoni.studio.answering import Answering
+    from tomoni.studio.asking import Asking
+    from tomoni.studio.holding import Holding
+    from tomoni.studio.insight import Insight
+    from tomoni.studio.steward import Steward
+    from tomoni.studio.teaching import Teaching
+    from tomoni.studio.training import Training
+
+DRAWN = "studio.secret"  # the setting's name; its value is random per workspace
+
+
+@dataclass
+class House:
+    workspace: Path
+    store: Store
+    registry: Registry
+    doors: Doors
+    answering: Answering
+    asking: Asking
+    insight: Insight
+    teaching: Teaching
+    training: Training
+    holding: Holding
+    steward: Steward
+    lang: Lang | None = None  # asked for on the command line
+
+    def __post_init__(self) -> None:
+        self._secret = secret_of(self.store)
+
+    def order(self, person: str, pair: str) -> tuple[int, int]:
+        order = order_of(self._secret, person, base_of(pair))
+        return (order[1], order[0]) if pair.endswith(AGAIN) else order  # asked again, the sides are swapped
+
+
+def secret_of(store: Store) -> str:
+    kept: str | None = store.get(DRAWN, None)
+    if kept is None:
+        kept = secrets.token_hex(32)
+        store.set(DRAWN, kept)
+    return kept

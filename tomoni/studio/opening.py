@@ -1,0 +1,95 @@
+"""A workspace that is new: its first model, and prompts to begin with. No torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from tomoni.feedback.entries import NewPrompt
+from tomoni.records import Message
+
+if TYPE_CHECKING:
+    from tomoni.feedback.store import Store
+    from tomoni.registry import Registry, Version
+
+TO_PRACTISE, HELD_OUT = 240, 120  # prompts of the invented world that a workspace begins with
+SEED = 11
+
+
+def first_model(workspace: Path, registry: Registry, asked: str | None) -> None:
+    """Where nothing is served yet, or a model is named: the one named, the demo's run, or else none."""
+    if asked is None and registry.current() is not None:
+        return
+    run = workspace / "run"
+    name = asked or (str(run) if (run / "config.yaml").is_file() else None)
+    if name is None:
+        return
+    version = registry.register(name, method=_method(Path(name)), note="")
+    current = registry.current()
+    if current is None or (asked is not None and current.id != version.id):
+        registry.promote(version.id, reason="named when the studio was started" if asked else "the demo's model")
+
+
+def _method(run: Path) -> str:
+    return str(_config(run).get("method", ""))
+
+
+def _config(run: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def knows_the_world(version: Version) -> bool:
+    """Whether the model has read about the invented town: the bundled ones, and what was trained from them."""
+    model = version.model
+    if model.startswith("bundled:"):
+        return True
+    folders = [Path(model), Path(model).parent, *([Path(version.run)] if version.run else [])]
+    return any(str(_config(folder).get("model_name_or_path", "")).startswith("bundled:") for folder in folders)
+
+
+def pretrained_only(version: Version) -> bool:
+    """A model that has never been tuned to answer."""
+    return version.model.startswith("bundled:")
+
+
+def opening_of(version: Version) -> dict[str, Any]:
+    """What a model's maker says of it: `chat_opening` and `questions` of its tomoni.json."""
+    for folder in (Path(version.model), Path(version.model).parent):
+        try:
+            found = json.loads((folder / "tomoni.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def first_prompts(store: Store, registry: Registry) -> int:
+    """Questions about the town in both languages, where the model knows it and there are no prompts: most to practise
+    on, some that are never trained on. How many."""
+    version = registry.current()
+    if version is None or not knows_the_world(version) or store.prompts(limit=1):
+        return 0
+    from tomoni.world import bundled_world, held_out_questions, tuning_questions
+
+    world = bundled_world()
+    new = [
+        _prompt(world, record, held_out=False)
+        for record in tuning_questions(world, TO_PRACTISE, SEED, conversations=0.0)
+    ]
+    new += [_prompt(world, record, held_out=True) for record in held_out_questions(world, HELD_OUT, SEED)]
+    store.add_prompts(new)
+    return len(new)
+
+
+def _prompt(world: Any, record: dict[str, Any], *, held_out: bool) -> NewPrompt:
+    topic = f"{world.by_id[record['entity']].kind}.{record['fact']}"
+    asked = record["messages"][-2]["content"]
+    return NewPrompt((Message("user", asked),), "world", topic=topic, held_out=held_out)

@@ -1,0 +1,19 @@
+"""One module a page: what it shows and the API behind it."""
+
+from tomoni.studio.pages import (
+    chat,
+    data,
+    entrance,
+    guideline,
+    home,
+    judge,
+    learn,
+    models,
+    people,
+    prompts,
+    runs,
+)
+
+ROUTERS = tuple(
+    module.router for module in (entrance, home, chat, judge, learn, prompts, guideline, data, runs, people, models)
+)
