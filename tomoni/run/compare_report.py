@@ -52,7 +52,9 @@ def sentences(found: Comparison) -> list[str]:
             f"p = {mcnemar(best.marks, enough.marks):.2g}), answers {_times(best.p50 / enough.p50)} as fast, and needs "
             f"{enough.measured.peak_bytes / best.measured.peak_bytes:.0%} of its memory."
         )
-    elif len(found.measured) > 1:
+    elif all(mcnemar(best.marks, one.marks) < SURE for one in found.measured if one is not best):
+        lines += ["Every other one is surely less often right."] if len(found.measured) > 1 else []
+    else:
         lines.append("It is also the quickest of those that these items cannot tell from it.")
     return lines
 
