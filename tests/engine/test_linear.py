@@ -78,3 +78,17 @@ def test_a_feature_that_never_changes_does_no_harm() -> None:
     found = solve(still, LABELS, kind="class", size=3, strength=1e-3)
     assert np.isfinite(found.weight_CD).all()
     assert found.loss == pytest.approx(solve(X, LABELS, kind="class", size=3, strength=1e-3).loss, rel=0.02)
+
+
+def test_a_feature_that_hardly_moves_gets_no_giant_weight() -> None:
+    """MiniLM has a feature of a spread of 1e-6 beside others of a tenth; with a weight of millions on it the next step of
+    training would throw the model far away."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, size=300)
+    features = (random.normal(size=(300, 8)) + 2 * np.eye(3, 8)[labels]).astype(np.float32)
+    faint = features.copy()
+    faint[:, 5] = 1e-6 * random.normal(size=300)
+    found = solve(faint, labels, kind="class", size=3)
+    assert np.abs(found.weight_CD).max() < 100
+    without = solve(np.delete(faint, 5, 1), labels, kind="class", size=3)
+    assert found.loss == pytest.approx(without.loss, abs=5e-3)

@@ -72,6 +72,7 @@ def test_one_that_fails_is_named_and_the_others_go_on(
     said = capsys.readouterr()
     assert "plain could not be measured" in said.err
     assert "tfidf" in said.out
+    assert "24 held-out rows stand in the training file too" in said.err
 
 
 def test_names_that_are_wrong_are_said_before_anything_is_measured(place: Path) -> None:

@@ -197,6 +197,7 @@ def test_no_forecast_leaves_the_range_of_a_share() -> None:
     steep = made({16: [0.2], 8: [0.4], 4: [0.6], 2: [0.8], 1: [0.99]})
     body = curve_report.as_json(steep)
     assert body["law"]["value_at_double"]["high"] <= 1
+    assert body["law"]["gain_of_doubling"]["high"] <= 1 - body["law"]["value"] + 1e-12
     assert "100.0 %" in curve_report.as_markdown("x", steep)
 
 

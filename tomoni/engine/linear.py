@@ -28,6 +28,7 @@ ROUNDS = 500
 PRECISE = 3e-4  # the largest entry of a solution's gradient, in the evened space
 ROUGH = 1e-3  # of one that only chooses a strength
 CURVE = 0.5
+FAINT = 1e-3  # of the usual spread: a feature that moves less is not brought to the others' size
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ class _Space:
         exact = features_ND.astype(np.float64)
         mean_D = exact.mean(0) if centred else np.zeros(exact.shape[1])
         spread_D = np.sqrt(np.square(exact - mean_D).mean(0))
+        # a feature that hardly moves (MiniLM has one, of a spread of 1e-6) would get a weight of millions, by which the first
+        # step of a further training throws the model far away
+        spread_D = np.maximum(spread_D, FAINT * np.median(spread_D))
         scale_D = np.where(spread_D > 1e-9, spread_D, 1.0) * np.sqrt(exact.shape[1])
         return cls(mean_D, scale_D)
 

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tomoni import durable
+from tomoni.durable import atomic_write, naming_disk
 from tomoni.errors import counted
 from tomoni.evaluate.metrics import Interval, mcnemar, paired_bootstrap
 from tomoni.run import figure, page
@@ -29,10 +29,10 @@ HEAD = (
 def write(folder: Path, found: Comparison) -> list[Path]:
     svg = chart(found)
     bodies = (json.dumps(as_json(found), indent=1, ensure_ascii=False) + "\n", as_html(found, svg), svg)
-    with durable.naming_disk(folder, 0):
+    with naming_disk(folder, 0):
         folder.mkdir(parents=True, exist_ok=True)
     for name, body in zip(NAMES, bodies, strict=True):
-        durable.atomic_write(folder / name, body)
+        atomic_write(folder / name, body)
     return [folder / name for name in NAMES]
 
 
@@ -52,7 +52,9 @@ def sentences(found: Comparison) -> list[str]:
             f"p = {mcnemar(best.marks, enough.marks):.2g}), answers {_times(best.p50 / enough.p50)} as fast, and needs "
             f"{enough.measured.peak_bytes / best.measured.peak_bytes:.0%} of its memory."
         )
-    elif len(found.measured) > 1:
+    elif all(mcnemar(best.marks, one.marks) < SURE for one in found.measured if one is not best):
+        lines += ["Every other one is surely less often right."] if len(found.measured) > 1 else []
+    else:
         lines.append("It is also the quickest of those that these items cannot tell from it.")
     return lines
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from tomoni import durable
+from tomoni.durable import atomic_write
 from tomoni.errors import counted
 from tomoni.evaluate.metrics import Interval, wilson
 from tomoni.evaluate.powerlaw import Law, NoLaw
@@ -33,7 +33,7 @@ def write(root: Path, curve: Curve) -> None:
         ("report.md", as_markdown(root.name, curve)),
         ("report.html", as_html(root.name, curve, svg)),
     ):
-        durable.atomic_write(root / name, body)
+        atomic_write(root / name, body)
 
 
 # -- sentences -------------------------------------------------------------------------------------------------------
@@ -55,7 +55,7 @@ def sentences(curve: Curve) -> list[str]:
 
 
 def _doubling(curve: Curve, law: Law) -> str:
-    gain, then = law.gain(), _bounded(curve, law.value_at(2 * law.full))
+    gain, then = gain_of_doubling(curve, law), _bounded(curve, law.value_at(2 * law.full))
     words = (
         f"Twice the data ({2 * law.full:,.0f} items) would change {_name(curve)} by {_change(curve, gain)}, "
         f"from {_value(curve, law.value)} to about {_value(curve, then.value)}"
@@ -128,7 +128,7 @@ def as_json(curve: Curve) -> dict[str, Any]:
         a, b, c = law.coefficients
         found = {
             "formula": "a - b n^-c", "a": _finite(a), "b": _finite(b), "c": c, "c_interval": list(law.exponents),
-            "value": law.value, "doubled": 2 * law.full, "gain_of_doubling": _interval_json(law.gain()),
+            "value": law.value, "doubled": 2 * law.full, "gain_of_doubling": _interval_json(gain_of_doubling(curve, law)),
             "value_at_double": _interval_json(_bounded(curve, law.value_at(2 * law.full))),
             "limit": _interval_json(law.limit), "lack_of_fit_p": law.fits, "misfits": law.misfits,
         }  # fmt: skip
@@ -248,10 +248,15 @@ def _law(frame: figure.Frame, curve: Curve, law: Law, scale: float) -> list[str]
 # -- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def _bounded(curve: Curve, one: Interval) -> Interval:
-    """A share is between 0 and 1, whatever a law says; a loss is not below 0."""
+def gain_of_doubling(curve: Curve, law: Law) -> Interval:
+    """No further than to the end of what the metric can be."""
+    return _bounded(curve, law.gain(), begin=law.value)
+
+
+def _bounded(curve: Curve, one: Interval, begin: float = 0.0) -> Interval:
+    """A share is between 0 and 1, whatever a law says; a loss is not below 0. `begin`: where a change begins."""
     low, high = (0.0, 1.0) if curve.is_share else (0.0 if curve.metric == "loss" else -math.inf, math.inf)
-    return Interval(*(min(max(value, low), high) for value in (one.value, one.low, one.high)))
+    return Interval(*(min(max(value, low - begin), high - begin) for value in (one.value, one.low, one.high)))
 
 
 def _name(curve: Curve) -> str:
