@@ -71,6 +71,16 @@ def visit(request: Request) -> Visit:
     return found
 
 
+def visit_or_stranger(request: Request) -> Visit:
+    """For pages of errors: what went wrong may be that the store cannot be asked who comes."""
+    try:
+        return visit(request)
+    except Exception:
+        house: House = request.app.state.house
+        lang = chosen([request.cookies.get("tomoni-lang"), house.lang, request.headers.get("accept-language")])
+        return Visit(house, None, lang, Words(lang))
+
+
 def guard(rule: Rule) -> Callable[[Request], None]:
     def allowed(request: Request) -> None:
         here = visit(request)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from tomoni.studio.access import Caller, Routes, Rule
-from tomoni.studio.doors import LONGEST_PASSWORD
+from tomoni.studio.doors import LONGEST_PASSWORD, TRIES_OF_ADDRESS
 from tomoni.studio.faults import Fault
 from tomoni.studio.showing import edition, files, page
 
@@ -64,8 +64,7 @@ def sign_in_page(caller: Caller) -> Response:
 @router.post("/api/sign-in", rule=Rule.ANYONE)
 def sign_in(request: Request, caller: Caller, body: SignIn) -> Response:
     doors = caller.house.doors
-    address = request.client.host if request.client else ""
-    person = doors.sign_in(body.name, body.password, address)
+    person = doors.sign_in(body.name, body.password, doors.address(request))
     response = JSONResponse({"to": "/"})
     doors.end(request.cookies.get(doors.cookie), response)
     doors.begin(person.id, response)
@@ -91,7 +90,7 @@ def join_page(caller: Caller, token: str = "") -> Response:
 @router.post("/api/join", rule=Rule.ANYONE)
 def join(request: Request, caller: Caller, body: Acceptance) -> Response:
     doors = caller.house.doors
-    doors.count("join", request.client.host if request.client else "")
+    doors.count("address", doors.address(request), TRIES_OF_ADDRESS)
     person = doors.accept(body.token, body.name, body.password, caller.lang)
     response = JSONResponse({"to": "/"})
     doors.begin(person.id, response)
@@ -103,7 +102,8 @@ def language(caller: Caller, body: Language) -> Response:
     if caller.person is not None:
         caller.house.store.change_person(caller.person.id, lang=body.lang)
     response = JSONResponse({"lang": body.lang})
-    response.set_cookie("tomoni-lang", body.lang, max_age=365 * 24 * 3600, samesite="strict", httponly=True)
+    year, secure = 365 * 24 * 3600, caller.house.doors.secure
+    response.set_cookie("tomoni-lang", body.lang, max_age=year, samesite="strict", httponly=True, secure=secure)
     return response
 
 
