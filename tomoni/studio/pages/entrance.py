@@ -46,7 +46,7 @@ class NewPassword(Body):
     password: Annotated[str, Field(max_length=LONGEST_PASSWORD)]
 
 
-@router.get("/static/{mark}/{name}", rule=Rule.ANYONE)
+@router.get("/static/{mark}/{name}", rule=Rule.ANYONE, may=(404,), kind="*/*")
 def static_file(mark: str, name: str) -> Response:
     found = files().get(name)
     if found is None or mark != edition():
@@ -61,7 +61,7 @@ def sign_in_page(caller: Caller) -> Response:
     return page(caller, "sign-in", accounts=accounts)
 
 
-@router.post("/api/sign-in", rule=Rule.ANYONE)
+@router.post("/api/sign-in", rule=Rule.ANYONE, may=(429,))
 def sign_in(request: Request, caller: Caller, body: SignIn) -> Response:
     doors = caller.house.doors
     person = doors.sign_in(body.name, body.password, doors.address(request))
@@ -87,7 +87,7 @@ def join_page(caller: Caller, token: str = "") -> Response:
     return page(caller, "join", invitation=found, facts={"token": token})
 
 
-@router.post("/api/join", rule=Rule.ANYONE)
+@router.post("/api/join", rule=Rule.ANYONE, may=(409, 429))
 def join(request: Request, caller: Caller, body: Acceptance) -> Response:
     doors = caller.house.doors
     doors.count("address", doors.address(request), TRIES_OF_ADDRESS)
@@ -112,7 +112,7 @@ def account_page(caller: Caller) -> Response:
     return page(caller, "account")
 
 
-@router.post("/api/account/password", rule=Rule.PERSON)
+@router.post("/api/account/password", rule=Rule.PERSON, may=(409,))
 def set_password(request: Request, caller: Caller, body: NewPassword) -> Response:
     """A new password ends every other session of the person."""
     doors, store, person = caller.house.doors, caller.house.store, caller.somebody
