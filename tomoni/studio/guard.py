@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -34,6 +35,9 @@ MOST = 256 * 1024  # bytes of a body
 MOST_FILE = 48 * 1024 * 1024  # of a data file, in base64
 BODY_SECONDS = 60.0  # for a whole body
 FILE_SECONDS = 600.0
+# of the cookies a browser sends, those of the studio, and these only as the studio makes them: Python before 3.11.10 takes
+# seconds for a quoted one of 60 kB (CVE-2024-7592), and other servers on 127.0.0.1 may set what they like
+COOKIE = re.compile(r"(?:__Host-)?tomoni-[a-z0-9]{1,8}=[A-Za-z0-9_-]{1,100}")
 log = logging.getLogger("tomoni.studio")
 FILE_PATHS = frozenset({"/api/data/look", "/api/data/import", "/api/prompts/import"})
 
@@ -70,6 +74,7 @@ class Guard:
                 return
             await self.app(scope, receive, send)
             return
+        scope = {**scope, "headers": _with_own_cookies(scope["headers"])}
         sender = _Sender(send, secure=self.scheme == "https")
         try:
             headers = _headers(scope)
@@ -187,6 +192,17 @@ def _headers(scope: Scope) -> dict[str, list[str]]:
     for name, value in scope["headers"]:
         found.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
     return found
+
+
+def _with_own_cookies(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    kept, own = [], []
+    for name, value in headers:
+        if name == b"cookie":
+            pairs = (pair.strip() for pair in value.decode("latin-1").split(";"))
+            own += [pair for pair in pairs if COOKIE.fullmatch(pair)]
+        else:
+            kept.append((name, value))
+    return [*kept, (b"cookie", "; ".join(own).encode())] if own else kept
 
 
 async def _refuse(send: Any, refusal: Refusal) -> None:
