@@ -13,6 +13,7 @@ import gzip
 import json
 import math
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,8 +135,7 @@ def _finite(word: str) -> float:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise BadValue("duplicate_key", next(key for key in keys if keys.count(key) > 1))
+        raise BadValue("duplicate_key", Counter(key for key, _ in pairs).most_common(1)[0][0])
     return made
 
 
@@ -239,13 +239,15 @@ class _Window:
         self.offset = offset  # of the window's first character, in bytes
         self.decoder = codecs.getincrementaldecoder("utf-8")()
         self.text = ""
+        self.at = 0  # how far it has been read; what is behind is cut off when more comes
         self.ended = False
 
     def more(self, size: int = CHUNK) -> None:
         data = self.handle.read(size)
         self.ended = not data
         try:
-            self.text += self.decoder.decode(data, final=self.ended)
+            self.text = self.text[self.at :] + self.decoder.decode(data, final=self.ended)
+            self.at = 0
         except UnicodeDecodeError:
             raise DataError(
                 f"{self.path}: bytes that are not UTF-8 after byte {self.offset}",
@@ -253,21 +255,22 @@ class _Window:
             ) from None
 
     def take(self, count: int) -> str:
-        taken, self.text = self.text[:count], self.text[count:]
+        taken = self.text[self.at : self.at + count]
+        self.at += count
         self.offset += len(taken.encode())
         return taken
 
     def skip(self, separator: str) -> str:
         """Past white space and one separator; the next character, "" at the end."""
         while True:
-            rest = self.text.lstrip(" \t\r\n")
-            self.take(len(self.text) - len(rest))
-            if self.text:
-                if separator and self.text[0] == separator:
+            while self.at < len(self.text) and self.text[self.at] in " \t\r\n":
+                self.take(1)
+            if self.at < len(self.text):
+                if separator and self.text[self.at] == separator:
                     separator = ""
                     self.take(1)
                     continue
-                return self.text[0]
+                return self.text[self.at]
             if self.ended:
                 return ""
             self.more()
@@ -276,7 +279,7 @@ class _Window:
         size = CHUNK
         while True:
             try:
-                value, end = DECODER.raw_decode(self.text)
+                value, end = DECODER.raw_decode(self.text, self.at)
             except json.JSONDecodeError as error:
                 if not self.ended:
                     self.more(size)
@@ -296,7 +299,7 @@ class _Window:
             if end == len(self.text) and not self.ended:  # a number might go on
                 self.more()
                 continue
-            place, raw = self.offset, self.take(end)
+            place, raw = self.offset, self.take(end - self.at)
             try:
                 return RawRow(str(self.path), number, place, raw[:400], _object(value, escapes="\\u" in raw))
             except BadValue as fault:
@@ -355,10 +358,10 @@ def _csv(path: Path, lines: Iterator[tuple[int, int, bytes]], delimiter: str) ->
 
 
 def _header(path: Path, fields: list[str]) -> list[str]:
-    twice = {name for name in fields if fields.count(name) > 1}
+    twice = [name for name, times in Counter(fields).items() if times > 1]
     if twice:
         raise DataError(
-            f"{path}: the header names a column twice: {', '.join(sorted(twice))}",
+            f"{path}: the header names a column twice: {', '.join(sorted(twice)[:20])}",
             next_step="rename one of them in the file's first line",
         )
     if len(fields) == 1 and ";" in fields[0]:

@@ -7,6 +7,7 @@ corrupt a file that two connections checkpoint at once.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from tomoni.durable import sync
 from tomoni.errors import DiskError, UserError
-from tomoni.feedback.workspace import Workspace, now
+from tomoni.feedback.workspace import Workspace, naming, now
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_MS = 10_000
@@ -84,6 +85,8 @@ def _server(url: str) -> Engine:
 
 def _open_sqlite(path: Path, mode: str) -> sqlite3.Connection:
     try:
+        if mode == "rwc":
+            for_its_owner(path)
         connection = sqlite3.connect(
             f"file:{quote(str(path.absolute()))}?mode={mode}",
             uri=True,
@@ -96,6 +99,12 @@ def _open_sqlite(path: Path, mode: str) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise _unreadable(path, error) from error
     return connection
+
+
+def for_its_owner(path: Path) -> None:
+    """A database that is new may be read by its owner only; SQLite gives its log the same mode."""
+    with naming(path), contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 _EVERY = (f"busy_timeout={BUSY_MS}", "foreign_keys=ON", "mmap_size=0", "trusted_schema=OFF")
@@ -196,6 +205,7 @@ def copy_sqlite(source: Path, target: Path) -> None:
     """A whole copy of a database that may be in use (SQLite's online backup), checked and on the disk."""
     aside = target.with_name(f".{target.name}-{now().replace(':', '')}")
     try:
+        for_its_owner(aside)
         with contextlib.closing(_open_sqlite(source, "ro")) as old, contextlib.closing(sqlite3.connect(aside)) as new:
             old.backup(new, pages=1024, sleep=0.001)
             new.execute("PRAGMA journal_mode=DELETE")

@@ -17,6 +17,7 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
+from tomoni.connections import Connection
 from tomoni.durable import atomic_write
 from tomoni.errors import ConfigError
 
@@ -83,6 +84,7 @@ def run(
     logging.getLogger("tomoni.serve").setLevel(logging.INFO)
     config = uvicorn.Config(
         app,
+        http=Connection,
         access_log=False,  # ours has no query and no path that was typed
         log_config=None,
         server_header=False,

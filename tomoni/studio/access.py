@@ -10,13 +10,14 @@ The rule is a dependency of the route, so it runs before the route's own code an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.routing import APIRoute
+from starlette.responses import JSONResponse, Response
 
 from tomoni.studio.faults import Fault
 from tomoni.studio.words import Lang, Words, chosen
@@ -71,6 +72,16 @@ def visit(request: Request) -> Visit:
     return found
 
 
+def visit_or_stranger(request: Request) -> Visit:
+    """For pages of errors: what went wrong may be that the store cannot be asked who comes."""
+    try:
+        return visit(request)
+    except Exception:
+        house: House = request.app.state.house
+        lang = chosen([request.cookies.get("tomoni-lang"), house.lang, request.headers.get("accept-language")])
+        return Visit(house, None, lang, Words(lang))
+
+
 def guard(rule: Rule) -> Callable[[Request], None]:
     def allowed(request: Request) -> None:
         here = visit(request)
@@ -89,13 +100,77 @@ Caller = Annotated[Visit, Depends(visit)]
 
 
 class Routes(APIRouter):
-    """A router whose routes cannot be written without a rule."""
+    """A router whose routes cannot be written without a rule. `may` are the statuses that a route answers with besides
+    those that all of its kind do; `kind` is what it sends when all is well."""
 
-    def get(self, path: str, *, rule: Rule, **more: Any) -> Callable[..., Any]:  # type: ignore[override]
-        return super().get(path, dependencies=[Depends(guard(rule))], response_model=None, **more)
+    def get(  # type: ignore[override]
+        self, path: str, *, rule: Rule, may: Sequence[int] = (), kind: str | None = None, **more: Any
+    ) -> Callable[..., Any]:
+        api = path.startswith("/api/")
+        kind = kind or ("application/json" if api else "text/html")
+        usual = [*OF_ALL, *OF_RULE[rule], *(() if api or rule is Rule.ANYONE else (303,))]
+        return super().get(path, **_told(rule, [*usual, *may], api, kind), **more)
 
-    def post(self, path: str, *, rule: Rule, **more: Any) -> Callable[..., Any]:  # type: ignore[override]
-        return super().post(path, dependencies=[Depends(guard(rule))], response_model=None, **more)
+    def post(  # type: ignore[override]
+        self, path: str, *, rule: Rule, may: Sequence[int] = (), kind: str = "application/json", **more: Any
+    ) -> Callable[..., Any]:
+        return super().post(path, **_told(rule, [*OF_ALL, *OF_RULE[rule], *OF_POST, *may], True, kind), **more)
+
+
+OF_ALL = (403, 421, 422)  # another site, another host, what no route takes
+OF_RULE: Mapping[Rule, tuple[int, ...]] = {Rule.ANYONE: (), Rule.PERSON: (401,), Rule.OWNER: (401,)}
+OF_POST = (400, 408, 413, 415, 507)  # what the layers below refuse, slow, too large, no JSON, a disk that takes no more
+WITHOUT_BODY = (303, 304)
+ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["code", "message"],
+            "properties": {name: {"type": "string"} for name in ("code", "message", "next")},
+        }
+    },
+}
+MEANING = {
+    303: "To the page for signing in",
+    304: "As it was",
+    400: "It cannot be done as asked; the message says why",
+    401: "Not signed in",
+    403: "Not for this person, or asked by another site",
+    404: "There is none",
+    408: "It took too long to arrive",
+    409: "Not as things stand",
+    413: "Too large",
+    415: "Only JSON is taken",
+    421: "Another address than the studio's",
+    422: "Not of the form that is taken",
+    429: "Too many tries",
+    502: "The model refused",
+    503: "The model is not there, or busy",
+    507: "The disk takes no more; nothing was stored",
+}
+
+
+def _told(rule: Rule, statuses: Iterable[int], api: bool, kind: str) -> dict[str, Any]:
+    """What FastAPI is told of a route: its guard, and its answers for the document."""
+    error: dict[str, Any] = {"application/json": {"schema": ERROR}}
+    if not api:
+        error["text/html"] = {"schema": {"type": "string"}}
+    answers: dict[int | str, dict[str, Any]] = {
+        status: {"description": MEANING[status], **({} if status in WITHOUT_BODY else {"content": error})}
+        for status in sorted(set(statuses))
+    }
+
+    class Kind(JSONResponse if kind == "application/json" else Response):  # type: ignore[misc]
+        media_type = kind
+
+    return {
+        "dependencies": [Depends(guard(rule))],
+        "response_model": None,
+        "response_class": Kind,
+        "responses": answers,
+    }
 
 
 def rules_of(routes: Iterable[Any]) -> dict[tuple[str, str], Rule | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,7 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, RedirectResponse, Response
-from starlette.types import ASGIApp
+from starlette.types import Scope
 
 from tomoni.errors import DiskError, UserError
 from tomoni.studio import access
@@ -38,8 +39,11 @@ def create(house: House) -> FastAPI:
     return app
 
 
-def guarded(app: ASGIApp, *, hosts: Iterable[str], scheme: str = "http") -> Guard:
-    return Guard(app, hosts=hosts, scheme=scheme)
+def guarded(app: FastAPI, *, hosts: Iterable[str], scheme: str = "http") -> Guard:
+    def owner(scope: Scope) -> bool:
+        return access.visit_or_stranger(Request({**scope, "app": app})).owner
+
+    return Guard(app, hosts=hosts, owner=owner, scheme=scheme)
 
 
 def _fault(request: Request, error: Exception) -> Response:
@@ -68,14 +72,16 @@ def _http(request: Request, error: Exception) -> Response:
 
 def _unexpected(request: Request, error: Exception) -> Response:
     # neither texts nor secrets: what a person wrote may stand in an exception's message
-    log.error("unexpected %s in %s", type(error).__name__, getattr(request.scope.get("route"), "path", "no route"))
-    log.debug("where", exc_info=error)
+    route = getattr(request.scope.get("route"), "path", "no route")
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    places = " < ".join(f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in reversed(frames))
+    log.error("unexpected %s in %s at %s", type(error).__name__, route, places)
     return told(request, 500, "unexpected")
 
 
 def told(request: Request, status: int, code: str, **values: Any) -> Response:
     """JSON for scripts, a page for people; who is not signed in is led to where they can."""
-    visit = access.visit(request)
+    visit = access.visit_or_stranger(request)
     message = visit.words(f"fault.{code}", **values)
     next_step = visit.words.known(f"fault.{code}.next", "")
     if request.scope["path"].startswith("/api/"):

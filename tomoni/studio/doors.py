@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from tomoni.studio.faults import Fault
 
 if TYPE_CHECKING:
-    from limits import RateLimitItem
     from limits.strategies import MovingWindowRateLimiter
+    from starlette.requests import Request
     from starlette.responses import Response
 
     from tomoni.feedback.entries import Person
@@ -29,7 +29,9 @@ LINK = 600  # seconds that the printed address works
 INVITATION = 7 * 24 * 3600
 SHORTEST_PASSWORD = 10  # characters
 LONGEST_PASSWORD = 256
-TRIES = "8 per 5 minutes"  # per account and per address
+TRIES = "8 per 5 minutes"  # per account
+TRIES_OF_ADDRESS = "100 per 5 minutes"  # a whole office may come from one
+HASHING = threading.BoundedSemaphore(2)  # Argon2 takes 64 MiB a time: forty at once would take the machine
 INVITATIONS = "studio.invitations"  # the setting that keeps them, by hash
 
 
@@ -42,9 +44,10 @@ class Doors:
     store: Store
     cookie: str
     secure: bool = False  # the pages are served over TLS
+    behind_proxy: bool = False
     _links: dict[str, tuple[str, float]] = field(default_factory=dict)  # hash of a token: person, until
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _limits: tuple[MovingWindowRateLimiter, RateLimitItem] | None = None
+    _limits: MovingWindowRateLimiter | None = None
     _decoy: str | None = None
 
     # -- links of this process -----------------------------------------------------------------------------------------
@@ -61,6 +64,11 @@ class Doors:
         with self._lock:
             person, until = self._links.pop(digest(token), ("", 0.0))
         return person if person and time.monotonic() < until else None
+
+    def address(self, request: Request) -> str:
+        """Where a request comes from; behind a proxy as the proxy says it, which is what stands last."""
+        said = request.headers.get("x-forwarded-for", "") if self.behind_proxy else ""
+        return said.rpartition(",")[2].strip()[:64] or (request.client.host if request.client else "")
 
     # -- sessions ------------------------------------------------------------------------------------------------------
 
@@ -86,7 +94,8 @@ class Doors:
 
     def sign_in(self, name: str, password: str, address: str) -> Person:
         """Fault where name and password do not belong together, told the same way and as slowly for an unknown name."""
-        self.count("sign-in", name.casefold(), address)
+        self.count("address", address, TRIES_OF_ADDRESS)
+        self.count("sign-in", name.casefold(), TRIES)
         person = self.store.person_named(name)
         kept = person.password_hash if person is not None and person.active else None
         right = check(password, kept or self._nobody())
@@ -105,17 +114,18 @@ class Doors:
             self._decoy = hashed(secrets.token_urlsafe(16))
         return self._decoy
 
-    def count(self, what: str, *keys: str) -> None:
-        """Fault 429 where there were too many tries for one of the keys."""
+    def count(self, what: str, key: str, most: str) -> None:
+        """Fault 429 where there were too many tries for the key."""
+        from limits import parse
+
         with self._lock:
             if self._limits is None:
-                from limits import parse
                 from limits.storage import MemoryStorage
                 from limits.strategies import MovingWindowRateLimiter
 
-                self._limits = MovingWindowRateLimiter(MemoryStorage()), parse(TRIES)
-            limiter, item = self._limits
-        if not all([limiter.hit(item, what, key) for key in keys]):
+                self._limits = MovingWindowRateLimiter(MemoryStorage())
+            limiter = self._limits
+        if not limiter.hit(parse(most), what, key):
             raise Fault("too_many_tries", 429)
 
     # -- invitations ---------------------------------------------------------------------------------------------------
@@ -161,13 +171,15 @@ def require_password(password: str) -> None:
 def hashed(password: str) -> str:
     from pwdlib import PasswordHash
 
-    return PasswordHash.recommended().hash(password)
+    with HASHING:
+        return PasswordHash.recommended().hash(password)
 
 
 def check(password: str, kept: str) -> bool:
     from pwdlib import PasswordHash
 
-    return len(password) <= LONGEST_PASSWORD and PasswordHash.recommended().verify(password, kept)
+    with HASHING:
+        return len(password) <= LONGEST_PASSWORD and PasswordHash.recommended().verify(password, kept)
 
 
 def order_of(secret: str, person: str, pair: str) -> tuple[int, int]:

@@ -6,10 +6,14 @@ what is decided per route (`access.py`), never by path.
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterable
+import logging
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 CSP = (
@@ -29,6 +33,12 @@ SAFE = frozenset({"GET", "HEAD"})
 METHODS = SAFE | {"POST"}  # all that the studio's routes use
 MOST = 256 * 1024  # bytes of a body
 MOST_FILE = 48 * 1024 * 1024  # of a data file, in base64
+BODY_SECONDS = 60.0  # for a whole body
+FILE_SECONDS = 600.0
+# of the cookies a browser sends, those of the studio, and these only as the studio makes them: Python before 3.11.10 takes
+# seconds for a quoted one of 60 kB (CVE-2024-7592), and other servers on 127.0.0.1 may set what they like
+COOKIE = re.compile(r"(?:__Host-)?tomoni-[a-z0-9]{1,8}=[A-Za-z0-9_-]{1,100}")
+log = logging.getLogger("tomoni.studio")
 FILE_PATHS = frozenset({"/api/data/look", "/api/data/import", "/api/prompts/import"})
 
 
@@ -44,10 +54,14 @@ class Guard:
     """Host, origin, method, content type and size, in this order; then the page.
 
     `hosts` are host:port pairs, without a scheme, as a browser sends them in Host and (behind scheme://) in Origin.
+    `owner` says whether a request (its scope) is the owner's: nobody else may fill the memory with a file.
     """
 
-    def __init__(self, app: ASGIApp, *, hosts: Iterable[str], scheme: str = "http") -> None:
+    def __init__(
+        self, app: ASGIApp, *, hosts: Iterable[str], owner: Callable[[Scope], bool], scheme: str = "http"
+    ) -> None:
         self.app = app
+        self.owner = owner
         self.hosts = frozenset(host.lower() for host in hosts)
         self.origins = frozenset(f"{scheme}://{host}" for host in self.hosts)
         self.scheme = scheme
@@ -60,19 +74,32 @@ class Guard:
                 return
             await self.app(scope, receive, send)
             return
+        scope = {**scope, "headers": _with_own_cookies(scope["headers"])}
         sender = _Sender(send, secure=self.scheme == "https")
         try:
             headers = _headers(scope)
             limit = self.admit(scope["method"], scope["path"], headers)
+            body = await self._body(scope, receive, limit)
         except Refusal as refusal:
             await _refuse(sender, refusal)
             return
         try:
-            body = await _whole(receive, limit)
-        except Refusal as refusal:
-            await _refuse(sender, refusal)
-            return
-        await self.app(scope, _Replay(body, receive), sender)
+            await self.app(scope, _Replay(body, receive), sender)
+        except Exception as error:
+            # told and logged where it happened; it goes no further, for a server logs it with its text, and that may be
+            # what a person wrote
+            if not sender.begun:
+                await _refuse(sender, Refusal(500, "unexpected"))
+            else:
+                log.error("unexpected %s in an answer that had begun", type(error).__name__)
+
+    async def _body(self, scope: Scope, receive: Receive, limit: int) -> bytes:
+        large = limit > MOST and await run_in_threadpool(self.owner, scope)
+        try:
+            async with asyncio.timeout(FILE_SECONDS if large else BODY_SECONDS):
+                return await _whole(receive, limit if large else min(limit, MOST))
+        except TimeoutError:
+            raise Refusal(408, "slow") from None
 
     def admit(self, method: str, path: str, headers: dict[str, list[str]]) -> int:
         """Bytes that the body may have; Refusal where the request is turned away."""
@@ -116,10 +143,12 @@ class _Sender:
 
     def __init__(self, send: Send, *, secure: bool) -> None:
         self.send = send
+        self.begun = False
         self.extra = HEADERS + (((b"strict-transport-security", b"max-age=31536000"),) if secure else ())
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            self.begun = True
             names = {name for name, _ in self.extra}
             kept = [(name, value) for name, value in message.get("headers", []) if name.lower() not in names]
             if not any(name.lower() == b"cache-control" for name, _ in kept):
@@ -165,6 +194,17 @@ def _headers(scope: Scope) -> dict[str, list[str]]:
     return found
 
 
+def _with_own_cookies(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    kept, own = [], []
+    for name, value in headers:
+        if name == b"cookie":
+            pairs = (pair.strip() for pair in value.decode("latin-1").split(";"))
+            own += [pair for pair in pairs if COOKIE.fullmatch(pair)]
+        else:
+            kept.append((name, value))
+    return [*kept, (b"cookie", "; ".join(own).encode())] if own else kept
+
+
 async def _refuse(send: Any, refusal: Refusal) -> None:
     # in both languages: nobody is known yet
     said = {
@@ -174,6 +214,8 @@ async def _refuse(send: Any, refusal: Refusal) -> None:
         "json": "Only JSON is taken. / JSON以外は受け付けません。",
         "too_large": "Too large. / 大きすぎます。",
         "left": "Nobody is there. / 接続が切れました。",
+        "slow": "It took too long to arrive. / 送信に時間がかかりすぎました。",
+        "unexpected": "Something unexpected happened in the studio. / スタジオで問題が起きました。",
     }[refusal.code]
     body = json.dumps({"error": {"code": refusal.code, "message": said}}, ensure_ascii=False).encode()
     headers = [(b"content-type", b"application/json; charset=utf-8"), (b"connection", b"close")]

@@ -41,6 +41,7 @@ ENDINGS = (
     ".txt",
 )  # no Parquet here: its reader is not for strangers' files
 ID = re.compile(r"[0-9a-f]{12}")
+MOST_TOLD = 1_000  # characters of what is wrong with a file
 SHOWN_BAD, SHOWN_GOOD, SHOWN_TEXT = 12, 3, 600
 TOWN = "town"  # the questions of the invented world
 
@@ -186,6 +187,9 @@ def upload(name: str, content: str) -> Iterator[Path]:
         with os.fdopen(handle, "wb") as file:
             file.write(raw)
         yield Path(path)
+    except DataError as error:  # tells the file by the name that people know
+        told = error.what.replace(path, name[-120:])[:MOST_TOLD]
+        raise DataError(told, choices=error.choices, next_step=error.next_step) from None
     finally:
         Path(path).unlink(missing_ok=True)
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ class Processes:
                 [*self.command, *words], stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
             )
         self._running[process.pid] = process
+        threading.Thread(target=process.wait, name=f"end-of-{process.pid}", daemon=True).start()  # no zombie is left
         return process.pid
 
     def alive(self, pid: int | None) -> bool:

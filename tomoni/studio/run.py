@@ -69,6 +69,7 @@ class Settings:
 def run(settings: Settings) -> int:
     """Until it is stopped. Raises UserError for whatever stands in the way."""
     require_sense(settings)
+    os.umask(0o077)  # what people say, and what is made of it, is for this user's eyes
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     with listening(settings) as listener:
         port = listener.getsockname()[1]
@@ -118,7 +119,7 @@ def owner_of(store: Store, settings: Settings) -> Person:
         return owner
     from tomoni.studio.doors import SHORTEST_PASSWORD, hashed
 
-    password = os.environ.get(PASSWORD) or _asked()
+    password = os.environ.pop(PASSWORD, "") or _asked()  # not for the processes that the studio starts
     if len(password) < SHORTEST_PASSWORD:
         raise ConfigError("the password is too short", choices=[f"at least {SHORTEST_PASSWORD} characters"])
     return store.change_person(owner.id, name=settings.owner, password_hash=hashed(password))
@@ -203,7 +204,7 @@ def opened(settings: Settings, port: int, *, serve: Sequence[str] | None = SERVE
         asking = Asking(store, answering, insight, busy=lambda: teaching.going() is not None or training.going())
         holding, steward = Holding(workspace), Steward(store, registry, training, answering)
         prefix = "__Host-" if settings.tls else ""
-        doors = Doors(store, cookie=f"{prefix}tomoni-{port}", secure=settings.tls)
+        doors = Doors(store, cookie=f"{prefix}tomoni-{port}", secure=settings.tls, behind_proxy=settings.behind_proxy)
         house = House(
             workspace,
             store,
@@ -254,6 +255,7 @@ def _interrupt(number: int, frame: object) -> None:
 def server_of(settings: Settings, house: House, port: int) -> uvicorn.Server:
     import uvicorn
 
+    from tomoni.connections import Connection
     from tomoni.studio.app import create, guarded
 
     app = guarded(create(house), hosts=hosts_of(settings, port), scheme=settings.scheme)
@@ -261,6 +263,7 @@ def server_of(settings: Settings, house: House, port: int) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             app,
+            http=Connection,
             log_level="warning",
             access_log=False,
             server_header=False,

@@ -78,7 +78,7 @@ def opening(caller: Visit) -> tuple[str, list[str]]:
     return str(told.get("chat_opening", ""))[:2000], questions
 
 
-@router.post("/api/chat", rule=Rule.PERSON)
+@router.post("/api/chat", rule=Rule.PERSON, may=(502, 503), kind="application/x-ndjson")
 async def answer(caller: Caller, body: Ask) -> Response:
     """Lines of JSON: {"text": …} as it comes, then {"end": {…}}, or {"error": {…}}. Leaving ends the answer."""
     wanted = {

@@ -54,7 +54,7 @@ def look(caller: Caller, body: File) -> Response:
     return JSONResponse(view(caller, caller.house.holding.look(body.name, body.content)))
 
 
-@router.post("/api/data/import", rule=Rule.OWNER)
+@router.post("/api/data/import", rule=Rule.OWNER, may=(409,))
 def take(caller: Caller, body: Import) -> Response:
     held = caller.house.holding.keep(body.name, body.content, without_bad=body.without_bad)
     return JSONResponse({"saved": True, "id": held.id, "rows": held.rows})
@@ -65,7 +65,7 @@ def town(caller: Caller) -> Response:
     return JSONResponse({"saved": True, "id": caller.house.holding.keep_town().id})
 
 
-@router.post("/api/data/remove", rule=Rule.OWNER)
+@router.post("/api/data/remove", rule=Rule.OWNER, may=(404,))
 def remove(caller: Caller, body: One) -> Response:
     caller.house.holding.remove(body.id)
     return JSONResponse({"removed": True})

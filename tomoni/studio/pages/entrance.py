@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from tomoni.studio.access import Caller, Routes, Rule
-from tomoni.studio.doors import LONGEST_PASSWORD
+from tomoni.studio.doors import LONGEST_PASSWORD, TRIES_OF_ADDRESS
 from tomoni.studio.faults import Fault
 from tomoni.studio.showing import edition, files, page
 
@@ -46,7 +46,7 @@ class NewPassword(Body):
     password: Annotated[str, Field(max_length=LONGEST_PASSWORD)]
 
 
-@router.get("/static/{mark}/{name}", rule=Rule.ANYONE)
+@router.get("/static/{mark}/{name}", rule=Rule.ANYONE, may=(404,), kind="*/*")
 def static_file(mark: str, name: str) -> Response:
     found = files().get(name)
     if found is None or mark != edition():
@@ -61,11 +61,10 @@ def sign_in_page(caller: Caller) -> Response:
     return page(caller, "sign-in", accounts=accounts)
 
 
-@router.post("/api/sign-in", rule=Rule.ANYONE)
+@router.post("/api/sign-in", rule=Rule.ANYONE, may=(429,))
 def sign_in(request: Request, caller: Caller, body: SignIn) -> Response:
     doors = caller.house.doors
-    address = request.client.host if request.client else ""
-    person = doors.sign_in(body.name, body.password, address)
+    person = doors.sign_in(body.name, body.password, doors.address(request))
     response = JSONResponse({"to": "/"})
     doors.end(request.cookies.get(doors.cookie), response)
     doors.begin(person.id, response)
@@ -88,10 +87,10 @@ def join_page(caller: Caller, token: str = "") -> Response:
     return page(caller, "join", invitation=found, facts={"token": token})
 
 
-@router.post("/api/join", rule=Rule.ANYONE)
+@router.post("/api/join", rule=Rule.ANYONE, may=(409, 429))
 def join(request: Request, caller: Caller, body: Acceptance) -> Response:
     doors = caller.house.doors
-    doors.count("join", request.client.host if request.client else "")
+    doors.count("address", doors.address(request), TRIES_OF_ADDRESS)
     person = doors.accept(body.token, body.name, body.password, caller.lang)
     response = JSONResponse({"to": "/"})
     doors.begin(person.id, response)
@@ -103,7 +102,8 @@ def language(caller: Caller, body: Language) -> Response:
     if caller.person is not None:
         caller.house.store.change_person(caller.person.id, lang=body.lang)
     response = JSONResponse({"lang": body.lang})
-    response.set_cookie("tomoni-lang", body.lang, max_age=365 * 24 * 3600, samesite="strict", httponly=True)
+    year, secure = 365 * 24 * 3600, caller.house.doors.secure
+    response.set_cookie("tomoni-lang", body.lang, max_age=year, samesite="strict", httponly=True, secure=secure)
     return response
 
 
@@ -112,7 +112,7 @@ def account_page(caller: Caller) -> Response:
     return page(caller, "account")
 
 
-@router.post("/api/account/password", rule=Rule.PERSON)
+@router.post("/api/account/password", rule=Rule.PERSON, may=(409,))
 def set_password(request: Request, caller: Caller, body: NewPassword) -> Response:
     """A new password ends every other session of the person."""
     doors, store, person = caller.house.doors, caller.house.store, caller.somebody

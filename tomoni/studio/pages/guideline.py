@@ -78,7 +78,7 @@ def add(caller: Caller, body: New) -> Response:
     return JSONResponse({"saved": True, "id": rule.id, "status": rule.status})
 
 
-@router.post("/api/guideline/change", rule=Rule.OWNER)
+@router.post("/api/guideline/change", rule=Rule.OWNER, may=(404,))
 def change(caller: Caller, body: Change) -> Response:
     changes: dict[str, Any] = {"by": caller.somebody.id}
     if body.text is not None:

@@ -25,7 +25,7 @@ class Step:
     href: str
 
 
-@router.get("/", rule=Rule.ANYONE)
+@router.get("/", rule=Rule.ANYONE, may=(303,))
 def home(request: Request, caller: Caller, token: str | None = None) -> Response:
     if token is not None:
         return entered(caller, token)
@@ -80,7 +80,7 @@ def _left_behind(caller: Visit, press: Press) -> bool:
     return caller.house.teaching.gathered().comparisons > 0
 
 
-@router.get("/api/state", rule=Rule.PERSON)
+@router.get("/api/state", rule=Rule.PERSON, may=(304,))
 def live(request: Request, caller: Caller) -> Response:
     return tagged(state(caller), caller.lang, request.headers.get("if-none-match"))
 

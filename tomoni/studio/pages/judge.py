@@ -60,7 +60,7 @@ def judge_page(caller: Caller) -> Response:
     return shown(caller, None)
 
 
-@router.get("/learn/{trial}/judge", rule=Rule.PERSON)
+@router.get("/learn/{trial}/judge", rule=Rule.PERSON, may=(404,))
 def trial_page(caller: Caller, trial: Trial) -> Response:
     return shown(caller, trial)
 
@@ -73,7 +73,7 @@ def shown(caller: Visit, trial: str | None) -> Response:
     return page(caller, "judge", words=words, facts=facts, trial=trial, reasons=judging.REASONS, flags=judging.FLAGS)
 
 
-@router.post("/api/judge/next", rule=Rule.PERSON)
+@router.post("/api/judge/next", rule=Rule.PERSON, may=(404,))
 def next_pairs(caller: Caller, body: Next) -> Response:
     return JSONResponse({"pairs": upcoming(caller, body)})
 
@@ -92,7 +92,7 @@ def why_none(caller: Caller) -> Response:
     return JSONResponse({"state": "making", "link": None})
 
 
-@router.post("/api/judge", rule=Rule.PERSON)
+@router.post("/api/judge", rule=Rule.PERSON, may=(404,))
 def judge(caller: Caller, body: Said) -> Response:
     """Acknowledged once it is on the disk; the same key again is acknowledged again and stored once."""
     store, person = caller.house.store, caller.somebody
@@ -117,7 +117,7 @@ def judge(caller: Caller, body: Said) -> Response:
     return JSONResponse({"saved": True, "again": acks[0].duplicate, "done": count(caller, trial)})
 
 
-@router.post("/api/judge/skip", rule=Rule.PERSON)
+@router.post("/api/judge/skip", rule=Rule.PERSON, may=(404,))
 def skip(caller: Caller, body: Skip) -> Response:
     store, pair = caller.house.store, pair_of(caller, body.pair)
     answers = [store.answer(pair.first), store.answer(pair.second)]
@@ -128,7 +128,7 @@ def skip(caller: Caller, body: Skip) -> Response:
     return JSONResponse({"saved": True})
 
 
-@router.post("/api/judge/undo", rule=Rule.PERSON)
+@router.post("/api/judge/undo", rule=Rule.PERSON, may=(404,))
 def undo(caller: Caller, body: Undo) -> Response:
     pair = judging.take_back(caller.house.store, caller.somebody, body.of, body.key)
     trial = caller.house.teaching.trial_of(pair_of(caller, pair)) if pair else None

@@ -44,13 +44,13 @@ def learn_page(caller: Caller) -> Response:
     )
 
 
-@router.post("/api/learn", rule=Rule.PERSON)
+@router.post("/api/learn", rule=Rule.PERSON, may=(409,))
 def press(caller: Caller, body: Nothing) -> Response:
     caller.house.teaching.start()
     return JSONResponse({"started": True})
 
 
-@router.get("/api/learn", rule=Rule.PERSON)
+@router.get("/api/learn", rule=Rule.PERSON, may=(304,))
 def going(request: Request, caller: Caller) -> Response:
     """The press that is going on, before and after it has a number."""
     teaching = caller.house.teaching
@@ -60,13 +60,13 @@ def going(request: Request, caller: Caller) -> Response:
     return tagged(body, caller.lang, request.headers.get("if-none-match"))
 
 
-@router.post("/api/learn/stop", rule=Rule.PERSON)
+@router.post("/api/learn/stop", rule=Rule.PERSON, may=(409,))
 def stop(caller: Caller, body: Nothing) -> Response:
     caller.house.teaching.stop()
     return JSONResponse({"stopped": True})
 
 
-@router.get("/learn/{number}", rule=Rule.PERSON)
+@router.get("/learn/{number}", rule=Rule.PERSON, may=(404,))
 def press_page(caller: Caller, number: Trial, show: bool = False) -> Response:
     teaching = caller.house.teaching
     press = teaching.press(number)
@@ -88,7 +88,7 @@ def press_page(caller: Caller, number: Trial, show: bool = False) -> Response:
     )
 
 
-@router.get("/api/learn/{number}", rule=Rule.PERSON)
+@router.get("/api/learn/{number}", rule=Rule.PERSON, may=(304, 404))
 def look(request: Request, caller: Caller, number: Trial) -> Response:
     """How it goes; what came of it is for the page, so that nobody sees the answers before judging them."""
     return tagged(view(caller.house.teaching.press(number)), caller.lang, request.headers.get("if-none-match"))

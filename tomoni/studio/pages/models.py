@@ -72,7 +72,7 @@ def lineage(versions: list[Any]) -> dict[str, int]:
     return depth
 
 
-@router.post("/api/models/promote", rule=Rule.OWNER)
+@router.post("/api/models/promote", rule=Rule.OWNER, may=(404,))
 def promote(caller: Caller, body: Promote) -> Response:
     house = caller.house
     if body.version not in {version.id for version in house.registry.versions()}:
@@ -91,7 +91,7 @@ def rollback(caller: Caller, body: Rollback) -> Response:
     return JSONResponse({"version": version.id})
 
 
-@router.post("/api/models/both", rule=Rule.PERSON)
+@router.post("/api/models/both", rule=Rule.PERSON, may=(404, 502, 503))
 async def both(caller: Caller, body: Both) -> Response:
     """One answer of each of two versions to the same prompt, one after the other."""
     messages = [turn.model_dump() for turn in body.messages]

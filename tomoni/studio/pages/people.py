@@ -111,7 +111,7 @@ def invite(caller: Caller, body: Invite) -> Response:
     return JSONResponse({"path": f"/join?token={caller.house.doors.invite(body.role, body.name)}"})
 
 
-@router.post("/api/people/change", rule=Rule.OWNER)
+@router.post("/api/people/change", rule=Rule.OWNER, may=(404, 409))
 def change(caller: Caller, body: Change) -> Response:
     """Whoever is no longer active is signed out at once; nobody shuts the last owner out."""
     if body.person == caller.somebody.id:
@@ -121,7 +121,7 @@ def change(caller: Caller, body: Change) -> Response:
     return JSONResponse({"saved": True})
 
 
-@router.post("/api/people/erase", rule=Rule.OWNER)
+@router.post("/api/people/erase", rule=Rule.OWNER, may=(404, 409))
 def erase(caller: Caller, body: Erase) -> Response:
     """Everything the person said goes; the versions that have learnt from it are named."""
     person = person_of(caller, body.person)

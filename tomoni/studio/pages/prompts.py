@@ -88,7 +88,7 @@ def add(caller: Caller, body: New) -> Response:
     return JSONResponse({"saved": True, "id": row.id, "known": row.id in known, "status": row.status})
 
 
-@router.post("/api/prompts/change", rule=Rule.OWNER)
+@router.post("/api/prompts/change", rule=Rule.OWNER, may=(404,))
 def change(caller: Caller, body: Change) -> Response:
     try:
         caller.house.store.change_prompt(body.id, status=body.status)

@@ -81,7 +81,7 @@ def first(caller: Caller, body: First) -> Response:
     return JSONResponse({"version": version.id})
 
 
-@router.post("/api/runs/start", rule=Rule.OWNER)
+@router.post("/api/runs/start", rule=Rule.OWNER, may=(404, 409))
 def start(caller: Caller, body: Start) -> Response:
     house = caller.house
     current = house.registry.current()
@@ -100,7 +100,7 @@ def start(caller: Caller, body: Start) -> Response:
     return JSONResponse({"name": body.name})
 
 
-@router.get("/runs/{name}", rule=Rule.OWNER)
+@router.get("/runs/{name}", rule=Rule.OWNER, may=(404,))
 def run_page(caller: Caller, name: RunName) -> Response:
     run = caller.house.training.run(name)
     return page(
@@ -116,7 +116,7 @@ def run_page(caller: Caller, name: RunName) -> Response:
     )
 
 
-@router.get("/api/runs/{name}", rule=Rule.OWNER)
+@router.get("/api/runs/{name}", rule=Rule.OWNER, may=(304, 404))
 def look(request: Request, caller: Caller, name: RunName) -> Response:
     run = caller.house.training.run(name)
     body: dict[str, Any] = {
@@ -127,19 +127,19 @@ def look(request: Request, caller: Caller, name: RunName) -> Response:
     return tagged(body, caller.lang, request.headers.get("if-none-match"))
 
 
-@router.post("/api/runs/stop", rule=Rule.OWNER)
+@router.post("/api/runs/stop", rule=Rule.OWNER, may=(404, 409))
 def stop(caller: Caller, body: Named) -> Response:
     caller.house.training.stop(body.name)
     return JSONResponse({"stopped": True})
 
 
-@router.post("/api/runs/again", rule=Rule.OWNER)
+@router.post("/api/runs/again", rule=Rule.OWNER, may=(404, 409))
 def again(caller: Caller, body: Named) -> Response:
     caller.house.training.again(body.name)
     return JSONResponse({"started": True})
 
 
-@router.post("/api/runs/use", rule=Rule.OWNER)
+@router.post("/api/runs/use", rule=Rule.OWNER, may=(404, 409))
 def use(caller: Caller, body: Named) -> Response:
     """Register a finished run, if it is not yet, and serve it."""
     version = caller.house.steward.register(body.name)

@@ -42,7 +42,7 @@ async function send() {
       settled.delete(entry.key);
     } catch (fault) {
       // not reached, too much at once, or a fault of the studio: it stays, and is tried again
-      const again = !(fault instanceof Fault) || fault.status === 0 || fault.status === 429 || fault.status >= 500;
+      const again = !(fault instanceof Fault) || fault.status === 0 || fault.status === 408 || fault.status === 429 || fault.status >= 500;
       if (again || fault.status === 401) { reached = fault.status === 429; schedule(); changed(); return; }
       drop(name); // refused for good: said, never silently
       settled.get(entry.key)?.(null, fault);
