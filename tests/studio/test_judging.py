@@ -203,8 +203,9 @@ def test_a_thumb_a_correction_and_a_flag_of_a_chat_become_judgements(house: Hous
         "messages": [{"role": "user", "content": "何時に開く？"}],
     }  # fmt: skip
     up = {"key": KEY + "1", "kind": "thumb", "up": False, **common}
-    assert browser.post("/api/chat/opinion", up).json() == {"saved": True, "again": False}
-    assert browser.post("/api/chat/opinion", up).json() == {"saved": True, "again": True}
+    told = {"saved": True, "corrections": 0, "needed": 3, "enough": False}
+    assert browser.post("/api/chat/opinion", up).json() == told | {"again": False}
+    assert browser.post("/api/chat/opinion", up).json() == told | {"again": True}
     changed = {**up, "key": KEY + "2", "up": True, "replaces": KEY + "1"}
     assert browser.post("/api/chat/opinion", changed).status_code == 200
     corrected = {"key": KEY + "3", "kind": "correction", "corrected": "九時に開きます。", **common}

@@ -280,8 +280,12 @@ def list_pairs(
     judged: bool | None = None,
     person: str | None = None,
     limit: int | None = None,
+    after: int = 0,
 ) -> list[Pair]:
+    """`after`: only pairs whose number is greater."""
     wanted = select(pairs).order_by(pairs.c.number)
+    if after:
+        wanted = wanted.where(pairs.c.number > after)
     if purpose is not None:
         wanted = wanted.where(pairs.c.purpose == purpose)
     if person is not None:

@@ -11,7 +11,8 @@ import random
 import re
 import threading
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ from tomoni.records import Judgement, as_dicts
 from tomoni.studio.choosing import Candidate, choose
 from tomoni.studio.faults import Fault
 from tomoni.studio.insight import AGAIN, FEW, NOT_TASTE, OTHER, Insight, base_of, value_of
+from tomoni.studio.waiting import Waiting, language_of_text
+from tomoni.studio.words import LANGS
 
 if TYPE_CHECKING:
     from tomoni.feedback.store import Store
@@ -52,6 +55,9 @@ class Asking:
     _languages: dict[str, str] = field(default_factory=dict)  # of prompts
     _versions: dict[str, str] = field(default_factory=dict)  # of answers; they never change
 
+    def __post_init__(self) -> None:
+        self._waiting = Waiting(self.store)
+
     def start(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._loop, name="tomoni-asking", daemon=True)
@@ -72,7 +78,8 @@ class Asking:
         """What this person has not seen, in their language first, with pairs woven in that are judged again: by
         another, by the same person with sides swapped, or whose answer is known. `without` are those the page holds."""
         held = set(without)
-        new = [pair for pair in (*self._of_rounds(), *self._new(person, lang)) if pair.id not in held]
+        rounds = [pair for pair in self._of_rounds() if pair.id not in held]
+        new = [*rounds, *self._new(person, lang, held, n)]
         found: list[Pair] = []
         said = [one.judgement for one in self.insight.comparisons()]
         said = [one for one in said if one.extra.get("purpose") not in NOT_TASTE and one.extra.get("pair")]
@@ -85,16 +92,23 @@ class Asking:
         self.wake()
         return found
 
-    def _new(self, person: str, lang: str) -> list[Pair]:
-        """Pairs that nobody has judged or passed over: of the current model, if there are any."""
-        pairs = [
-            pair
-            for pair in self.store.pairs(purpose="train", judged=False)
-            if pair.person is None or pair.person == person
-        ]
+    def _new(self, person: str, lang: str, held: set[str], n: int) -> list[Pair]:
+        """At most `n` pairs that nobody has judged or passed over: of the current model, if there are any."""
         version = self.answering.status.version
-        current = [pair for pair in pairs if self._of_version(pair, version)] or pairs
-        return sorted(current, key=lambda pair: self._language(pair) != lang)
+        current: tuple[list[Pair], list[Pair]] = ([], [])  # in this language, in another
+        older: tuple[list[Pair], list[Pair]] = ([], [])
+        any_current = False
+        for one in self._waiting.every():
+            if one.pair.person is not None and one.pair.person != person:
+                continue
+            here = version is None or one.version == version
+            any_current |= here
+            if one.pair.id not in held:
+                (current if here else older)[one.lang != lang].append(one.pair)
+            if len(current[0]) == n:
+                break
+        first, other = current if any_current else older
+        return [*first, *other][:n]
 
     def _of_rounds(self) -> list[Pair]:
         """Pairs of two versions that a round asks about, while it is open: they come first, for it waits for them."""
@@ -108,11 +122,6 @@ class Asking:
         folder = self.store.workspace.root / "rounds" / round_
         ended = (folder / "promotion" / "stage.json", folder / "closed.json")
         return folder.is_dir() and not any(path.exists() for path in ended)
-
-    def _language(self, pair: Pair) -> str:
-        if pair.prompt not in self._languages:
-            self._languages[pair.prompt] = language_of(self.store.prompt(pair.prompt))
-        return self._languages[pair.prompt]
 
     def _woven(self, person: str, said: Sequence[Judgement], ahead: int) -> Pair | None:
         """A pair that is due to be judged again as this person's answer number (so far + `ahead`), or None."""
@@ -150,11 +159,23 @@ class Asking:
             self._versions[pair.first] = self.store.answer(pair.first).version
         return version is None or self._versions[pair.first] == version
 
+    def _by_language(self) -> Counter[str]:
+        """How many pairs of the current model wait, by language."""
+        version = self.answering.status.version
+        return Counter(one.lang for one in self._waiting.every() if version is None or one.version == version)
+
     def waiting(self) -> int:
         """Pairs of the current model that nobody has judged."""
-        version = self.answering.status.version
-        pairs = self.store.pairs(purpose="train", judged=False)
-        return sum(1 for pair in pairs if self._of_version(pair, version))
+        return self._by_language().total()
+
+    def wanted(self) -> set[str]:
+        """The languages in which pairs are to be made now: of all, where few wait; else those that somebody here reads and
+        in which hardly any wait, so that nobody gets another language for the rest of the queue."""
+        waiting = self._by_language()
+        if waiting.total() < (SOON if self.busy() else AHEAD):
+            return set(LANGS)
+        read = {person.lang for person in self.store.people() if person.active} & set(LANGS)
+        return set() if self.busy() else {lang for lang in read if waiting[lang] < SOON}
 
     # -- making them ahead ---------------------------------------------------------------------------------------------
 
@@ -162,11 +183,9 @@ class Asking:
         while not self._ended.is_set():
             pause = 2.0
             try:
-                if self.answering.status.state == "ready":
-                    waiting = self.waiting()
-                    if waiting < (SOON if self.busy() else AHEAD):
-                        self.making = True
-                        pause = 0.0 if self.make() else 10.0
+                if self.answering.status.state == "ready" and (wanted := self.wanted()):
+                    self.making = True
+                    pause = 0.0 if self.make(wanted) else 10.0
             except (Fault, UserError) as error:  # the model went away, the disk is full: told where people look
                 log.warning("no new pairs: %s", type(error).__name__)
                 pause = 3.0
@@ -175,17 +194,18 @@ class Asking:
             self._wake.wait(pause)
             self._wake.clear()
 
-    def make(self) -> int:
-        """Answers to a few prompts, and the pairs that are worth asking about; how many."""
+    def make(self, langs: Set[str] = frozenset(LANGS)) -> int:
+        """Answers to a few prompts in these languages, and the pairs that are worth asking about; how many."""
         version = self.answering.status.version
         self._pool = {id: one for id, one in self._pool.items() if one.answers[0].version == version}
-        for prompt in self._prompts():
+        for prompt in self._prompts(langs):
             answers = self._answers(prompt)
             if len(answers) > 1:
                 self._pool[prompt.id] = Candidate(prompt.id, tuple(answers))
-        if not self._pool:
+        pool = [one for one in self._pool.values() if self._language(one.prompt) in langs]
+        if not pool:
             return 0
-        chosen = choose(list(self._pool.values()), self.insight.fitted(), PROMPTS)
+        chosen = choose(pool, self.insight.fitted(), PROMPTS)
         for first, _, _ in chosen:
             del self._pool[first.prompt]
         while len(self._pool) > IN_POOL:
@@ -197,10 +217,16 @@ class Asking:
             ]
         )
 
-    def _prompts(self) -> list[PromptRow]:
+    def _language(self, prompt: str) -> str:
+        if prompt not in self._languages:
+            self._languages[prompt] = language_of(self.store.prompt(prompt))
+        return self._languages[prompt]
+
+    def _prompts(self, wanted: Set[str]) -> list[PromptRow]:
         """Those asked about least, in the languages of the people there are first, otherwise by chance."""
         version = self.answering.status.version
         prompts = self.store.prompts(status="active", held_out=False)
+        prompts = [prompt for prompt in prompts if language_of(prompt) in wanted]
         asked: dict[str, int] = {}
         for pair in self.store.pairs(purpose="train"):
             here = self._of_version(pair, version)
@@ -246,6 +272,4 @@ def plain(text: str) -> str:
 
 
 def language_of(prompt: PromptRow) -> str:
-    """Japanese where kana or Chinese characters stand in it."""
-    text = prompt.messages[-1].content
-    return "ja" if any("\u3040" <= letter <= "\u30ff" or "\u4e00" <= letter <= "\u9fff" for letter in text) else "en"
+    return language_of_text(prompt.messages[-1].content)

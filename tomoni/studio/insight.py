@@ -6,6 +6,7 @@ features have as many numbers as the newest ones' belong to it. Imported answers
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Sequence
@@ -13,9 +14,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from sqlalchemy.exc import SQLAlchemyError
 
+from tomoni.errors import UserError
 from tomoni.feedback.entries import Answer, Stored
 from tomoni.records import Kind, Verdict
+from tomoni.studio.waiting import erased
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +29,9 @@ if TYPE_CHECKING:
     from tomoni.feedback.space import Space
     from tomoni.feedback.store import Store
 
+log = logging.getLogger("tomoni.studio")
+
+AT_ONCE = 150  # comparisons up to which a fit takes a moment only
 FEW = 10  # comparisons under which nothing is fitted
 NOT_TASTE = ("gate", "learn")  # purposes whose pairs are of two models
 AGAIN, OTHER = "~again", "~for~"  # how the ids of pairs that are asked once more end
@@ -57,6 +64,8 @@ class Insight:
     _answers: dict[str, Answer | None] = field(default_factory=dict)
     _topics: dict[str, str] = field(default_factory=dict)
     _fitted: tuple[tuple[str, ...], Fitted | None] | None = None
+    _thread: threading.Thread | None = None
+    _generation: int = 0
 
     def comparisons(self) -> list[Stored]:
         """Those that count now, in the order they were said."""
@@ -64,7 +73,10 @@ class Insight:
             sequence = self.store.sequence
             if sequence != self._seen:
                 new = self.store.judgements(after=self._seen, live=False)
-                if any(entry.judgement.replaces for entry in new):  # what counts now has to be asked anew
+                if self.store.look(lambda connection: erased(connection, self._seen)):
+                    self._forget()
+                    new = self.store.judgements(kinds=[Kind.COMPARISON])
+                elif any(entry.judgement.replaces for entry in new):  # what counts now has to be asked anew
                     new, self._live = self.store.judgements(kinds=[Kind.COMPARISON]), {}
                 for entry in new:
                     if entry.judgement.kind is Kind.COMPARISON:
@@ -74,8 +86,6 @@ class Insight:
 
     def answer(self, id: str) -> Answer | None:
         """None for one that is not in the store (an imported judgement's)."""
-        from tomoni.errors import UserError
-
         if id not in self._answers:
             try:
                 self._answers[id] = self.store.answer(id)
@@ -86,21 +96,52 @@ class Insight:
     # -- the fit -------------------------------------------------------------------------------------------------------
 
     def fitted(self, *, fresh: bool = False) -> Fitted | None:
-        """None while too little was said. Fitted anew once there is a tenth more to go on; at once where `fresh`. While
-        somebody else is fitting, the last one is given: nobody waits to judge."""
-        told = [entry for entry in self.comparisons() if entry.judgement.extra.get("purpose") not in NOT_TASTE]
+        """None while too little was said. Fitted anew once there is a tenth more to go on: few comparisons at once, many in
+        the background, and meanwhile the last fit is given, so that nobody waits. `fresh`: up to date, whatever it takes."""
+        generation, told = self._generation, self._told()
         ids = tuple(entry.judgement.id for entry in told)
         known = self._fitted
         if known is not None and (known[0] == ids or (not fresh and not _many_more(ids, known))):
             return known[1]
-        if not self._fitting.acquire(blocking=fresh or known is None):
-            return known[1] if known is not None else None
+        if fresh or len(ids) <= AT_ONCE:
+            if self._fitting.acquire(blocking=fresh or known is None):
+                try:
+                    if self._fitted is known:
+                        made = self._fit(told)
+                        if generation == self._generation:  # nobody was erased meanwhile
+                            self._fitted = ids, made
+                finally:
+                    self._fitting.release()
+        elif self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._in_background, name="tomoni-insight", daemon=True)
+            self._thread.start()
+        return self._fitted[1] if self._fitted is not None else None
+
+    @property
+    def computing(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def latest(self) -> Fitted | None:
+        """The last fit as it is, without looking whether there is more to go on."""
+        return self._fitted[1] if self._fitted is not None else None
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.join(timeout=15)
+
+    def _in_background(self) -> None:
         try:
-            if self._fitted is known:
-                self._fitted = ids, self._fit(told)
-            return self._fitted[1] if self._fitted is not None else None
-        finally:
-            self._fitting.release()
+            self.fitted(fresh=True)
+        except (UserError, SQLAlchemyError) as error:  # the studio is closing, the disk is full: it is tried again
+            log.warning("no fit: %s", type(error).__name__)
+
+    def _told(self) -> list[Stored]:
+        return [entry for entry in self.comparisons() if entry.judgement.extra.get("purpose") not in NOT_TASTE]
+
+    def _forget(self) -> None:
+        """Of a person who was erased nothing is kept in memory either."""
+        self._live, self._answers, self._topics, self._fitted = {}, {}, {}, None
+        self._generation += 1
 
     def _fit(self, told: Sequence[Stored]) -> Fitted | None:
         from tomoni.feedback import people
@@ -150,8 +191,6 @@ class Insight:
         return self._topics[prompt]
 
     def _expected(self, pair: str) -> float | None:
-        from tomoni.errors import UserError
-
         try:
             expected = self.store.pair(pair).expected
         except UserError:

@@ -7,6 +7,7 @@ taken back by its key.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +23,7 @@ Seen = Literal["left", "right", "tie", "both_bad"]
 Side = Literal["left", "right"]
 REASONS = ("accurate", "complete", "clear", "polite", "concise", "natural")  # why one is better
 FLAGS = ("harmful", "private", "untrue")
+_ONE_BY_ONE = threading.Lock()  # between looking for an earlier comparison and replacing it
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,32 @@ def skip_of(*, key: str, person: Person, pair: Pair, prompt: PromptRow, answers:
         model_versions=tuple(answer.version for answer in answers),
         extra={"pair": pair.id, "prompt": prompt.id, "purpose": pair.purpose, "skipped": True},
     )
+
+
+def earlier(store: Store, person: str, pair: str) -> str | None:
+    """The comparison of this pair by this person that counts now, as from another tab; None where there is none."""
+    from sqlalchemy import Connection, select
+
+    from tomoni.feedback.judging import LIVE
+    from tomoni.feedback.schema import judgements
+
+    columns = judgements.c
+    wanted = (columns.pair == pair, columns.person == person, columns.state == LIVE)
+
+    def asked(connection: Connection) -> str | None:
+        found = connection.execute(select(columns.id).where(*wanted, columns.kind == Kind.COMPARISON.value))
+        return next((str(row[0]) for row in found), None)
+
+    return store.look(asked)
+
+
+def save_once(store: Store, said: Sequence[tuple[Judgement, str]], pair: str) -> list[Ack]:
+    """As `save`; of two comparisons of one pair by one person, from two tabs, the later one counts."""
+    (first, key), *rest = said
+    with _ONE_BY_ONE:
+        before = known(store, first.id)
+        replaces = before.replaces if before is not None else earlier(store, first.person, pair)
+        return save(store, [(replace(first, replaces=replaces), key), *rest])
 
 
 def save(store: Store, said: Sequence[tuple[Judgement, str]]) -> list[Ack]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +46,20 @@ def _config(run: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def knows_the_world(version: Version) -> bool:
+def knows_the_world(registry: Registry, version: Version | None) -> bool:
     """Whether the model has read about the invented town: the bundled ones, and what was trained from them."""
+    return any(_begins_bundled(one) for one in forebears(registry, version))
+
+
+def forebears(registry: Registry, version: Version | None) -> Iterator[Version]:
+    """The version, and what it was trained from, back to the first."""
+    by_id = {one.id: one for one in registry.versions()} if version is not None else {}
+    while version is not None:
+        yield version
+        version = by_id.pop(version.base, None) if version.base else None
+
+
+def _begins_bundled(version: Version) -> bool:
     model = version.model
     if model.startswith("bundled:"):
         return True
@@ -59,9 +72,10 @@ def pretrained_only(version: Version) -> bool:
     return version.model.startswith("bundled:")
 
 
-def opening_of(version: Version) -> dict[str, Any]:
-    """What a model's maker says of it: `chat_opening` and `questions` of its tomoni.json."""
-    for folder in (Path(version.model), Path(version.model).parent):
+def opening_of(registry: Registry, version: Version) -> dict[str, Any]:
+    """What a model's maker says of it, or of what it was trained from: `chat_opening` and `questions` of tomoni.json."""
+    models = [Path(one.model) for one in forebears(registry, version)]
+    for folder in (folder for model in models for folder in (model, model.parent)):
         try:
             found = json.loads((folder / "tomoni.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -75,7 +89,7 @@ def first_prompts(store: Store, registry: Registry) -> int:
     """Questions about the town in both languages, where the model knows it and there are no prompts: most to practise
     on, some that are never trained on. How many."""
     version = registry.current()
-    if version is None or not knows_the_world(version) or store.prompts(limit=1):
+    if not knows_the_world(registry, version) or store.prompts(limit=1):
         return 0
     from tomoni.world import bundled_world, held_out_questions, tuning_questions
 

@@ -228,6 +228,7 @@ def opened(settings: Settings, port: int, *, serve: Sequence[str] | None = SERVE
         finally:
             steward.close()
             asking.close()
+            insight.close()
             answering.close()
 
 

@@ -60,8 +60,10 @@ def environment() -> Environment:
     made.globals["static"] = static
     made.globals["topic_name"] = topic_name
     made.globals["learnt"] = learnt
+    made.globals["counts"] = counts
     made.globals["cost"] = cost
     made.globals["rate_bar"] = charts.rate_bar
+    made.globals["span"] = span
     made.filters["number"] = written
     made.filters["percent"] = percent
     return made
@@ -71,10 +73,18 @@ def topic_name(words: Words, name: str) -> str:
     return words.known(f"topic.{name}", name) if name else words("topic.none")
 
 
-def learnt(press: Press) -> dict[str, int]:
-    """How much a press of Learn was made from, for its text."""
+def learnt(words: Words, press: Press) -> str:
+    """What a press of Learn was made from. Each correction is a comparison to the trainer, but not to who made it."""
     found = (press.result or {}).get("learnt_from") or {}
-    return {name: int(found.get(name) or 0) for name in ("comparisons", "corrections", "thumbs")}
+    corrections = int(found.get("corrections") or 0)
+    comparisons = max(int(found.get("comparisons") or 0) - corrections, 0)
+    return counts(words, comparisons, corrections, int(found.get("thumbs") or 0))
+
+
+def counts(words: Words, comparisons: int, corrections: int, thumbs: int) -> str:
+    """Kinds of judgements with how many, without those there are none of."""
+    every = (("comparisons", comparisons), ("corrections", corrections), ("thumbs", thumbs))
+    return words("count.and").join(words(f"count.{name}", n=n) for name, n in every if n) or words("count.nothing")
 
 
 def cost(words: Words, told: Any) -> str:
@@ -83,6 +93,11 @@ def cost(words: Words, told: Any) -> str:
     if not isinstance(money, int | float) or isinstance(money, bool):
         return words("learn.cost_unknown")
     return f"${money:.4f}" if money < 0.1 else f"${money:,.2f}"
+
+
+def span(low: float, high: float) -> str:
+    """An interval of shares, as "12–88 %"."""
+    return f"{100 * low:.0f}–{100 * high:.0f} %"
 
 
 def percent(share: float | None, digits: int = 0) -> str:

@@ -118,6 +118,7 @@ class Teaching:
     _pid: int | None = None
     _since: set[str] = field(default_factory=set)  # folders there were when it was started
     _entered: set[str] = field(default_factory=set)  # presses whose pairs are in the store
+    _settled: set[str] = field(default_factory=set)  # presses that have ended and were looked at
 
     @property
     def folder(self) -> Path:
@@ -126,8 +127,8 @@ class Teaching:
     # -- pressing ------------------------------------------------------------------------------------------------------
 
     def gathered(self) -> Gathered:
+        self.settle()
         after = int(self.store.get(LEARNT, 0))
-
         counts = self.store.look(lambda connection: _counted(connection, after))
         return Gathered(*(counts.get(kind.value, 0) for kind in (Kind.COMPARISON, Kind.CORRECTION, Kind.THUMB)))
 
@@ -182,6 +183,12 @@ class Teaching:
         numbers = self._numbers()
         return self.press(numbers[-1]) if numbers else None
 
+    def settle(self) -> None:
+        """Presses that have ended, also those of the command line, count whether a page looked at them or not."""
+        for number in self._numbers():
+            if number not in self._settled and not self.press(number).going:
+                self._settled.add(number)
+
     def presses(self) -> list[Press]:
         """Newest first."""
         return [self.press(number) for number in reversed(self._numbers())]
@@ -230,8 +237,9 @@ class Teaching:
                 return
             result = press.result or {}
             known = int(self.store.get(LEARNT, 0))
-            pressed = int(result.get("sequence") or self.store.get("studio.pressed", 0))
-            if pressed > known and press.number == self._numbers()[-1]:
+            newest = press.number == self._numbers()[-1]
+            pressed = int(result.get("sequence") or (self.store.get("studio.pressed", 0) if newest else 0))
+            if pressed > known:
                 self.store.set(LEARNT, pressed)
             before, after = str(result.get("base") or ""), str(result.get("version") or "")
             hashes = {version.id: version.hash for version in self.registry.versions()}

@@ -19,6 +19,7 @@ from tomoni.studio.opening import knows_the_world, opening_of
 from tomoni.studio.pages.entrance import Body
 from tomoni.studio.pages.judge import Id, Key, Problem
 from tomoni.studio.showing import page
+from tomoni.studio.teaching import ENOUGH_CORRECTIONS
 
 router = Routes()
 
@@ -60,7 +61,14 @@ def chat_page(caller: Caller) -> Response:
     current = caller.house.registry.current()
     about, questions = opening(caller)
     facts = {"version": current.id if current else None, "about": about, "questions": questions}
-    return page(caller, "chat", words=("chat", "flag", "model"), facts=facts, current=current, flags=judging.FLAGS)
+    return page(
+        caller,
+        "chat",
+        words=("chat", "flag", "model", "judge", "learn"),
+        facts=facts,
+        current=current,
+        flags=judging.FLAGS,
+    )
 
 
 def opening(caller: Visit) -> tuple[str, list[str]]:
@@ -68,12 +76,12 @@ def opening(caller: Visit) -> tuple[str, list[str]]:
     version = caller.house.registry.current()
     if version is None:
         return "", []
-    if knows_the_world(version):
+    if knows_the_world(caller.house.registry, version):
         from tomoni.world import bundled_world, example_questions, what_it_knows
 
         world = bundled_world()
         return what_it_knows(world, caller.lang), example_questions(world, caller.lang, 4, seed=1)
-    told = opening_of(version)
+    told = opening_of(caller.house.registry, version)
     questions = [str(question)[:300] for question in told.get("questions", [])[:6]]
     return str(told.get("chat_opening", ""))[:2000], questions
 
@@ -137,7 +145,9 @@ def opinion(caller: Caller, body: Opinion) -> Response:
         extra={"pair": None, "prompt": row.id, "answers": [body.answer], "purpose": "train"},
     )
     ack = store.judge(judgement, key=f"{person.id}:{body.key}:0")
-    return JSONResponse({"saved": True, "again": ack.duplicate})
+    gathered = caller.house.teaching.gathered()
+    body_of = {"corrections": gathered.corrections, "needed": ENOUGH_CORRECTIONS, "enough": gathered.enough}
+    return JSONResponse({"saved": True, "again": ack.duplicate, **body_of})
 
 
 def answered(caller: Visit, body: Opinion) -> tuple[str, str]:

@@ -44,7 +44,7 @@ def data_page(caller: Caller) -> Response:
         words=("data", "bad", "form", "who", "masked"),
         facts={"endings": list(ENDINGS)},
         held=[(held, holding.examples(held.id)) for held in holding.all()],
-        town=current is not None and knows_the_world(current),
+        town=knows_the_world(caller.house.registry, current),
         endings=ENDINGS,
     )
 

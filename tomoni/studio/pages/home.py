@@ -9,10 +9,10 @@ from starlette.responses import Response
 
 from tomoni.studio.access import Caller, Routes, Rule, Visit
 from tomoni.studio.opening import pretrained_only
-from tomoni.studio.overview import Overview, look
+from tomoni.studio.overview import look
 from tomoni.studio.pages.entrance import entered
 from tomoni.studio.showing import page, tagged
-from tomoni.studio.teaching import ENOUGH, ENOUGH_CORRECTIONS, Press
+from tomoni.studio.teaching import ENOUGH, ENOUGH_CORRECTIONS, Press, Tally
 
 router = Routes()
 
@@ -41,7 +41,7 @@ def home(request: Request, caller: Caller, token: str | None = None) -> Response
         "home",
         words=("home", "model", "learn"),
         facts={"gathered": state(caller)},
-        step=next_step(caller, latest, found),
+        step=next_step(caller, latest, tally),
         current=current,
         untuned=current is not None and pretrained_only(current),
         status=house.answering.status,
@@ -55,7 +55,7 @@ def home(request: Request, caller: Caller, token: str | None = None) -> Response
     )
 
 
-def next_step(caller: Visit, latest: Press | None, found: Overview) -> Step:
+def next_step(caller: Visit, latest: Press | None, tally: Tally | None) -> Step:
     """By what is missing, from the bottom: a model, prompts, judgements, a press of Learn, people's verdict on it."""
     house = caller.house
     current = house.registry.current()
@@ -66,7 +66,9 @@ def next_step(caller: Visit, latest: Press | None, found: Overview) -> Step:
     if latest is not None and latest.result:
         if house.teaching.left(latest.number, caller.somebody.id):
             return Step("trial", f"/learn/{latest.number}")
-        if caller.owner and latest.result.get("version") != current.id and not _left_behind(caller, latest):
+        worse = tally is not None and tally.told == "worse"
+        offered = latest.result.get("version") != current.id and not worse
+        if caller.owner and offered and not _left_behind(caller):
             return Step("decide", f"/learn/{latest.number}")
     if pretrained_only(current) and caller.owner:
         return Step("tune", "/runs")
@@ -75,7 +77,7 @@ def next_step(caller: Visit, latest: Press | None, found: Overview) -> Step:
     return Step("learn", "/learn") if house.teaching.gathered().enough else Step("judge", "/judge")
 
 
-def _left_behind(caller: Visit, press: Press) -> bool:
+def _left_behind(caller: Visit) -> bool:
     """Whether people have gone on to say more since: then its decision is no longer what comes first."""
     return caller.house.teaching.gathered().comparisons > 0
 

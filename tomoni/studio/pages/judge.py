@@ -111,7 +111,7 @@ def judge(caller: Caller, body: Said) -> Response:
     said = judging.judgements_of(
         opinion, key=body.key, person=person, pair=pair, prompt=store.prompt(pair.prompt), answers=answers, order=order
     )
-    acks = judging.save(store, said)
+    acks = judging.save_once(store, said, pair.id)
     caller.house.asking.wake()
     trial = caller.house.teaching.trial_of(pair)
     return JSONResponse({"saved": True, "again": acks[0].duplicate, "done": count(caller, trial)})

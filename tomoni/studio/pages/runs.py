@@ -49,7 +49,7 @@ def runs_page(caller: Caller) -> Response:
     house = caller.house
     current = house.registry.current()
     held = house.holding.all()
-    town = current is not None and knows_the_world(current) and all(one.id != TOWN for one in held)
+    town = knows_the_world(house.registry, current) and all(one.id != TOWN for one in held)
     names = house.training.names()
     return page(
         caller,

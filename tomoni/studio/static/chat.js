@@ -23,28 +23,44 @@ function bubble(turn, at) {
   return { box, text };
 }
 
-function opinion(turn, at, kind, more) {
+function opinion(turn, at, kind, more, note) {
   turn.said ??= { keys: {} };
   const replaces = turn.said.keys[kind] || null;
   const body = { kind, answer: turn.id, text: turn.content, version: turn.version, messages: given(at), replaces, ...more };
-  turn.said.keys[kind] = outbox.put("/api/chat/opinion", body, (ack, fault) => { if (ack) say(t("common.saved")); if (fault) { delete turn.said.keys[kind]; keep(); } });
+  turn.said.keys[kind] = outbox.put("/api/chat/opinion", body, (ack, fault) => {
+    if (fault) { delete turn.said.keys[kind]; keep(); return; }
+    say(t("common.saved"));
+    if (kind === "correction") note.replaceChildren(...gained(ack));
+  });
+  keep();
+}
+
+// How far the corrections bring it, and where to go once they are enough.
+function gained({ corrections, needed, enough }) {
+  if (enough) return [`${t("chat.enough")} `, h("a", { href: "/learn" }, t("learn.press"))];
+  return [t("chat.gained", { n: corrections, of: needed })];
+}
+
+function takeBack(turn, kind) {
+  const key = turn.said.keys[kind];
+  delete turn.said.keys[kind];
+  if (!outbox.withdraw(key)) outbox.put("/api/judge/undo", { of: key });
   keep();
 }
 
 function acts(turn, at) {
-  const said = turn.said || {};
+  const said = turn.said ??= { keys: {} };
   const button = (name, path, pressed, act, bad = false) => {
     const made = h("button", { class: `button quiet icon-only${bad ? " bad" : ""}`, type: "button", "aria-label": t(`chat.${name}`), title: t(`chat.${name}`), onclick: () => act(made) }, icon(path));
     if (pressed !== null) made.setAttribute("aria-pressed", pressed ? "true" : "false");
     return made;
   };
   const thumb = (up) => () => {
-    if (said.thumb === up && turn.said.keys.thumb) return;
-    turn.said ??= { keys: {} };
-    turn.said.thumb = up;
-    opinion(turn, at, "thumb", { up });
-    for (const [other, isUp] of [[good, true], [bad, false]]) other.setAttribute("aria-pressed", isUp === up ? "true" : "false");
-    note.textContent = t(up ? "chat.thanks" : "chat.thanks_down");
+    const again = said.thumb === up && said.keys.thumb; // pressed a second time: taken back
+    said.thumb = again ? undefined : up;
+    if (again) takeBack(turn, "thumb"); else opinion(turn, at, "thumb", { up }, note);
+    for (const [other, isUp] of [[good, true], [bad, false]]) other.setAttribute("aria-pressed", isUp === said.thumb ? "true" : "false");
+    note.textContent = t(again ? "judge.undone" : up ? "chat.thanks" : "chat.thanks_down");
   };
   const good = button("up", PATHS.up, said.thumb === true, thumb(true));
   const bad = button("down", PATHS.down, said.thumb === false, thumb(false), true);
@@ -55,32 +71,30 @@ function acts(turn, at) {
     ["harmful", "private", "untrue"].map((name) => h("button", {
       class: "toggle alarm", type: "button", "aria-pressed": (said.flags || []).includes(name) ? "true" : "false",
       onclick: (event) => {
-        turn.said ??= { keys: {} };
-        const now = new Set(turn.said.flags || []);
+        const now = new Set(said.flags || []);
         if (now.has(name)) now.delete(name); else now.add(name);
-        turn.said.flags = [...now];
+        said.flags = [...now];
         event.currentTarget.setAttribute("aria-pressed", now.has(name) ? "true" : "false");
-        opinion(turn, at, "flag", { flags: turn.said.flags });
+        opinion(turn, at, "flag", { flags: said.flags }, note);
         note.textContent = t("common.saved_soon");
       },
     }, t(`flag.${name}`))));
-  const corrected = h("div", { class: "corrected said", hidden: !said.corrected }, said.corrected || "");
+  const corrected = h("div", { class: "corrected", hidden: !said.corrected }, h("span", { class: "small soft" }, t("judge.edit_label")), h("div", { class: "said" }, said.corrected || ""));
   const place = h("div", {});
 
   function edit() {
     if (place.firstChild) { place.replaceChildren(); return; }
     const area = h("textarea", { "aria-label": t("chat.correct"), maxlength: 20000 });
-    area.value = turn.said?.corrected || turn.content;
+    area.value = said.corrected || turn.content;
     const save = () => {
       const text = area.value;
       if (!text.trim() || text === turn.content) { place.replaceChildren(); return; }
-      turn.said ??= { keys: {} };
-      turn.said.corrected = text;
-      opinion(turn, at, "correction", { corrected: text });
-      corrected.textContent = text;
+      said.corrected = text;
+      note.textContent = t("chat.corrected");
+      opinion(turn, at, "correction", { corrected: text }, note);
+      corrected.lastChild.textContent = text;
       corrected.hidden = false;
       place.replaceChildren();
-      note.textContent = t("chat.corrected");
       pen.focus();
     };
     area.addEventListener("keydown", (event) => {
