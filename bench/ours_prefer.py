@@ -113,10 +113,16 @@ def run(
     ]
     sampled = round(sum(one.sum for one in lengths))
     return {
-        "losses": [report.stats["loss"].value for report in reports],
+        "losses": [_minimised(report, cfg) for report in reports],
         "grad_norms": [report.stats["grad_norm"].value for report in reports],
         "tokens": tokens if tokens is not None else sampled,
     }
+
+
+def _minimised(report: Report, cfg: Any) -> float:
+    """The whole loss, as TRL tells it: ours tells the divergence beside it."""
+    kl = report.stats["kl"].value * cfg.beta if cfg.method == "grpo" and "kl" in report.stats else 0.0
+    return report.stats["loss"].value + kl
 
 
 def _pairs(work: Work, step: int) -> list[Item]:

@@ -74,7 +74,8 @@ def _sampled(job: Mapping[str, Any], clock: Clock, folder: str, given: dict[str,
         def _generate_single_turn(self, prompt_ids: Sequence[Any], *rest: Any, **more: Any) -> Any:
             if told is None:
                 return super()._generate_single_turn(prompt_ids, *rest, **more)
-            return [next(told) for _ in prompt_ids], None
+            handed = [next(told) for _ in prompt_ids]
+            return (handed, None) if job["method"] == "grpo" else handed  # GRPO's has log-probabilities beside them
 
     def earned(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
         lengths.extend(map(len, completion_ids))

@@ -17,7 +17,6 @@ import os
 import re
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -151,7 +150,8 @@ def by_model(train: Sequence[Choice], test: Sequence[Choice], part: str, seed: i
             threads=int(os.environ.get("OMP_NUM_THREADS", "1")),
         )
     )
-    assert result.after is not None and result.model is not None
+    if result.after is None or result.model is None:
+        raise SystemExit(f"stopped after step {result.step} of {result.steps}; the same command and --work go on")
     told = {name: result.after.stats[name].value for name in ("accuracy", "ece", "brier", "loss")}
     return {"right": scored(result.model, test), **told}
 
@@ -185,18 +185,19 @@ def scored(model: Path, test: Sequence[Choice]) -> list[float]:
     return found
 
 
-def run(folder: Path, name: str, kind: str, seed: int) -> dict[str, Any]:
+def run(folder: Path, name: str, kind: str, seed: int, work: Path | None = None) -> dict[str, Any]:
+    """A training in the folder `work` can be stopped and gone on with."""
     choices, left_out = SETS[name](folder)
     train = [choice for choice in choices if not choice.held_out]
     test = [choice for choice in choices if choice.held_out]
-    began = time.process_time()
     with tempfile.TemporaryDirectory() as place:
         if kind in ("length", "tfidf"):
             found: dict[str, Any] = {"right": {"length": by_length, "tfidf": by_words}[kind](train, test)}
         else:
-            found = by_model(train, test, kind, seed, Path(place))
-    about = {"set": name, "train": kind, "seed": seed, "pairs": len(train), "left_out": dict(left_out)}
-    return about | {"cpu_seconds": time.process_time() - began, **found}
+            into = Path(place) if work is None else work / name
+            into.mkdir(parents=True, exist_ok=True)
+            found = by_model(train, test, kind, seed, into)
+    return {"set": name, "train": kind, "seed": seed, "pairs": len(train), "left_out": dict(left_out), **found}
 
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
@@ -204,8 +205,8 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
     from tomoni.evaluate.metrics import mean_interval, paired_bootstrap
 
     rows = [
-        "| data | model | accuracy (95 %) | by seed | against TF-IDF, points | ECE | CPU seconds |",
-        "|---|---|---|---|---|---|---|",
+        "| data | model | accuracy (95 %) | by seed | against TF-IDF, points | ECE |",
+        "|---|---|---|---|---|---|",
     ]
     for name in SETS:
         mine = [line for line in lines if line["set"] == name]
@@ -222,9 +223,8 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
                 apart = paired_bootstrap(mean["tfidf"].tolist(), right.tolist())
                 gain = f"{100 * apart.value:+.1f} ({100 * apart.low:+.1f} to {100 * apart.high:+.1f})"
             ece = f"{np.mean([line['ece'] for line in runs]):.3f}" if "ece" in runs[0] else ""
-            seconds = np.median([line["cpu_seconds"] for line in runs])
             size = f"{name} ({runs[0]['pairs']:,} + {len(right)})"
-            rows.append(f"| {size} | {kind} | {100 * found.value:.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f}) | {each} | {gain} | {ece} | {seconds:,.0f} |")  # fmt: skip
+            rows.append(f"| {size} | {kind} | {100 * found.value:.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f}) | {each} | {gain} | {ece} |")  # fmt: skip
     return "\n".join(rows)
 
 
@@ -237,12 +237,13 @@ def main() -> int:
     one.add_argument("--set", choices=sorted(SETS), required=True)
     one.add_argument("--train", choices=("length", "tfidf", *EPOCHS), required=True)
     one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--work", type=Path, help="folder of the run, kept; without one a temporary one")
     verbs.add_parser("table").add_argument("out", type=Path)
     options = parser.parse_args()
     if options.verb == "table":
         print(table([json.loads(line) for line in options.out.read_text(encoding="utf-8").splitlines()]))
         return 0
-    found = run(options.folder, options.set, options.train, options.seed)
+    found = run(options.folder, options.set, options.train, options.seed, options.work)
     with options.out.open("a", encoding="utf-8") as file:
         file.write(json.dumps(found) + "\n")
     print(f"{options.set} {options.train} {options.seed}: {np.mean(found['right']):.3f}; left out: {found['left_out']}")

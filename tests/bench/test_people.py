@@ -82,7 +82,7 @@ def test_the_same_prompt_is_never_on_both_sides() -> None:
 
 
 def test_the_table_averages_seeds_pair_by_pair() -> None:
-    line = {"set": "pandalm", "seed": 0, "pairs": 1000, "left_out": {}, "cpu_seconds": 3.0}
+    line = {"set": "pandalm", "seed": 0, "pairs": 1000, "left_out": {}}
     lines = [
         line | {"train": "tfidf", "right": [1.0, 0.0, 1.0, 0.0]},
         line | {"train": "head", "right": [1.0, 1.0, 1.0, 0.0], "ece": 0.1},
@@ -90,4 +90,4 @@ def test_the_table_averages_seeds_pair_by_pair() -> None:
     ]
     row = people.table(lines).splitlines()[-1]
     assert row.startswith("| pandalm (1,000 + 4) | head | 75.0 % (") and "| 75.0, 75.0 | +25.0 (" in row
-    assert row.endswith("| 0.200 | 3 |")
+    assert row.endswith("| 0.200 |")
