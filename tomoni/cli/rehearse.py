@@ -30,7 +30,7 @@ Experiments with simulated people; `tomoni rehearse EXPERIMENT --help` for an ex
 def people(
     quick: Annotated[bool, typer.Option("--quick", help="the small tier: shows that it runs, proves nothing")] = False,
     only: Annotated[
-        str, typer.Option("--only", help="some experiments: E0, E2, E3, E4, E4-skill, E4-others, with commas")
+        str, typer.Option("--only", help="some experiments: E0, E2, E3, E4, E4-auc, E4-skill, E4-others, with commas")
     ] = "",
     world: Annotated[str, typer.Option("--world", help="some worlds: linear, curved, texts, with commas")] = "",
     first_seed: Annotated[

@@ -13,7 +13,7 @@ from tomoni.errors import ConfigError
 from tomoni.loop.rehearse_asking import e2
 from tomoni.loop.rehearse_blind import e0
 from tomoni.loop.rehearse_figures import Figure
-from tomoni.loop.rehearse_pool import e4, e4_others, e4_skill
+from tomoni.loop.rehearse_pool import e4, e4_auc, e4_others, e4_skill
 from tomoni.loop.rehearse_protocol import Protocol, protocol
 from tomoni.loop.rehearse_value import e3
 
@@ -24,6 +24,7 @@ EXPERIMENTS: Mapping[str, Callable[[Protocol], Iterator[Figure]]] = {
     "E2": e2,
     "E3": e3,
     "E4": e4,
+    "E4-AUC": e4_auc,
     "E4-SKILL": e4_skill,
     "E4-OTHERS": e4_others,
 }

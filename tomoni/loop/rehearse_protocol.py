@@ -88,6 +88,7 @@ class E4(_Part):
     pool: Mapping[PersonKind, int]
     sizes: tuple[int, ...]
     each: int
+    auc_seeds: Seeds
     gold_gap: float
     criteria: Mapping[str, float]
     others: Mapping[PersonKind, int]
@@ -121,7 +122,7 @@ def protocol(
     if quick:
         form = _over(form, smaller)
     if first_seed is not None:
-        form["seeds"]["first"] = first_seed
+        form["seeds"]["first"] = form["e4"]["auc_seeds"]["first"] = first_seed
     for part in ("e0", "e2", "e3", "e4"):
         if worlds:
             form[part]["worlds"] = [name for name in form[part]["worlds"] if name in worlds]
