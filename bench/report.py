@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import task_tables
+
 DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 NOTES = Path(__file__).with_name("notes.md")  # written by hand; stands at the end of the document
 # the order of the document; others follow by name
@@ -38,7 +40,7 @@ where they do not, the row says *not comparable* and the command ends with an er
 
 
 def write(results: Path, document: Path = DOCUMENT) -> None:
-    document.write_text(render(read(results), _notes()), encoding="utf-8")
+    document.write_text(render(read(results), _notes(), task_tables.sections(results)), encoding="utf-8")
 
 
 def read(results: Path) -> list[dict[str, Any]]:
@@ -54,9 +56,11 @@ def _notes() -> str:
     return NOTES.read_text(encoding="utf-8") if NOTES.exists() else ""
 
 
-def render(results: Sequence[Mapping[str, Any]], notes: str = "") -> str:
+def render(results: Sequence[Mapping[str, Any]], notes: str = "", tasks: Sequence[str] = ()) -> str:
+    """`tasks`: sections of their own, whose sides are judged by what they learn."""
     parts = [INTRODUCTION + _summary(results)]
     parts += [_workload(result) for result in results]
+    parts += tasks
     parts += [_tried(results)] if any(result.get("tried") for result in results) else []
     parts += [_machines(results)] if results else []
     parts += [notes.strip() + "\n"] if notes.strip() else []

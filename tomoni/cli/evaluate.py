@@ -138,10 +138,10 @@ def read_data(options: Options) -> Data:
     elif run and run.validation_file:
         held = list(read(run.validation_file, form=form, columns=columns, on_bad_rows=bad_rows, prompts=sampled))
     elif run and run.validation_share and train:
-        from tomoni.run.datasets import held_out
+        from tomoni.run.datasets import held_out, trained_on
 
         held = [record for record in train if held_out(record, run.validation_share)]
-        train = [record for record in train if not held_out(record, run.validation_share)]
+        train = [r for r in train if not held_out(r, run.validation_share) and trained_on(r, run)]
     else:
         why = "".join(f" ({note})" for note in notes)
         raise DataError(f"there is no held-out data for {options.model}{why}", next_step="name some with --file")

@@ -107,7 +107,7 @@ def datasets(
     Bad rows under "quarantine" go into the file `quarantine`."""
     parts = _Parts(cfg, method, fingerprint(tokenizer), render, quarantine)
     share = cfg.validation_share
-    train = parts.store("train", cfg.train_file, lambda record: not held_out(record, share))
+    train = parts.store("train", cfg.train_file, lambda record: not held_out(record, share) and trained_on(record, cfg))
     files, chosen = cfg.validation_file or cfg.train_file, lambda record: held_out(record, share) if share else True
     validation = parts.store("validation", files, chosen) if cfg.validation_file or share else None
     items = _packed(cfg, train)
@@ -137,9 +137,21 @@ def _real(file: str) -> str:
 def held_out(record: Record, share: float) -> bool:
     """Whether a record is kept for validation: by a hash of its id, so the same ones in every run. Repeated content,
     whose ids differ in a trailing #2, #3 …, falls on one side."""
-    stem = re.sub(r"#\d+$", "", record.id)
-    number = int.from_bytes(hashlib.sha256(stem.encode()).digest()[:8], "big")
-    return number < share * 2**64
+    return _place(_stem(record)) < share
+
+
+def trained_on(record: Record, cfg: TrainingSettings) -> bool:
+    """Whether a record that is not held out belongs to the `train_share` of the data."""
+    return cfg.train_share == 1 or _place(f"{cfg.train_share_seed}/{_stem(record)}") < cfg.train_share
+
+
+def _stem(record: Record) -> str:
+    return re.sub(r"#\d+$", "", record.id)
+
+
+def _place(name: str) -> float:
+    """Between 0 and 1, by a hash."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
 class _Parts:
@@ -182,7 +194,7 @@ class _Parts:
         if empty:
             raise DataError(
                 f"{part}: none of the {counted(rows.counts['kept'], 'record')} falls into it",
-                next_step="choose another validation_share, or name a validation_file",
+                next_step="choose another validation_share or train_share, or name a validation_file",
             )
 
     def _nothing(self, part: str) -> str:
@@ -224,6 +236,8 @@ class _Parts:
 
     def _key(self, part: str, files: Sequence[str]) -> str:
         settings = {name: getattr(self.cfg, name, None) for name in DECIDING} | {"part": part}
+        if part == "train" and self.cfg.train_share < 1:
+            settings |= {"train_share": self.cfg.train_share, "train_share_seed": self.cfg.train_share_seed}
         template = self.render.template_sha256
         self.keys.append(_key(self.cfg, files, tokenizer=self.tokenizer, template=template, settings=settings))
         return self.keys[-1]

@@ -14,6 +14,7 @@ from typing import Literal
 
 Shape = Literal["circle", "diamond", "square"]
 XY = tuple[float, float]
+Tick = tuple[float, str]  # place, words
 
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #333 } .title { font-weight: 600; font-size: 13px } .small { font-size: 11px }
@@ -45,16 +46,19 @@ class Frame:
         (x0, x1), (y0, y1) = self.x, self.y
         return self.left + (x - x0) / (x1 - x0) * self.width, self.top + (y1 - y) / (y1 - y0) * self.height
 
-    def axes(self, title: str, x_label: str = "", y_label: str = "", *, ticks: int = 6) -> list[str]:
+    def axes(
+        self, title: str, x_label: str = "", y_label: str = "", *, ticks: int = 6, x_ticks: Sequence[Tick] = ()
+    ) -> list[str]:
+        """`x_ticks` instead of round numbers: where x is a logarithm."""
         bottom, right = self.top + self.height, self.left + self.width
         parts = [_text(self.left, self.top - 10, title, "title")]
         for value in ticks_of(*self.y, most=ticks):
             _, y = self.at(self.x[0], value)
             parts += [_line(self.left, y, right, y, "zero" if value == 0 else "grid")]
             parts += [_text(self.left - 6, y + 4, number(value), "small", "end")]
-        for value in ticks_of(*self.x, most=ticks):
+        for value, words in x_ticks or [(value, number(value)) for value in ticks_of(*self.x, most=ticks)]:
             x, _ = self.at(value, self.y[0])
-            parts += [_line(x, bottom, x, bottom + 4, "axis"), _text(x, bottom + 17, number(value), "small", "middle")]
+            parts += [_line(x, bottom, x, bottom + 4, "axis"), _text(x, bottom + 17, words, "small", "middle")]
         parts += [
             _line(self.left, bottom, right, bottom, "axis"),
             _line(self.left, self.top, self.left, bottom, "axis"),
@@ -92,6 +96,22 @@ class Frame:
             f'<rect class="band {css}" x="{x0:.1f}" y="{self.top:.1f}" width="{max(x1 - x0, 0):.1f}" '
             f'height="{self.height:.1f}"/>'
         )
+
+    def area(self, low: Sequence[XY], high: Sequence[XY], css: str) -> str:
+        """Between two lines; where it leaves the frame it is cut."""
+        places = [self.at(x, min(max(y, self.y[0]), self.y[1])) for x, y in (*low, *reversed(high))]
+        return f'<polygon class="band {css}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>'
+
+    def level(self, y: float, css: str) -> str:
+        _, py = self.at(self.x[0], y)
+        return _line(self.left, py, self.left + self.width, py, f"line {css}")
+
+    def words(
+        self, x: float, y: float, words: str, *, beside: float = 0, above: float = 0, anchor: str = "start"
+    ) -> str:
+        """At a place of the plane, moved by so many pixels."""
+        px, py = self.at(x, y)
+        return _text(px + beside, py - above, words, "small", anchor)
 
     def upright(self, x: float, css: str) -> str:
         px, _ = self.at(x, 0)

@@ -55,6 +55,10 @@ class DataSettings(Frozen):
     train_file: Annotated[Files, Field(min_length=1)]
     validation_file: Files = ()
     validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # held out of train_file by hash of the record's id
+    train_share: Annotated[float, Field(gt=0, le=1)] = (
+        1.0  # of the others are trained on, by hash of id and train_share_seed
+    )
+    train_share_seed: Annotated[int, Field(ge=0)] = 0  # a smaller share of the same seed is a part of a larger one
     form: Form | None = None  # None: detected, and said
     columns: dict[str, str] = Field(default_factory=dict)  # the form's column: the file's, such as prompt: question
     on_bad_rows: Literal["stop", "quarantine"] = "stop"

