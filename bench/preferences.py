@@ -18,7 +18,7 @@ PROMPTS, GENERATIONS, LONGEST = 2, 8, 128
 TUNED = "tuned"  # the bundled model after the demo's tuning: its answers end after a few or many tokens
 # of the completions that both sides are told: everything that a method may put into its loss
 TOLD: Mapping[str, Mapping[str, Any]] = {
-    "grpo": {"ours": {"scale_rewards": "group", "kl_estimator": "k3"}, "theirs": {"scale_rewards": "group"}},
+    "grpo": {"ours": {"scale_rewards": "group"}, "theirs": {"scale_rewards": "group"}},
     "rloo": {},
 }
 # at the timed work both sides leave the divergence out of the loss, as TRL's GRPO does unless told otherwise

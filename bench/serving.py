@@ -1,6 +1,6 @@
 """What the server costs: the same answers by the sampler alone and through `tomoni serve`, one, 8 and 32 at a time.
 
-    python bench/serving.py [MODEL]
+    python bench/serving.py [MODEL [--record]]      --record: with a workspace, so that answers and features are kept
 
 Both sides run with one thread for computing. Seconds are CPU seconds of the process that computes (a busy machine does
 not change them much); the client is a process of its own. Latencies are wall time and need a quiet machine.
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 LONGEST = 128
-REQUESTS = {1: 32, 8: 192, 32: 512}
+REQUESTS = {1: 24, 8: 128, 32: 320}
 QUESTIONS = (
     "日本の首都は？",
     "駅の始発は何時ですか。",

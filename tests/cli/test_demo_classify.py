@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from tomoni.cli import demo
+from tomoni.hub import BUNDLED
 
+pytestmark = pytest.mark.skipif("encoder" not in BUNDLED, reason="no encoder is bundled yet")
 ARMS = [
     "the commonest kind",
     "TF-IDF and a linear classifier",

@@ -17,7 +17,18 @@ from tests.feedback.conftest import Opener
 from tests.feedback.saying import ASKED
 from tomoni.feedback import inbox as inbox_module
 from tomoni.feedback import intake
-from tomoni.feedback.inbox import AnswerEvent, Event, FeedbackEvent, Inbox, PromptEvent, event_of, line_of
+from tomoni.feedback.entries import NewPrompt
+from tomoni.feedback.inbox import (
+    AnswerEvent,
+    Event,
+    FeedbackEvent,
+    Inbox,
+    PairAnswer,
+    PairEvent,
+    PromptEvent,
+    event_of,
+    line_of,
+)
 from tomoni.feedback.store import Store
 from tomoni.records import Kind, Message
 
@@ -218,12 +229,44 @@ def test_only_the_owner_may_read_the_inbox(tmp_path: Path) -> None:
     assert os.stat(segment).st_mode & 0o077 == 0
 
 
+def test_a_pair_is_asked_once_and_its_prompt_is_held_out_from_then_on(opened: Opener, workspace: Path) -> None:
+    store = opened()
+    store.add_prompts([NewPrompt(ASKED, "typed", topic="首都")])
+    answers = (PairAnswer("r1-0", "v1", "a" * 64, "東京です。"), PairAnswer("r1-1", "v2", "b" * 64, "東京都です。"))
+    event = PairEvent("r1", ASKED, answers, topic="首都")
+    Inbox(workspace).append([event, event])
+    Inbox(workspace).append([event])
+    store.take_in()
+    (pair,) = store.pairs(purpose="gate")
+    assert (pair.id, pair.first, pair.second, pair.selected_by) == ("r1", "r1-0", "r1-1", "random")
+    assert [store.answer(id).version for id in (pair.first, pair.second)] == ["v1", "v2"]
+    (prompt,) = store.prompts()
+    assert prompt.held_out and prompt.provenance == "typed" and prompt.topic == "首都"
+    assert not store.kept_aside()
+
+
+def test_a_pair_without_two_answers_or_for_no_known_purpose_is_kept_aside(opened: Opener, workspace: Path) -> None:
+    store = opened()
+    answers = (PairAnswer("r1-0", "v1", "a" * 64, "a"), PairAnswer("r1-1", "v2", "b" * 64, "b"))
+    body = json.loads(line_of(PairEvent("r1", ASKED, answers)))
+    for change in ({"answers": body["answers"][:1]}, {"purpose": "bribe"}, {"answers": [1, 2]}):
+        (workspace / "inbox").mkdir(exist_ok=True)
+        (workspace / "inbox" / f"{len(str(change))}.jsonl").write_text(json.dumps(body | change) + "\n")
+    assert store.take_in() == 0
+    assert len(store.kept_aside()) == 3 and not store.pairs()
+
+
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 EVENTS = st.one_of(
     st.builds(
         FeedbackEvent, TEXT, TEXT, up=st.none() | st.booleans(), stars=st.none() | st.integers(1, 5),
         correction=st.none() | TEXT, comment=TEXT, flags=st.lists(st.sampled_from(["harmful"])).map(tuple),
         tags=st.lists(TEXT).map(tuple),
+    ),
+    st.builds(
+        PairEvent, TEXT, st.lists(st.builds(Message, st.just("user"), TEXT)).map(tuple),
+        st.tuples(*[st.builds(PairAnswer, TEXT, TEXT, TEXT, TEXT, st.integers(0, 99))] * 2),
+        st.sampled_from(["gate", "learn"]), TEXT, TEXT,
     ),
     st.builds(
         PromptEvent, st.lists(st.builds(Message, st.sampled_from(["user", "assistant"]), TEXT)).map(tuple), st.none() | TEXT

@@ -123,7 +123,7 @@ def test_two_presses_at_once_are_refused(workspace: tuple[Path, str], monkeypatc
         return {}
 
     monkeypatch.setattr(learning, "_press", wait)
-    monkeypatch.setattr(learning, "_stoppable", lambda: threading.Lock())
+    monkeypatch.setattr(learning, "stoppable", lambda: threading.Lock())
     other = threading.Thread(target=learn, args=(Plan(path, **SMALL),))
     other.start()
     assert inside.wait(30)

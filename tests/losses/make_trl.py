@@ -153,13 +153,13 @@ def sampled() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, t
     return mask, policy, old, reference, advantages
 
 
-def grpo(loss_type: str, beta: float, moved: bool, high: float) -> dict[str, Any]:
+def grpo(loss_type: str, beta: float, moved: bool, high: float, unbiased: bool = False) -> dict[str, Any]:
     mask, policy, old, reference, advantages = sampled()
     trainer = bare(
         GRPOTrainer, top_entropy_quantile=1.0, off_policy_mask_threshold=None, importance_sampling_level="token",
         beta=beta, loss_type=loss_type, epsilon_low=0.2, epsilon_high=high, use_vllm=False, _entropy_bonus_enabled=False,
         current_gradient_accumulation_steps=1, max_completion_length=8,
-        args=SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1),
+        args=SimpleNamespace(delta=None, use_bias_correction_kl=unbiased, steps_per_generation=1),
         _get_per_token_logps_and_entropies=lambda *given, **more: (policy, torch.zeros_like(policy), None),
     )  # fmt: skip
     inputs = {
@@ -168,7 +168,8 @@ def grpo(loss_type: str, beta: float, moved: bool, high: float) -> dict[str, Any
         "num_items_in_batch": mask.sum(),
     } | ({"old_per_token_logps": old} if moved else {})  # fmt: skip
     loss = trainer._compute_loss(None, inputs)
-    return {"loss_type": loss_type, "beta": beta, "moved": moved, "epsilon_high": high} | told(loss, policy, trainer)
+    how = {"loss_type": loss_type, "beta": beta, "moved": moved, "epsilon_high": high}
+    return how | {"kl_estimator": "k3_ratio" if unbiased else "k3"} | told(loss, policy, trainer)
 
 
 def rloo() -> dict[str, Any]:
@@ -199,7 +200,7 @@ def main() -> None:
         "orpo": [orpo(0.1), orpo(0.6)],
         "kto": [kto(0.1, 1.0, 1.0), kto(0.8, 1.0, 1.33)],
         "reward": [reward(False, None), reward(True, None), reward(True, 0.01)],
-        "grpo": [grpo(kind, beta, moved, high) for kind in ("grpo", "dapo", "dr_grpo") for beta, moved, high in ((0.0, False, 0.2), (0.04, True, 0.2), (0.3, True, 0.28))],
+        "grpo": [grpo(kind, *how) for kind in ("grpo", "dapo", "dr_grpo") for how in ((0.0, False, 0.2), (0.04, True, 0.2), (0.3, True, 0.28), (0.3, True, 0.28, True), (0.3, False, 0.2, True))],
         "rloo": [rloo()],
     }  # fmt: skip
     Path(__file__).with_name("trl.json").write_text(json.dumps(body, indent=None, separators=(",", ":")) + "\n", encoding="utf-8")  # fmt: skip

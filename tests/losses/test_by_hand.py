@@ -180,15 +180,26 @@ def test_the_estimators_of_a_divergence_have_its_mean(kind: Any) -> None:
     assert estimate == pytest.approx(exact, rel=1e-12 if kind != "k2" else 0.05)
 
 
-def test_k2_has_the_gradient_of_the_divergence_and_k3_that_of_its_reverse() -> None:
+def test_k2_and_k3_ratio_have_the_gradient_of_the_divergence_and_k3_that_of_its_reverse() -> None:
     logits = tensor([0.3, -0.2, 0.5, 0.0]).requires_grad_()
     q = torch.softmax(tensor([-0.5, 0.4, 0.2, 0.1]), 0)
     p = torch.softmax(logits, 0)
     (forward,) = torch.autograd.grad((p * (p / q).log()).sum(), logits, retain_graph=True)
     (reverse,) = torch.autograd.grad((q * (q / p).log()).sum(), logits, retain_graph=True)
-    for kind, expected in (("k2", forward), ("k3", reverse)):
-        estimate = (p.detach() * policy.kl_estimate(p.log(), q.log(), kind)).sum()  # type: ignore[arg-type]
+    ratio = p / p.detach()
+    for kind, expected in (("k2", forward), ("k3", reverse), ("k3_ratio", forward)):
+        estimate = (p.detach() * policy.kl_estimate(p.log(), q.log(), kind, ratio_P=ratio)).sum()  # type: ignore[arg-type]
         torch.testing.assert_close(torch.autograd.grad(estimate, logits, retain_graph=True)[0], expected)
+
+
+def test_k3_ratio_has_the_gradient_of_the_divergence_where_another_policy_sampled_too() -> None:
+    logits = tensor([0.3, -0.2, 0.5, 0.0]).requires_grad_()
+    q = torch.softmax(tensor([-0.5, 0.4, 0.2, 0.1]), 0)
+    sampled_by = torch.softmax(tensor([0.0, 0.3, -0.4, 0.2]), 0)
+    p = torch.softmax(logits, 0)
+    (expected,) = torch.autograd.grad((p * (p / q).log()).sum(), logits, retain_graph=True)
+    estimate = (sampled_by * policy.kl_estimate(p.log(), q.log(), "k3_ratio", ratio_P=p / sampled_by)).sum()
+    torch.testing.assert_close(torch.autograd.grad(estimate, logits)[0], expected)
 
 
 # -- gradients -------------------------------------------------------------------------------------------------------
@@ -207,6 +218,7 @@ LOSSES: dict[str, Callable[[Outputs], dict[str, Term]]] = {
     "simpo": lambda out: preference.simpo(out, pair_rows(), beta=2.0, gamma=0.5, label_smoothing=0.1),
     "orpo": lambda out: preference.orpo(out, pair_rows(), beta=0.3),
     "grpo": lambda out: policy.clipped_policy(out, sampled(**VALUES), epsilon=0.3, beta=0.2, kl="k3"),
+    "grpo, ratio": lambda out: policy.clipped_policy(out, sampled(**VALUES), epsilon=0.3, beta=0.2, kl="k3_ratio"),
     "rloo": lambda out: policy.clipped_sequence(out, sampled(), epsilon=0.5),
     "ppo": lambda out: policy.ppo(out, sampled(**VALUES), cliprange=0.2, cliprange_value=0.3, vf_coef=0.5),
 }

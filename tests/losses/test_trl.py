@@ -145,13 +145,16 @@ def completions() -> tuple[Tensor, Tensor, Tensor, Tensor, list[float]]:
     return mask_NT, policy_P.requires_grad_(), old_P, reference_P, stored["advantages"]
 
 
-@pytest.mark.parametrize("stored", TRL["grpo"], ids=lambda one: f"{one['loss_type']}-{one['beta']}")
+@pytest.mark.parametrize(
+    "stored", TRL["grpo"], ids=lambda one: f"{one['loss_type']}-{one['beta']}-{one['kl_estimator']}-{one['moved']}"
+)
 def test_grpo(stored: dict[str, Any]) -> None:
     """The method's own weights of tokens, and the loss."""
     mask_NT, policy_P, old_P, reference_P, advantages = completions()
     cfg = Config(
         model_name_or_path="m", train_file="t", output_dir="o", reward_funcs="r", loss_type=stored["loss_type"],
         beta=stored["beta"], epsilon_high=stored["epsilon_high"], max_completion_length=8, num_generations=6,
+        kl_estimator=stored["kl_estimator"],
     )  # fmt: skip
     lengths = mask_NT.sum(1).tolist()
     group = Item("p", tuple(Row(np.zeros(n + 1, np.int32), np.r_[0, np.ones(n)].astype(np.float32)) for n in lengths))

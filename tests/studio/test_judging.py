@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -254,3 +255,22 @@ def test_pairs_are_judged_again_by_others_and_by_the_same_person_with_sides_swap
         got.append(found[0]["id"])
         other.post("/api/judge", said(found[0]["id"], f"{KEY[:-3]}{number:06}"))
     assert any("~for~" in pair for pair in got), "nothing that the first person judged was asked of the second"
+
+
+def test_pairs_of_an_open_round_come_first_and_no_longer_once_it_is_decided(house: House, browser: Browser) -> None:
+    train = add_pairs(house, 3)
+    id = "r0001-0123456789ab"
+    for name in (id, f"{id}~again"):
+        house.store.add_pairs([replace(train[0], id=name, purpose="gate")])
+    folder = house.workspace / "rounds" / "0001"
+    folder.mkdir(parents=True)
+    (pair,) = browser.post("/api/judge/next", {"n": 1}).json()["pairs"]
+    assert pair["id"] == id
+    browser.post("/api/judge", said(id, KEY))
+    stored = house.store.judgements(purpose="gate")
+    assert [one.judgement.extra["pair"] for one in stored] == [id]
+    (pair,) = browser.post("/api/judge/next", {"n": 1}).json()["pairs"]
+    assert pair["id"] == f"{id}~again"
+    (folder / "closed.json").write_text("{}")
+    (pair,) = browser.post("/api/judge/next", {"n": 1}).json()["pairs"]
+    assert not pair["id"].startswith("r0001")

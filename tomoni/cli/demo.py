@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tomoni.errors import RunError, UserError, counted
+from tomoni.hub import BUNDLED
 from tomoni.world import (
     bundled_world,
     example_questions,
@@ -130,12 +131,15 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         prog="tomoni demo",
         description="A small pretrained model learns a task, in about three minutes, without a network.",
     )
+    with_encoder = ("classify",) if "encoder" in BUNDLED else ()
     parser.add_argument(
         "--task",
-        choices=("answers", "preferences", "politeness", "classify"),
+        choices=("answers", "preferences", "politeness", *with_encoder),
         default="answers",
         help="answers: learn to answer, beside honest baselines; preferences: then learn what a person likes; "
-        "politeness: then learn from a reward; classify: an encoder sorts notices (default: answers)",
+        "politeness: then learn from a reward"
+        + ("; classify: an encoder sorts notices" if with_encoder else "")
+        + " (default: answers)",
     )
     parser.add_argument(
         "--folder", help="where data, runs and results go; made anew each time (default: demo, or demo-TASK)"

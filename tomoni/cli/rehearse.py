@@ -23,12 +23,15 @@ Experiments with simulated people; `tomoni rehearse EXPERIMENT --help` for an ex
 
   people     what labels are worth, who gives good ones, and which pairs to ask (minutes; --quick: seconds)
   gate       how often a candidate that is no better is promoted, and how many judgements that takes
+  poison     whether people who lie about one topic can get a candidate promoted that is worse there
 """
 
 
 def people(
     quick: Annotated[bool, typer.Option("--quick", help="the small tier: shows that it runs, proves nothing")] = False,
-    only: Annotated[str, typer.Option("--only", help="some experiments: E0, E2, E3, E4, with commas")] = "",
+    only: Annotated[
+        str, typer.Option("--only", help="some experiments: E0, E2, E3, E4, E4-skill, E4-others, with commas")
+    ] = "",
     world: Annotated[str, typer.Option("--world", help="some worlds: linear, curved, texts, with commas")] = "",
     first_seed: Annotated[
         int | None, typer.Option("--first-seed", help="other seeds than the protocol's, to look around")
@@ -86,7 +89,25 @@ def gate(
     _tell(rehearse(fixed), fixed.sha256, f"{first} to {last}", quick, as_json)
 
 
-EXPERIMENTS: Mapping[str, Callable[..., None]] = {"people": people, "gate": gate}
+def poison(
+    quick: Annotated[bool, typer.Option("--quick", help="the small tier: shows that it runs, proves nothing")] = False,
+    first_seed: Annotated[
+        int | None, typer.Option("--first-seed", help="other seeds than the protocol's, to look around")
+    ] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="write the figures to this file as well")] = None,
+) -> None:
+    """A fifth of the people lie about one topic, in training and in the gate (docs/rounds.md)."""
+    from tomoni.loop.rehearse_poison import protocol, rehearse
+
+    fixed = protocol(quick=quick, first_seed=first_seed)
+    seeds = f"{fixed.seeds[0]} to {fixed.seeds[-1]}"
+    print(f"protocol {fixed.sha256}, seeds {seeds}" + (", quick tier: figures prove nothing" if quick else ""))
+    if first_seed is not None:
+        print("these are not the protocol's seeds")
+    _tell(rehearse(fixed), fixed.sha256, seeds, quick, as_json)
+
+
+EXPERIMENTS: Mapping[str, Callable[..., None]] = {"people": people, "gate": gate, "poison": poison}
 
 
 def command(argv: list[str]) -> int:

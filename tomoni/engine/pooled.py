@@ -28,7 +28,7 @@ class Pooled:
         self._model = model
         self._forward = Forward(model, own_type=False)  # its fast decoder would hold the weights once more
         self._device = next(model.parameters()).device
-        self.layer = max(1, len(decoder_layers(model)) // 2)  # whose output describes an answer
+        self.layer = layers_to_middle(model)  # whose output describes an answer
 
     def answers(self, prompts: Sequence[Tokens], answers: Sequence[Tokens]) -> list[Float32]:
         """float32 [D] per answer: the mean of the middle layer's states at its tokens, given its prompt. Nothing may be
@@ -60,6 +60,11 @@ class Pooled:
         for line, row in enumerate(rows):
             tokens_NT[line, : len(row)] = torch.tensor(list(row), dtype=torch.long)
         return trial_tile(tokens_NT.to(self._device), [len(row) for row in rows])
+
+
+def layers_to_middle(model: Any) -> int:
+    """How many layers a text goes through until the states that describe an answer."""
+    return max(1, len(decoder_layers(model)) // 2)
 
 
 def groups(lengths: Sequence[int], most: int = MOST_TOKENS) -> Iterator[list[int]]:

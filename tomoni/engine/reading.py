@@ -7,7 +7,7 @@ judgements").
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tomoni.engine.forward import decoder_layers, in_eval_mode, virtual_tokens, without_adapter
+from tomoni.engine.pooled import MOST_TOKENS, groups, layers_to_middle
 from tomoni.rows import Float32, Int32, Row
-
-TOKENS = 4_096  # of one pass, padding included
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,11 +31,11 @@ class Read:
 
 
 def middle_layer(model: nn.Module) -> int:
-    """The layer that is read: the middle one of `decoder_layers`, counted from 0."""
-    return (len(decoder_layers(model)) - 1) // 2
+    """The layer that is read: the one that `pooled` reads too, counted from 0 in `decoder_layers`."""
+    return layers_to_middle(model) - 1
 
 
-def read_answers(model: nn.Module, rows: Sequence[Row], *, layer: int | None = None, budget: int = TOKENS) -> Read:
+def read_answers(model: nn.Module, rows: Sequence[Row], *, layer: int | None = None, budget: int = MOST_TOKENS) -> Read:
     """Read rows of a prompt and an answer, as `Renderer.completion` makes them: the answer is where `weights` are not 0.
 
     `layer` counts from 0; `middle_layer` unless given. Nothing of the model changes: no gradient, no mode, no random
@@ -61,7 +60,7 @@ def read_answers(model: nn.Module, rows: Sequence[Row], *, layer: int | None = N
     hook = chosen.register_forward_hook(keep)
     try:
         with torch.no_grad(), in_eval_mode(model):
-            for group in _groups([len(row) for row in rows], budget):
+            for group in groups([len(row) for row in rows], budget):
                 kept.clear()
                 logits_NTV = _forward(model, [rows[index] for index in group])
                 for line, index in enumerate(group):
@@ -91,15 +90,3 @@ def _logprob(logits_TV: Tensor, row: Row, spots: NDArray[np.int64]) -> float:
     targets = torch.as_tensor(row.tokens[spots].astype(np.int64), device=logits_TV.device)
     chosen_TV = logits_TV[torch.as_tensor(spots - 1, device=logits_TV.device)].float()
     return float(torch.log_softmax(chosen_TV, dim=-1).gather(1, targets[:, None]).sum())
-
-
-def _groups(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Rows of like length together, so that little is padding."""
-    group: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        if group and lengths[index] * (len(group) + 1) > budget:
-            yield group
-            group = []
-        group.append(index)
-    if group:
-        yield group

@@ -3,6 +3,7 @@
     AnswerEvent    a completion that was served, with its features
     FeedbackEvent  what an application's user said of one: becomes judgements of a person "api:<who>"
     PromptEvent    a prompt from traffic, without an answer
+    PairEvent      two answers to put before people: what a round asks, whoever writes the store
 
 `append` returns when the lines are on the disk. Whoever writes a segment holds a lock on it, so that the store knows
 which are still being written to.
@@ -18,16 +19,16 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tomoni.durable import sync
 from tomoni.errors import DiskError
-from tomoni.feedback.entries import message_from, plain_message
+from tomoni.feedback.entries import Purpose, message_from, plain_message
 from tomoni.feedback.schema import dumps
 from tomoni.feedback.workspace import naming, now
 from tomoni.records import Message
@@ -81,7 +82,30 @@ class PromptEvent:
     at: str = field(default_factory=now)
 
 
-Event = AnswerEvent | FeedbackEvent | PromptEvent
+@dataclass(frozen=True, slots=True)
+class PairAnswer:
+    id: str
+    version: str
+    version_hash: str
+    text: str
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PairEvent:
+    """`id` is the pair's; the same one twice counts once. Its prompt is held out from training."""
+
+    id: str
+    messages: tuple[Message, ...]
+    answers: tuple[PairAnswer, PairAnswer]
+    purpose: Purpose = "gate"
+    selected_by: str = "random"
+    topic: str = ""
+    event: str = field(default_factory=_new_id)
+    at: str = field(default_factory=now)
+
+
+Event = AnswerEvent | FeedbackEvent | PromptEvent | PairEvent
 
 
 def line_of(event: Event) -> bytes:
@@ -103,6 +127,13 @@ def line_of(event: Event) -> bytes:
         case PromptEvent():
             messages = [plain_message(message) for message in event.messages]
             body = {"type": "prompt", "event": event.event, "at": event.at, "messages": messages, "by": event.by}
+        case PairEvent():
+            messages = [plain_message(message) for message in event.messages]
+            body = {
+                "type": "pair", "event": event.event, "at": event.at, "id": event.id, "messages": messages,
+                "answers": [asdict(answer) for answer in event.answers], "purpose": event.purpose,
+                "selected_by": event.selected_by, "topic": event.topic,
+            }  # fmt: skip
     return dumps(body).encode("utf-8") + b"\n"
 
 
@@ -117,6 +148,14 @@ def event_of(line: bytes) -> Event:
             _text(body, "completion"), _text(body, "person"), body.get("up"), body.get("stars"),
             body.get("correction"), body.get("comment") or "", tuple(body.get("flags") or ()),
             tuple(body.get("tags") or ()), _text(body, "event"), _text(body, "at"),
+        )  # fmt: skip
+    if kind == "pair":
+        first, second = (PairAnswer(**answer) for answer in body["answers"])
+        if (purpose := _text(body, "purpose")) not in get_args(Purpose):
+            raise ValueError(f"the purpose {purpose!r} is not known")
+        return PairEvent(
+            _text(body, "id"), _messages(body), (first, second), cast(Purpose, purpose), _text(body, "selected_by"),
+            _text(body, "topic"), _text(body, "event"), _text(body, "at"),
         )  # fmt: skip
     if kind != "answer":
         raise ValueError(f"the type {kind!r} is not known")

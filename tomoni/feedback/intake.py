@@ -20,8 +20,8 @@ from sqlalchemy import Connection, delete, insert, select
 from tomoni.durable import sync
 from tomoni.errors import UserError
 from tomoni.feedback import accounts, judging, pool
-from tomoni.feedback.entries import Answer, NewPrompt
-from tomoni.feedback.inbox import FOLDER, SUFFIX, AnswerEvent, Event, FeedbackEvent, PromptEvent, event_of
+from tomoni.feedback.entries import Answer, NewPrompt, Pair
+from tomoni.feedback.inbox import FOLDER, SUFFIX, AnswerEvent, Event, FeedbackEvent, PairEvent, PromptEvent, event_of
 from tomoni.feedback.schema import answers, aside, persons, segments
 from tomoni.records import Judgement, Kind
 
@@ -172,6 +172,8 @@ def _store(connection: Connection, event: Event) -> None:
                 _answer(connection, event)
             case PromptEvent():
                 pool.add_prompts(connection, [_prompt(event)])
+            case PairEvent():
+                _pair(connection, event)
             case FeedbackEvent():
                 _feedback(connection, event)
         part.commit()
@@ -192,6 +194,21 @@ def _answer(connection: Connection, event: AnswerEvent) -> None:
         event.tokens, event.how, event.at,
     )  # fmt: skip
     pool.add_answers(connection, [answer])
+
+
+def _pair(connection: Connection, event: PairEvent) -> None:
+    (prompt,) = pool.add_prompts(connection, [NewPrompt(event.messages, "import", topic=event.topic, held_out=True)])
+    if not prompt.held_out:  # what a gate asks about is not trained on from then on
+        pool.change_prompt(connection, prompt.id, {"held_out": True})
+    first, second = event.answers
+    pool.add_answers(
+        connection,
+        [
+            Answer(one.id, prompt.id, one.version, one.version_hash, one.text, tokens=one.tokens, created=event.at)
+            for one in event.answers
+        ],
+    )
+    pool.add_pairs(connection, [Pair(event.id, prompt.id, first.id, second.id, event.purpose, event.selected_by)])
 
 
 def _feedback(connection: Connection, event: FeedbackEvent) -> None:

@@ -159,7 +159,7 @@ class _Grid(NamedTuple):
     shares_G3: Float
     clicks_G: Float
     logprior_G: Float
-    anybody_G: Float  # the broad part of the prior alone
+    anybody_G: Float  # probabilities, by the broad part of the prior alone
 
 
 @cache
@@ -167,18 +167,22 @@ def _grid() -> _Grid:
     cells = [(i, j, GRID - i - j) for i in range(GRID + 1) for j in range(GRID + 1 - i)]
     shares_C3 = (np.array(cells) + 1 / 3) / (GRID + 1)
     anybody_C = _dirichlet(shares_C3, ANYBODY)
-    mixed_C = _mixed(_dirichlet(shares_C3, ATTENTIVE), anybody_C, SHARE_OF_ANYBODY)
+    mixed_C = np.logaddexp(
+        np.log1p(-SHARE_OF_ANYBODY) + _dirichlet(shares_C3, ATTENTIVE), np.log(SHARE_OF_ANYBODY) + anybody_C
+    )
     clicks = len(CLICKS)
     return _Grid(
         np.repeat(shares_C3, clicks, axis=0),
         np.tile(CLICKS, len(cells)),
         np.repeat(mixed_C, clicks) - np.log(clicks),
-        np.repeat(anybody_C, clicks) - np.log(clicks),
+        np.exp(np.repeat(anybody_C, clicks)) / clicks,
     )
 
 
-def _mixed(log_one: Float, log_other: Float, share: float) -> Float:
-    return np.asarray(np.logaddexp(np.log1p(-share) + log_one, np.log(share) + log_other))
+def _shares(log_G: Float) -> Float:
+    """Probabilities from logarithms that need not be normalised."""
+    p_G = np.exp(log_G - log_G.max())
+    return np.asarray(p_G / p_G.sum())
 
 
 def _dirichlet(shares_C3: Float, alpha: Sequence[float]) -> Float:
@@ -189,7 +193,7 @@ def _dirichlet(shares_C3: Float, alpha: Sequence[float]) -> Float:
 
 def _summary(person: str, logpost_G: Float, *, position: float, recent: float) -> Reliability:
     grid = _grid()
-    p_G = np.exp(logpost_G - logsumexp(logpost_G))
+    p_G = _shares(logpost_G)
     a, f, s = (float(p_G @ grid.shares_G3[:, part]) for part in range(3))
     kappa_G = grid.shares_G3[:, 0] - grid.shares_G3[:, 1]
     order_G = np.argsort(kappa_G**2, kind="stable")
@@ -318,6 +322,14 @@ def reliability_of(judged: Sequence[Judged], gaps: Cavity, which: Sequence[int])
     return _reliability(some, 0, gaps.mean_N[at], gaps.variance_N[at], 0.0)
 
 
+def recent_path(judged: Sequence[Judged], gaps: Cavity) -> Float:
+    """A - F over the last 40 labels of one person, none of them a tie, after each label from the 40th on."""
+    y_N, side_N = np.array([one.y for one in judged]), np.array([float(one.side) for one in judged])
+    attending_N, reversing_N = gaps.probability_N, calibrated(-gaps.mean_N, gaps.variance_N)
+    loglik_NG = _loglik(attending_N, reversing_N, side_N, y_N)
+    return np.array([_recent(loglik_NG[:end]) for end in range(WINDOW, len(judged) + 1)])
+
+
 def _reliability(answers: _Answers, k: int, mean_N: Float, variance_N: Float, position: float) -> Reliability:
     """Person k's posterior, given what the others' labels say of each gap."""
     all_k = answers.of_person(k)
@@ -336,9 +348,9 @@ def _recent(loglik_NG: Float) -> float:
     changed: so that one who has long been good is not taken for blind by a run of bad luck."""
     grid = _grid()
     before_G = grid.logprior_G + loglik_NG[:-WINDOW].sum(0)
-    expected_G = _mixed(before_G - logsumexp(before_G), grid.anybody_G, CHANGED)
-    recent_G = expected_G + loglik_NG[-WINDOW:].sum(0)
-    p_G = np.exp(recent_G - logsumexp(recent_G))
+    expected_G = (1 - CHANGED) * _shares(before_G) + CHANGED * grid.anybody_G
+    with np.errstate(divide="ignore"):
+        p_G = _shares(np.log(expected_G) + loglik_NG[-WINDOW:].sum(0))
     return float(p_G @ (grid.shares_G3[:, 0] - grid.shares_G3[:, 1]))
 
 

@@ -101,7 +101,7 @@ def learn(plan: Plan) -> Path:
     """The press's folder, with result.json in it. Raises UserErrors: no workspace, no version that is served, nothing to
     learn from, too few prompts; what else goes wrong stands in status.json too."""
     registry = Registry.open(plan.workspace)
-    with _alone(plan.workspace), _stoppable():
+    with alone(plan.workspace), stoppable():
         folder = _next_folder(plan.workspace / "learn")
         progress = Progress(folder)
         try:
@@ -130,6 +130,18 @@ class Material:
     tried: list[PromptRow]
 
 
+@dataclass(frozen=True, slots=True)
+class Practised:
+    """A candidate's run, `folder / "run"`, and what is known of it before anybody has judged it."""
+
+    lessons: Lessons
+    drawn: int  # prompts that were practised on
+    training_seconds: float
+    trials: list[dict[str, Any]]
+    expected: Expected | None
+    notes: list[str]
+
+
 def _press(plan: Plan, registry: Registry, folder: Path, progress: Progress) -> dict[str, Any]:
     base = registry.current()
     if base is None:
@@ -137,6 +149,30 @@ def _press(plan: Plan, registry: Registry, folder: Path, progress: Progress) -> 
             f"no version is served in {plan.workspace} yet", next_step=f"tomoni promote {plan.workspace} v1"
         )
     material = _read(plan)
+    practised = practise(base, material, registry, plan, folder, progress)
+    lessons, cost = practised.lessons, progress.seconds / 3600 * plan.price_per_hour
+    version = _register(registry, base, folder, material, lessons, cost, progress.seconds, practised.expected)
+    return {
+        "version": version.id,
+        "base": base.id,
+        "seconds": round(progress.seconds, 1),
+        "training_seconds": round(practised.training_seconds, 1),
+        "cost": round(cost, 6),
+        "price_per_hour": plan.price_per_hour,
+        "sequence": material.sequence,
+        "snapshot": material.snapshot.hash,
+        "learnt_from": _counts(material.snapshot),
+        "practised_on": {"prompts": practised.drawn, "own_answers": lessons.own, "corrections": lessons.corrected},
+        "trials": practised.trials,
+        "expected_win_rate": None if practised.expected is None else asdict(practised.expected),
+        "notes": practised.notes,
+    }
+
+
+def practise(
+    base: Version, material: Material, registry: Registry, plan: Plan, folder: Path, progress: Progress
+) -> Practised:
+    """Train a candidate from `base` in `folder / "run"`; nothing is registered."""
     from tomoni.evaluate.subject import open_subject
 
     registry.verify(base)
@@ -159,23 +195,7 @@ def _press(plan: Plan, registry: Registry, folder: Path, progress: Progress) -> 
     progress.say("answering")
     after = open_subject(folder / "run")
     trials, expected = _try(before, after, reader, head, material, notes)
-    cost = progress.seconds / 3600 * plan.price_per_hour
-    version = _register(registry, base, folder, material, lessons, cost, progress.seconds, expected)
-    return {
-        "version": version.id,
-        "base": base.id,
-        "seconds": round(progress.seconds, 1),
-        "training_seconds": round(trained.seconds, 1),
-        "cost": round(cost, 6),
-        "price_per_hour": plan.price_per_hour,
-        "sequence": material.sequence,
-        "snapshot": material.snapshot.hash,
-        "learnt_from": _counts(material.snapshot),
-        "practised_on": {"prompts": len(drawn), "own_answers": lessons.own, "corrections": lessons.corrected},
-        "trials": trials,
-        "expected_win_rate": None if expected is None else asdict(expected),
-        "notes": notes,
-    }
+    return Practised(lessons, len(drawn), trained.seconds, trials, expected, notes)
 
 
 def _read(plan: Plan) -> Material:
@@ -192,6 +212,13 @@ def _read(plan: Plan) -> Material:
             next_step="judge about ten pairs, or correct three answers, in the studio",
         )
     snapshot.write(plan.workspace)
+    return material_of(snapshot, sequence, pool, held_out, plan)
+
+
+def material_of(
+    snapshot: Snapshot, sequence: int, pool: Sequence[PromptRow], held_out: Sequence[PromptRow], plan: Plan
+) -> Material:
+    """The prompts to practise on, of `pool`, and to try on, of `held_out`. DataError where there are too few."""
     judged: list[Prompt] = [comparison.prompt for comparison in snapshot.comparisons]
     judged += [thumb.prompt for thumb in snapshot.thumbs]
     judged += [practice.prompt_of(chat) for chat in snapshot.corrections]
@@ -354,7 +381,7 @@ def _next_folder(root: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _alone(workspace: Path) -> Iterator[None]:
+def alone(workspace: Path) -> Iterator[None]:
     """One press at a time in a workspace."""
     root = workspace / "learn"
     root.mkdir(parents=True, exist_ok=True)
@@ -372,7 +399,7 @@ def _alone(workspace: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[None]:
     """SIGTERM ends the press like an interruption from the keyboard, so that its folder says so."""
 
     def stop(number: int, frame: object) -> None:

@@ -69,8 +69,7 @@ def _watched(labels: Sequence[Judged], head: Head) -> Float:
     expected_N = np.array([0.0 if one.expected is None else (2 * one.expected - 1) for one in labels])
     mean_N = np.where(gold_N, expected_N * reliability.GOLD_GAP, head.mean(delta_ND))
     gaps = Cavity(mean_N, np.where(gold_N, 0.0, head.variance(delta_ND)))
-    ends = range(WINDOW, len(labels) + 1)
-    return np.array([reliability.reliability_of(labels, gaps, range(end)).recent for end in ends])
+    return reliability.recent_path(labels, gaps)
 
 
 def _alarms(p: Protocol, kind: Kind, streams: Mapping[PersonKind, list[Float]]) -> Iterator[Figure]:

@@ -236,9 +236,7 @@ def _crowd(form: Mapping[str, Any], gap_N: np.ndarray, rng: Any) -> tuple[np.nda
 
     def asked(side_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         who_N = rng.integers(0, len(kinds), len(gap_N))
-        p_N = np.array(
-            [_first(form, kinds[k], gap, side, lean_K[k]) for k, gap, side in zip(who_N, gap_N, side_N, strict=True)]
-        )
+        p_N = _first(form, np.array(kinds)[who_N], gap_N, side_N, lean_K[who_N])
         x_N = np.where(rng.random(len(gap_N)) < form["tie"], 0.5, rng.random(len(gap_N)) < p_N)
         return x_N, known_K[who_N]
 
@@ -251,11 +249,11 @@ def _kappa(form: Mapping[str, Any], kind: str) -> float:
     return {"crowd": 1 - 2 * form["flips"], "reversed": 2 * form["flips"] - 1}.get(kind, 0.0)
 
 
-def _first(form: Mapping[str, Any], kind: str, gap: float, side: float, lean: float) -> float:
-    """P(the candidate's answer is preferred), which stands at `side`."""
-    if kind == "random":
-        return 0.5
-    if kind == "position":
-        return float(expit(side * 2.0))
-    seen = float(expit(gap + side * form["lean"] * lean))
-    return form["flips"] + (1 - 2 * form["flips"]) * (seen if kind == "crowd" else 1 - seen)
+def _first(
+    form: Mapping[str, Any], kind_N: np.ndarray, gap_N: np.ndarray, side_N: np.ndarray, lean_N: np.ndarray
+) -> np.ndarray:
+    """P(the candidate's answer is preferred), which stands at `side_N`."""
+    seen_N = expit(gap_N + side_N * form["lean"] * lean_N)
+    attending_N = form["flips"] + (1 - 2 * form["flips"]) * np.where(kind_N == "reversed", 1 - seen_N, seen_N)
+    clicking_N = np.where(kind_N == "position", expit(side_N * 2.0), 0.5)
+    return np.asarray(np.where(np.isin(kind_N, ("crowd", "reversed")), attending_N, clicking_N))

@@ -13,13 +13,20 @@ from tomoni.errors import ConfigError
 from tomoni.loop.rehearse_asking import e2
 from tomoni.loop.rehearse_blind import e0
 from tomoni.loop.rehearse_figures import Figure
-from tomoni.loop.rehearse_pool import e4
+from tomoni.loop.rehearse_pool import e4, e4_others, e4_skill
 from tomoni.loop.rehearse_protocol import Protocol, protocol
 from tomoni.loop.rehearse_value import e3
 
 __all__ = ["EXPERIMENTS", "Figure", "Protocol", "protocol", "rehearse"]
 
-EXPERIMENTS: Mapping[str, Callable[[Protocol], Iterator[Figure]]] = {"E0": e0, "E2": e2, "E3": e3, "E4": e4}
+EXPERIMENTS: Mapping[str, Callable[[Protocol], Iterator[Figure]]] = {
+    "E0": e0,
+    "E2": e2,
+    "E3": e3,
+    "E4": e4,
+    "E4-SKILL": e4_skill,
+    "E4-OTHERS": e4_others,
+}
 
 
 def rehearse(p: Protocol, only: Sequence[str] = ()) -> Iterator[Figure]:

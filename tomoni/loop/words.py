@@ -52,6 +52,10 @@ REASONS: Final[Mapping[str, tuple[str, str]]] = {
         'On "{about}" it could have become worse: {won:.0%} of {n:.0f} pairs so far.',
         "「{about}」で悪くなっていないとは、まだ言えません（{n:.0f}組中{won:.0%}）。",
     ),
+    "topic_behind": (
+        'On "{about}" it lies far behind the other topics: {won:.0%} of {n:.0f} pairs. It must be shown that it is not worse.',
+        "「{about}」は他の話題より大きく劣ります（{n:.0f}組中{won:.0%}）。悪くなっていないことを確かめる必要があります。",
+    ),
     "few_judges": (
         "Only {judges:.0f} people judged; with five or more, nobody's taste alone decides.",
         "判定したのは{judges:.0f}人です。5人以上なら、一人の好みだけで決まりません。",
@@ -113,6 +117,31 @@ OUTCOMES: Final[Mapping[str, tuple[str, str]]] = {
     "undecided": ("Undecided", "未定"),
 }
 MORE: Final = ("about {more} more judgements will tell", "あと約{more}件の判定でわかります")
+
+
+LEFT_OUT: Final[Mapping[str, str]] = {
+    "replaced by a later judgement": "後の判定で置き換えられた",
+    "undone": "取り消された",
+    "contradicted by the same person later": "同じ人が後で逆の判定をした",
+    "said again by the same person": "同じ人が同じ判定をした",
+    "on a held-out prompt": "測るために取っておいた問い",
+    "on a gold pair": "答えのわかる問い",
+    "on a gate pair": "採否の判定",
+    "on a repeat pair": "くり返しの問い",
+    "of a person whose judgements weigh nothing": "重みのない人の判定",
+    "both bad": "どちらも悪い",
+    "the better answer is flagged": "良い方の答えに印がある",
+    "flags": "印",
+    "skipped": "とばした",
+    "comments": "コメント",
+    "a correction that changes nothing": "変わらない修正",
+    "neither good nor bad (3 stars)": "良くも悪くもない（星3つ）",
+}
+
+
+def left_out(why: str) -> str:
+    """Why a judgement was not trained on, in Japanese; what has no words here stays as it is."""
+    return LEFT_OUT.get(why, why)
 
 
 def reason(one: Reason, lang: Lang) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tomoni.losses import Outputs, Rows, Term, Unit
 
-Estimator = Literal["k1", "k2", "k3"]
+Estimator = Literal["k1", "k2", "k3", "k3_ratio"]
 
 
 def clipped_policy(
@@ -26,7 +26,7 @@ def clipped_policy(
     epsilon_high: float | None = None,
     unit: Unit = "token",
     beta: float = 0.0,
-    kl: Estimator = "k3",
+    kl: Estimator = "k3_ratio",
 ) -> dict[str, Term]:
     """PPO's clipped surrogate, token by token (Schulman et al. 2017, equation 7), as GRPO uses it too (Shao et al. 2024,
     equation 3):
@@ -45,7 +45,7 @@ def clipped_policy(
         terms["policy/clipfrac_avg"] = Term((cut_P * weights_P).sum(), unit, metric=True)
         terms["policy/approxkl_avg"] = Term((0.5 * log_ratio_P.square() * weights_P).sum(), unit, metric=True)
     if beta:
-        kl_P = kl_estimate(outputs.logprobs_P, rows.reference_P, kl)
+        kl_P = kl_estimate(outputs.logprobs_P, rows.reference_P, kl, ratio_P=ratio_P)
         terms["kl"] = Term((kl_P * weights_P).sum(), unit, coefficient=beta)
     return terms
 
@@ -96,12 +96,16 @@ def ppo(outputs: Outputs, rows: Rows, *, cliprange: float, cliprange_value: floa
     )
 
 
-def kl_estimate(logprobs_P: Tensor, reference_P: Tensor | None, kind: Estimator) -> Tensor:
+def kl_estimate(
+    logprobs_P: Tensor, reference_P: Tensor | None, kind: Estimator, *, ratio_P: Tensor | None = None
+) -> Tensor:
     """Of KL(policy || reference) at each sampled token, d = log p - log p_ref (Schulman 2020, "Approximating KL"):
-    k1 = d, k2 = d²/2, k3 = exp(-d) - 1 + d.
+    k1 = d, k2 = d²/2, k3 = exp(-d) - 1 + d; k3_ratio is k3 times p / p_behaviour, with the gradient of both factors
+    (DeepSeek-V3.2, 2025).
 
-    As part of a loss only k2 has the gradient of the divergence itself; that of k3 is the gradient of
-    KL(reference || policy), and k1 has none in expectation.
+    As part of a loss k2 and k3_ratio have the gradient of the divergence itself (d times that of log p), k3_ratio also
+    where the policy has moved since it sampled; that of k3 is the gradient of KL(reference || policy), and k1 has none in
+    expectation.
     """
     assert reference_P is not None
     d_P = logprobs_P - reference_P
@@ -112,6 +116,9 @@ def kl_estimate(logprobs_P: Tensor, reference_P: Tensor | None, kind: Estimator)
             return 0.5 * d_P.square()
         case "k3":
             return (-d_P).exp() - 1 + d_P
+        case "k3_ratio":
+            assert ratio_P is not None
+            return ratio_P * ((-d_P).exp() - 1 + d_P)
 
 
 def _behaviour(outputs: Outputs, rows: Rows) -> Tensor:

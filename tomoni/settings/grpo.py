@@ -22,7 +22,7 @@ class Config(TrainingSettings, RolloutSettings, ReferenceSettings):
     num_train_epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     beta: Annotated[float, Field(ge=0)] = 0.0  # of the divergence from the reference; 0: it is only watched
     kl_in: Literal["reward", "loss"] = "loss"
-    kl_estimator: Literal["k2", "k3"] = "k3"  # in the loss
+    kl_estimator: Literal["k2", "k3", "k3_ratio"] = "k3_ratio"  # in the loss
     scale_rewards: Literal["group", "batch", "none"] = "none"  # what advantages are divided by
     loss_type: Literal["grpo", "dapo", "dr_grpo"] = "dapo"  # how a completion's tokens are weighed
     num_iterations: Annotated[int, Field(ge=1)] = 1  # updates on the same completions

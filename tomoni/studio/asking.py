@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import threading
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ ANSWERS = 4  # sampled for one prompt
 PROMPTS = 3  # whose answers are made, and pairs that are chosen, in one go
 IN_POOL = 40  # prompts with answers that wait to be chosen
 LONGEST = 160  # tokens of an answer
+ROUND = re.compile(r"r([0-9]{4,9})-[0-9a-f]{12}(?:~again)?")  # ids of a round's pairs
 HEAT = 1.0  # temperature: answers must differ to be compared
 
 
@@ -70,7 +72,7 @@ class Asking:
         """What this person has not seen, in their language first, with pairs woven in that are judged again: by
         another, by the same person with sides swapped, or whose answer is known. `without` are those the page holds."""
         held = set(without)
-        new = [pair for pair in self._new(person, lang) if pair.id not in held]
+        new = [pair for pair in (*self._of_rounds(), *self._new(person, lang)) if pair.id not in held]
         found: list[Pair] = []
         said = [one.judgement for one in self.insight.comparisons()]
         said = [one for one in said if one.extra.get("purpose") not in NOT_TASTE and one.extra.get("pair")]
@@ -93,6 +95,19 @@ class Asking:
         version = self.answering.status.version
         current = [pair for pair in pairs if self._of_version(pair, version)] or pairs
         return sorted(current, key=lambda pair: self._language(pair) != lang)
+
+    def _of_rounds(self) -> list[Pair]:
+        """Pairs of two versions that a round asks about, while it is open: they come first, for it waits for them."""
+        return [
+            pair
+            for pair in self.store.pairs(purpose="gate", judged=False)
+            if (found := ROUND.fullmatch(pair.id)) is not None and self._is_open(found[1])
+        ]
+
+    def _is_open(self, round_: str) -> bool:
+        folder = self.store.workspace.root / "rounds" / round_
+        ended = (folder / "promotion" / "stage.json", folder / "closed.json")
+        return folder.is_dir() and not any(path.exists() for path in ended)
 
     def _language(self, pair: Pair) -> str:
         if pair.prompt not in self._languages:

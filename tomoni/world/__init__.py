@@ -23,7 +23,7 @@ from tomoni.world.ask import (
 )
 from tomoni.world.corpus import pretraining_documents
 from tomoni.world.facts import Entity, Fact, World
-from tomoni.world.safety import SafetyCase, safety_cases
+from tomoni.world.safety import SafetyCase, safety_cases, safety_probes
 from tomoni.world.tasks import classified_texts, span_questions, tagged_texts
 from tomoni.world.tastes import Taste, taste_of
 from tomoni.world.tell import tell
@@ -44,6 +44,7 @@ __all__ = [
     "most_frequent_answers",
     "pretraining_documents",
     "safety_cases",
+    "safety_probes",
     "span_questions",
     "tagged_texts",
     "taste_of",

@@ -1,0 +1,151 @@
+"""What a round shows, gathered: one page a round, one across rounds, and the same as JSON. No torch.
+
+    W/rounds/NNNN/report.json   the figures
+    W/rounds/NNNN/report.html   one page, in both languages, that a person who decides reads at a glance
+    W/rounds/report.html        across rounds
+
+While people still judge, no page shows which answer is whose.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tomoni.durable import atomic_write
+from tomoni.errors import UserError
+from tomoni.feedback.store import Store
+from tomoni.loop import asked as asking
+from tomoni.loop.gate import Decision
+from tomoni.loop.report_pages import across, one_round
+from tomoni.registry import Version
+
+if TYPE_CHECKING:
+    from tomoni.loop.round import Round
+
+SHOWN = 6  # answers before and after
+FILE = "report.json"
+
+
+def write(round_: Round, found: Mapping[str, Any], candidate: Version, decision: Decision, state: str) -> None:
+    """The round's page, and the one across rounds."""
+    from tomoni.loop.roundfolder import rounds
+
+    body = gathered(round_, found, candidate, decision, state)
+    atomic_write(round_.folder / FILE, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+    lang = _lang(round_.wanted.workspace)
+    atomic_write(round_.folder / "report.html", one_round(body, lang=lang).encode("utf-8", "surrogatepass"))
+    known = [one for folder in rounds(round_.wanted.workspace) if (one := _read(folder / FILE)) is not None]
+    page = across(known, lang=lang).encode("utf-8", "surrogatepass")
+    atomic_write(round_.folder.parent / "report.html", page)
+
+
+def gathered(
+    round_: Round, found: Mapping[str, Any], candidate: Version, decision: Decision, state: str
+) -> dict[str, Any]:
+    asked = round_.pairs()
+    batches = [round_.stages.output(f"answers-{batch}") or {} for batch in round_.batches()]
+    pairs = {one.id for one in asked}
+    with Store.read(round_.wanted.workspace) as store:
+        stored = [
+            one.judgement
+            for one in store.judgements(purpose="gate", after=round_.begun.sequence)
+            if str(one.judgement.extra.get("pair") or "").partition("~")[0] in pairs
+        ]
+        names = {person.id: person.name for person in store.people()}
+    times = [one.seconds for one in stored if one.seconds is not None]
+    stages = [*found, *(f"{name}-{batch}" for batch in round_.batches() for name in ("answers", "asking"))]
+    machine = sum(round_.stages.seconds(name) for name in stages)
+    people = {
+        names.get(id, id): {
+            key: person[key] for key in ("weight", "value", "low", "high", "n", "blind", "gold", "gold_n")
+        }
+        for id, person in found["people"]["people"].items()
+    }
+    points = 100 * (decision.win_rate[0] - 0.5)
+    judgements = int(found["snapshot"]["judgements"])
+    return {
+        "number": round_.begun.number,
+        "created": round_.begun.created,
+        "state": state,
+        "base": round_.base.id,
+        "candidate": candidate.id,
+        "method": found["train"]["method"],
+        "decision": _decision(decision),
+        "learnt_from": found["snapshot"],
+        "asked": {key: sum(int(one.get(key, 0)) for one in batches) for key in ("asked", "alike", "both")},
+        "drift": batches[0].get("drift") if batches else None,
+        "probes": {kind: _share(found["probes"][kind]) for kind in ("safety", "capability")},
+        "people": people,
+        "alpha": found["people"]["alpha"],
+        "value": found["people"]["value"],
+        "expected": next(
+            (one["expected"] for one in found["train"]["tried"] if one["method"] == found["train"]["method"]), None
+        ),
+        "judges": len({one.person for one in stored}),
+        "cost": {
+            "machine_seconds": round(machine, 1),
+            "usd": round(machine / 3600 * round_.wanted.price_per_hour, 6),
+            "price_per_hour": round_.wanted.price_per_hour,
+            "teaching_seconds": found["snapshot"]["seconds"],
+            "judging_seconds": round(sum(times), 1),
+        },
+        "labels_per_point": judgements / points if points > 0 and decision.counted else None,
+        "shown": [_shown(one) for one in asked[:SHOWN]] if state != "waiting" else [],
+    }
+
+
+def _decision(decision: Decision) -> dict[str, Any]:
+    controlled = decision.controlled
+    return {
+        "outcome": decision.outcome,
+        "more": decision.more,
+        "e": decision.e_value,
+        "log_e": decision.log_e,
+        "needed": decision.needed,
+        "path": [round(value, 4) for value in decision.log_e_path],
+        "win_rate": list(decision.win_rate),
+        "controlled": None if controlled is None else [controlled.rate, controlled.low],
+        "said": decision.said,
+        "counted": decision.counted,
+        "reasons": [
+            {
+                "key": one.key,
+                "status": one.status,
+                "about": one.about,
+                "numbers": {name: value for name, value in one.numbers.items() if math.isfinite(value)},
+            }
+            for one in decision.reasons
+        ],
+    }
+
+
+def _share(probed: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if probed is None:
+        return None
+    n = len(probed["base"])
+    return {"base": sum(probed["base"]) / n, "candidate": sum(probed["candidate"]) / n, "n": n}
+
+
+def _shown(one: asking.Asked) -> dict[str, str]:
+    return {"prompt": one.messages[-1].content, "before": one.old, "after": one.new}
+
+
+def _lang(workspace: Path) -> str:
+    """The owner's language."""
+    try:
+        with Store.read(workspace) as store:
+            return next((person.lang for person in store.people() if person.role == "owner"), "en")
+    except UserError:
+        return "en"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return body if isinstance(body, dict) else None

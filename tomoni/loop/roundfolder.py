@@ -1,0 +1,109 @@
+"""The folders of a workspace's rounds: which there are, which is open, who plays, and how pairs reach the store. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tomoni.durable import atomic_write, naming_disk
+from tomoni.errors import DataError, RunError, UserError
+from tomoni.feedback.entries import Stored
+from tomoni.feedback.store import Store
+from tomoni.registry import Version
+
+FOLDER = "rounds"
+TAKE_IN = 10.0  # seconds to wait for a studio to take the pairs in
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """round.json. `sequence`: of the last judgement that it learns from."""
+
+    number: int
+    base: str
+    base_hash: str
+    sequence: int
+    method: str
+    pairs: int
+    settings: Mapping[str, Any]
+    created: str
+
+
+@dataclass(slots=True)
+class Status:
+    """status.json, for whoever looks at the folder."""
+
+    folder: Path
+    stage: str = ""
+
+    def begins(self, stage: str) -> None:
+        self.stage = stage
+        self.say("running")
+
+    def say(self, state: str, **more: Any) -> None:
+        body = {"state": state, "stage": self.stage, "pid": os.getpid(), "error": None} | more
+        atomic_write(self.folder / "status.json", json.dumps(body, ensure_ascii=False) + "\n")
+
+
+def rounds(workspace: Path) -> list[Path]:
+    """The rounds' folders, oldest first."""
+    root = workspace / FOLDER
+    if not root.is_dir():
+        return []
+    found = [path for path in root.iterdir() if path.name.isdigit() and (path / "round.json").is_file()]
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def is_open(folder: Path) -> bool:
+    return not (folder / "promotion" / "stage.json").exists() and not (folder / "closed.json").exists()
+
+
+def require_news(last: Path, base: Version, taught: list[Stored]) -> None:
+    begun = Begun(**json.loads((last / "round.json").read_text(encoding="utf-8")))
+    if begun.base_hash == base.hash and not any(one.sequence > begun.sequence for one in taught):
+        raise DataError(
+            f"nothing was said since round {begun.number} began, and its base is served still",
+            next_step="judge or correct more in the studio; --new plays a round on the same judgements again",
+        )
+
+
+def take_in(workspace: Path, wait_for: set[str] | None = None) -> bool:
+    """Bring the inbox into the store: by ourselves, or, where a studio holds it, by waiting until it has done so."""
+    with contextlib.suppress(UserError), Store.open(workspace) as store:
+        store.take_in()
+        return True
+    end = time.monotonic() + (TAKE_IN if wait_for else 0.0)
+    while True:
+        with Store.read(workspace) as store:
+            there = {pair.id for pair in store.pairs(purpose="gate")}
+        if wait_for is None or wait_for <= there:
+            return True
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def alone(workspace: Path) -> Iterator[None]:
+    """One round at a time in a workspace, and none while Learn is pressed."""
+    root = workspace / FOLDER
+    with naming_disk(root, 0):
+        root.mkdir(parents=True, exist_ok=True)
+        handle = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"a round is being played in {workspace}", next_step="wait for it to end, or look at rounds/report.html"
+            ) from error
+        yield
+    finally:
+        os.close(handle)
