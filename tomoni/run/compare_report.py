@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tomoni.durable import atomic_write, naming_disk
+from tomoni import durable
 from tomoni.errors import counted
 from tomoni.evaluate.metrics import Interval, mcnemar, paired_bootstrap
 from tomoni.run import figure, page
@@ -29,10 +29,10 @@ HEAD = (
 def write(folder: Path, found: Comparison) -> list[Path]:
     svg = chart(found)
     bodies = (json.dumps(as_json(found), indent=1, ensure_ascii=False) + "\n", as_html(found, svg), svg)
-    with naming_disk(folder, 0):
+    with durable.naming_disk(folder, 0):
         folder.mkdir(parents=True, exist_ok=True)
     for name, body in zip(NAMES, bodies, strict=True):
-        atomic_write(folder / name, body)
+        durable.atomic_write(folder / name, body)
     return [folder / name for name in NAMES]
 
 

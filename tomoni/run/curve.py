@@ -19,8 +19,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from tomoni import config
-from tomoni.durable import atomic_write, naming_disk
+from tomoni import config, durable
 from tomoni.errors import ConfigError, RunError
 from tomoni.evaluate.powerlaw import Law, NoLaw, Point, fit
 from tomoni.run.events import Listener, Notice
@@ -217,9 +216,9 @@ def _begin(root: Path, cfg: TrainingSettings) -> None:
         raise RunError(
             f"{root} holds files that are no curve's", next_step="choose a new or empty folder as output_dir"
         )
-    with naming_disk(root, 0):
+    with durable.naming_disk(root, 0):
         root.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+    durable.atomic_write(path, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
 
 
 def _sha256(file: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from tomoni.durable import atomic_write
+from tomoni import durable
 from tomoni.errors import counted
 from tomoni.evaluate.metrics import Interval, wilson
 from tomoni.evaluate.powerlaw import Law, NoLaw
@@ -33,7 +33,7 @@ def write(root: Path, curve: Curve) -> None:
         ("report.md", as_markdown(root.name, curve)),
         ("report.html", as_html(root.name, curve, svg)),
     ):
-        atomic_write(root / name, body)
+        durable.atomic_write(root / name, body)
 
 
 # -- sentences -------------------------------------------------------------------------------------------------------
