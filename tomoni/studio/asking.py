@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 from tomoni.errors import UserError
 from tomoni.feedback.entries import Answer, Pair, PromptRow
-from tomoni.records import Judgement, as_dicts
+from tomoni.records import Judgement, Verdict, as_dicts
 from tomoni.studio.choosing import Candidate, choose
 from tomoni.studio.faults import Fault
-from tomoni.studio.insight import AGAIN, FEW, NOT_TASTE, OTHER, Insight, base_of, value_of
+from tomoni.studio.insight import AGAIN, FEW, GOLD_OUT, NOT_TASTE, OTHER, Insight, base_of, value_of
 from tomoni.studio.waiting import Waiting, language_of_text
 from tomoni.studio.words import LANGS
 
@@ -138,21 +138,32 @@ class Asking:
         by_pair: dict[str, list[str]] = {}
         for one in said:
             by_pair.setdefault(base_of(str(one.extra["pair"])), []).append(one.person)
+        golden = self._golden()
         gold = [
-            weave.Gold(pair.id, value_of(pair.expected), fresh=number)
-            for number, pair in enumerate(self.store.pairs(purpose="gold"))
-            if pair.expected is not None
+            weave.Gold(base, value_of(expected), self._longer_is_worse(pair, expected), fresh=number)
+            for number, (base, pair) in enumerate(golden.items())
+            if (expected := pair.expected) is not None
         ]
         due = weave.next_for(person, seen, gold=gold, judged_by=by_pair)
         if due.pair is None or due.purpose == "train":
             return None
-        pair = self.store.pair(due.pair)
         if due.purpose == "gold":
-            return pair
+            return golden[due.pair]
+        pair = self.store.pair(due.pair)
         end = AGAIN if due.purpose == "repeat" else f"{OTHER}{person}"
         again = replace(pair, id=f"{pair.id}{end}"[:200], purpose=due.purpose, person=person, created="")
         self.store.add_pairs([again])
         return again
+
+    def _golden(self) -> dict[str, Pair]:
+        """Pairs whose answer is known, by the pair that people judged."""
+        out = set(self.store.get(GOLD_OUT, []))
+        pairs = {base_of(pair.id): pair for pair in self.store.pairs(purpose="gold") if pair.expected is not None}
+        return {base: pair for base, pair in pairs.items() if base not in out}
+
+    def _longer_is_worse(self, pair: Pair, expected: Verdict) -> bool:
+        first, second = (len(self.store.answer(id).text) for id in (pair.first, pair.second))
+        return first < second if expected is Verdict.FIRST else second < first
 
     def _of_version(self, pair: Pair, version: str | None) -> bool:
         if pair.first not in self._versions:

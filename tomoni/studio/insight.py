@@ -34,7 +34,8 @@ log = logging.getLogger("tomoni.studio")
 AT_ONCE = 150  # comparisons up to which a fit takes a moment only
 FEW = 10  # comparisons under which nothing is fitted
 NOT_TASTE = ("gate", "learn")  # purposes whose pairs are of two models
-AGAIN, OTHER = "~again", "~for~"  # how the ids of pairs that are asked once more end
+AGAIN, OTHER, GOLD = "~again", "~for~", "~gold"  # how the ids of pairs that are asked once more end
+GOLD_OUT = "studio.gold.out"  # the setting: pairs that are not to be gold, or no longer
 WORD = 2.5  # Japanese characters that are read in the time of one English word
 
 
@@ -51,7 +52,7 @@ class Fitted:
 
 def base_of(pair: str) -> str:
     """The pair that was asked first, where this one asks it again."""
-    return pair.split(AGAIN)[0].split(OTHER)[0]
+    return pair.split(AGAIN)[0].split(OTHER)[0].removesuffix(GOLD)
 
 
 @dataclass
@@ -195,7 +196,9 @@ class Insight:
             expected = self.store.pair(pair).expected
         except UserError:
             return None
-        return None if expected is None else value_of(expected)
+        if expected is None or base_of(pair) in self.store.get(GOLD_OUT, []):
+            return None
+        return value_of(expected)
 
 
 def _many_more(ids: tuple[str, ...], known: tuple[tuple[str, ...], Fitted | None]) -> bool:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+from fastapi import Request
 from pydantic import Field, StringConstraints
 from starlette.responses import JSONResponse, Response
 
 from tomoni.feedback.entries import Pair
-from tomoni.studio import judging
+from tomoni.studio import coaching, judging
 from tomoni.studio.access import Caller, Routes, Rule, Visit
 from tomoni.studio.asking import language_of
 from tomoni.studio.faults import Fault
 from tomoni.studio.pages.entrance import Body
-from tomoni.studio.showing import page
+from tomoni.studio.showing import page, tagged
 from tomoni.studio.teaching import ENOUGH
 
 router = Routes()
@@ -68,8 +69,15 @@ def trial_page(caller: Caller, trial: Trial) -> Response:
 def shown(caller: Visit, trial: str | None) -> Response:
     pairs = upcoming(caller, Next(without=[], n=3, trial=trial))
     goal = len(caller.house.teaching.pairs(trial)) if trial else ENOUGH
-    facts = {"pairs": pairs, "done": count(caller, trial), "goal": goal, "enough": ENOUGH, "trial": trial}
-    words = ("judge", "none", "who")
+    facts = {
+        "pairs": pairs,
+        "done": count(caller, trial),
+        "goal": goal,
+        "enough": ENOUGH,
+        "trial": trial,
+        "batch": coaching.BATCH,
+    }
+    words = ("judge", "none", "who", "coach", "people", "useful", "watch")
     return page(caller, "judge", words=words, facts=facts, trial=trial, reasons=judging.REASONS, flags=judging.FLAGS)
 
 
@@ -111,10 +119,19 @@ def judge(caller: Caller, body: Said) -> Response:
     said = judging.judgements_of(
         opinion, key=body.key, person=person, pair=pair, prompt=store.prompt(pair.prompt), answers=answers, order=order
     )
+    guess = coaching.guess(caller.house, person, pair, answers, judging.verdict_of(body.verdict, order), order)
     acks = judging.save_once(store, said, pair.id)
     caller.house.asking.wake()
     trial = caller.house.teaching.trial_of(pair)
-    return JSONResponse({"saved": True, "again": acks[0].duplicate, "done": count(caller, trial)})
+    told = coaching.said(caller.house.insight, person.id)
+    body_of = {"done": count(caller, trial), "said": told, "guess": guess}
+    return JSONResponse({"saved": True, "again": acks[0].duplicate, **body_of})
+
+
+@router.get("/api/judge/coaching", rule=Rule.PERSON)
+def told_after_ten(request: Request, caller: Caller) -> Response:
+    """Of this person's own judgements; as everything here it waits for no fit."""
+    return tagged(coaching.card(caller.house, caller.somebody), caller.lang, request.headers.get("if-none-match"))
 
 
 @router.post("/api/judge/skip", rule=Rule.PERSON, may=(404,))

@@ -10,7 +10,9 @@ from starlette.responses import JSONResponse, Response
 
 from tomoni.errors import UserError
 from tomoni.feedback.entries import Person
+from tomoni.studio import golden
 from tomoni.studio.access import Caller, Routes, Rule, Visit
+from tomoni.studio.coaching import GROUND, KNOWN_FROM, coaching
 from tomoni.studio.faults import Fault
 from tomoni.studio.insight import FEW, Fitted
 from tomoni.studio.overview import by_person
@@ -20,8 +22,6 @@ from tomoni.studio.showing import page
 router = Routes()
 
 PersonId = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-KNOWN_FROM = 10  # comparisons of a person before a figure is shown
-GROUND = 40  # before it is called steady
 
 
 class Invite(Body):
@@ -37,6 +37,11 @@ class Change(Body):
 class Erase(Body):
     person: PersonId
     name: Annotated[str, StringConstraints(max_length=100)]  # typed again, so that nobody is erased by a slip
+
+
+class Gold(Body):
+    pair: PersonId
+    known: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +69,15 @@ def people_page(caller: Caller) -> Response:
         words=("people",),
         rows=[row_of(person, counts.get(person.id, 0), fitted) for person in shown],
         team=coach.team(fitted.judged, fitted.people) if fitted else None,
-        coaching=coaching(caller, fitted),
+        coaching=coaching(fitted, me),
+        computing=house.insight.computing and fitted is None,
         said=counts.get(me.id, 0),
         few=FEW,
         known_from=KNOWN_FROM,
         ground=GROUND,
         everyone=len(house.store.people()),
+        proposals=golden.proposals(house.store, fitted) if caller.owner else [],
+        known=golden.confirmed(house.store) if caller.owner else [],
     )
 
 
@@ -82,28 +90,15 @@ def row_of(person: Person, said: int, fitted: Fitted | None) -> Row:
     return Row(person, said, fitted.people.of(person.id), lean(fitted.judged, fitted.people, person.id), flags)
 
 
-def coaching(caller: Visit, fitted: Fitted | None) -> dict[str, Any] | None:
-    """What this person is told, with the pairs where most others would have said otherwise."""
-    me = caller.somebody
-    if fitted is None or fitted.people.of(me.id).n < KNOWN_FROM:
-        return None
-    from tomoni.feedback import coach
-
-    found = coach.after_batch(fitted.judged, fitted.people, person=me.id)
-    differs = []
-    for one in found.differs:
-        judgement = fitted.stored[one.number].judgement
-        chosen, other = judgement.answers if one.said == 1 else reversed(judgement.answers)
-        differs.append(
-            {
-                "question": judgement.prompt[-1].content,
-                "chosen": chosen,
-                "other": other,
-                "chance": one.chance,
-                "tags": one.tags,
-            }
-        )
-    return {"told": found, "differs": differs}
+@router.post("/api/people/gold", rule=Rule.OWNER)
+def gold(caller: Caller, body: Gold) -> Response:
+    """A pair whose answer is known: confirmed, or not to be one."""
+    house = caller.house
+    if body.known:
+        golden.confirm(house.store, house.insight.fitted(), body.pair)
+    else:
+        golden.put_out(house.store, body.pair)
+    return JSONResponse({"saved": True})
 
 
 @router.post("/api/people/invite", rule=Rule.OWNER)

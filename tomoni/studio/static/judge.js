@@ -150,7 +150,7 @@ function choose(verdict) {
   const body = { pair: pair.id, verdict, ...said, seconds: Math.round((performance.now() - began) / 100) / 10 };
   const key = outbox.put("/api/judge", body, (ack, fault) => {
     pending.delete(key);
-    if (ack) { done = ack.done; saved(true); } else forget(key);
+    if (ack) { done = ack.done; saved(true); learnt(ack, verdict); } else forget(key);
     progress();
     if (ended && !now) over();
   });
@@ -194,6 +194,40 @@ function undo() {
   progress();
   say(t("judge.undone"));
   $("#saved").textContent = t("judge.undone");
+}
+
+// -- what comes back: the model's guess, once the answer is given; and after every ten a word about them --------------
+
+function learnt(ack, verdict) {
+  if (ack.guess) {
+    const { side, chance } = ack.guess, percent = `${Math.round(100 * chance)} %`;
+    const letter = { left: "A", right: "B" }[side];
+    $("#guess").textContent = !side ? t("coach.unsure") : t(side === verdict ? "coach.same" : "coach.other", { side: letter, chance: percent });
+  } else $("#guess").textContent = "";
+  if (!trial && !ack.again && ack.said && ack.said % facts.batch === 0) coach();
+}
+
+async function coach() {
+  let told;
+  try { told = (await get("/api/judge/coaching")).body; } catch { return; } // it comes again after the next ten
+  const card = $("#coach"), known = told.known, changed = told.learnt;
+  const percent = (share) => Math.round(100 * share);
+  card.replaceChildren(
+    h("div", { class: "card-head" }, h("h2", { id: "coach-title" }, t("coach.title", { n: told.said })),
+      h("button", { class: "button quiet", type: "button", onclick: () => { card.hidden = true; } }, t("common.close"))),
+    known ? h("p", {}, t("coach.value", { value: percent(known.value), low: percent(known.low), high: percent(known.high) }), known.early ? h("span", { class: "soft" }, ` ${t("coach.early")}`) : null)
+      : h("p", { class: "soft" }, t(told.computing ? "people.computing" : "coach.unknown")),
+    known ? h("p", { class: "notice lead" }, t(`useful.${known.useful}`)) : null,
+    known ? known.flags.map((flag) => h("p", { class: "notice" }, t(`watch.${flag}`))) : null,
+    known?.differs.length ? h("details", {}, h("summary", {}, t("people.differs")), h("ul", { class: "list" }, known.differs.map((one) => h("li", { class: "stack tight" },
+      h("p", { class: "said" }, h("strong", {}, one.question)),
+      h("p", { class: "small soft" }, t("people.chose")), h("p", { class: "said" }, one.chosen),
+      h("p", { class: "small soft" }, t("people.expected", { chance: `${percent(one.chance)} %` })), h("p", { class: "said" }, one.other))))) : null,
+    changed ? h("details", {}, h("summary", {}, t("coach.changed", { n: changed.changed, of: changed.of })), h("ul", { class: "list" }, changed.shown.map((one) => h("li", { class: "stack tight" },
+      h("p", { class: "said" }, h("strong", {}, one.question)), h("p", { class: "said soft" }, h("s", {}, one.before)), h("p", { class: "said" }, one.after)))),
+      h("a", { href: `/learn/${changed.number}` }, t("coach.all"))) : null);
+  card.hidden = false;
+  say(t("coach.title", { n: told.said }));
 }
 
 // -- what is said about it --------------------------------------------------------------------------------------------

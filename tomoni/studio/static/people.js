@@ -1,4 +1,4 @@
-import { post, tell } from "./api.js";
+import { post, tell, watch } from "./api.js";
 import { $, $$, t } from "./dom.js";
 
 for (const button of $$("[data-active]")) button.addEventListener("click", async () => {
@@ -29,4 +29,13 @@ $("#erase-form")?.addEventListener("submit", async (event) => {
     $("#erased").textContent = t("people.erased", { n: gone.judgements, versions: gone.versions.join(", ") || "–" });
     setTimeout(() => location.reload(), 4000);
   } catch (fault) { tell(fault); }
+});
+
+// The first look at many judgements is computed behind the page.
+if ($("#computing")) {
+  const watching = watch("/api/judge/coaching", (found) => { if (found && !found.computing) { watching.end(); location.reload(); } }, () => 2);
+}
+for (const button of $$("[data-gold]")) button.addEventListener("click", async () => {
+  button.disabled = true;
+  try { await post("/api/people/gold", { pair: button.dataset.gold, known: button.dataset.known === "yes" }); location.reload(); } catch (fault) { tell(fault); button.disabled = false; }
 });
