@@ -15,6 +15,7 @@ import openai
 import uvicorn
 
 from tests import tiny
+from tomoni.connections import Connection
 from tomoni.engine.models import quiet
 from tomoni.evaluate.subject import Subject, open_subject
 from tomoni.registry import Registry
@@ -81,7 +82,9 @@ def serving(
         Versions(current, opening, registry=registry, name=name, keep=keep), workspace=workspace, threads=1, **options
     )
     made = running.listen("127.0.0.1", 0)
-    config = uvicorn.Config(app, access_log=False, log_config=None, lifespan="on", timeout_graceful_shutdown=20)
+    config = uvicorn.Config(
+        app, http=Connection, access_log=False, log_config=None, lifespan="on", timeout_graceful_shutdown=20
+    )
     ready = threading.Event()
     server = running._Server(config, ready.set)
     loops: list[asyncio.AbstractEventLoop] = []

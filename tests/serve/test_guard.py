@@ -6,6 +6,7 @@ import hashlib
 import logging
 import re
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from tests import tiny
 from tests.serve.running import CHAT, Running, serving
 from tests.serve.test_versions import until
+from tomoni import connections
 from tomoni.cli.app import main
 from tomoni.errors import ConfigError
 from tomoni.serve.guard import Hosts
@@ -272,6 +274,32 @@ def test_routes_and_methods_that_do_not_exist_are_told_in_the_same_shape(server:
         ):
             response = http.request(method, path)
             assert response.status_code == status and response.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_no_header_keeps_the_server_busy(server: Running) -> None:
+    """A quoted cookie of 60 kB takes seconds in Python before 3.11.10; it is never parsed."""
+    with server.http() as http:
+        for name, value in (
+            ("cookie", 'a="' + "\\a" * 30_000 + '"'),
+            ("content-type", "a;" * 30_000),
+            ("accept", "a," * 30_000),
+        ):
+            begun = time.process_time()
+            assert http.get("/v1/models", headers={name: value}).status_code == 200
+            assert time.process_time() - begun < 1, name
+
+
+def test_a_connection_that_says_nothing_or_half_a_request_is_closed(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
+    host, port = server.url.removeprefix("http://").split(":")
+    for begun in (b"", b"GET /v1/models HTTP/1.1\r\nHost: "):
+        with socket.create_connection((host, int(port)), timeout=20) as raw:
+            raw.sendall(begun)
+            assert raw.recv(1) == b""
+    with server.http() as http:
+        assert http.get("/health").status_code == 200
 
 
 # -- what is written down ----------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def writing(workspace: Workspace) -> Engine:
     if workspace.url:
         return _server(workspace.url)
     engine = create_engine(
-        "sqlite://", creator=lambda: _open_sqlite(workspace.database, "rwc"), poolclass=NullPool, echo=False
+        "sqlite://", creator=lambda: _open_sqlite(workspace.database, "rwc"), poolclass=NullPool, hide_parameters=True
     )
 
     @event.listens_for(engine, "begin")
@@ -57,6 +57,7 @@ def reading(workspace: Workspace) -> Engine:
         poolclass=QueuePool,
         pool_size=8,
         max_overflow=56,
+        hide_parameters=True,  # what people wrote belongs in no message and no log
     )
 
     @event.listens_for(engine, "begin")
@@ -72,7 +73,7 @@ def _server(url: str) -> Engine:
         if parsed.get_backend_name() not in ("postgresql", "postgres"):
             raise ArgumentError(f"{parsed.get_backend_name()} is not known")
         parsed = parsed.set(drivername="postgresql+psycopg")
-        return create_engine(parsed, pool_pre_ping=True, pool_size=8, max_overflow=56)
+        return create_engine(parsed, pool_pre_ping=True, pool_size=8, max_overflow=56, hide_parameters=True)
     except (ArgumentError, NoSuchModuleError) as error:
         raise UserError(
             f"the database URL cannot be used: {error}",

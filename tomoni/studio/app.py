@@ -71,6 +71,7 @@ def _http(request: Request, error: Exception) -> Response:
 
 
 def _unexpected(request: Request, error: Exception) -> Response:
+    request.state.logged = True
     # neither texts nor secrets: what a person wrote may stand in an exception's message
     route = getattr(request.scope.get("route"), "path", "no route")
     frames = traceback.extract_tb(error.__traceback__)[-3:]

@@ -143,8 +143,10 @@ class Doors:
         return None if found is None else {"role": str(found["role"]), "name": str(found["name"])}
 
     def accept(self, token: str, name: str, password: str, lang: str) -> Person:
+        if self.invitation(token) is None:
+            raise Fault("invitation_spent", 403)
         require_password(password)
-        password_hash = hashed(password)  # slow: outside the lock
+        password_hash = hashed(password)  # slow: outside the lock, and for nobody who only guesses
         with self._lock:
             kept = self._invitations()
             found = kept.pop(digest(token), None)

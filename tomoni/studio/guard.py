@@ -90,7 +90,7 @@ class Guard:
             # what a person wrote
             if not sender.begun:
                 await _refuse(sender, Refusal(500, "unexpected"))
-            else:
+            elif not scope.get("state", {}).get("logged"):
                 log.error("unexpected %s in an answer that had begun", type(error).__name__)
 
     async def _body(self, scope: Scope, receive: Receive, limit: int) -> bytes:

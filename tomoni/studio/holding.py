@@ -188,8 +188,9 @@ def upload(name: str, content: str) -> Iterator[Path]:
             file.write(raw)
         yield Path(path)
     except DataError as error:  # tells the file by the name that people know
-        told = error.what.replace(path, name[-120:])[:MOST_TOLD]
-        raise DataError(told, choices=error.choices, next_step=error.next_step) from None
+        shown, own = name[-120:], Path(path).name
+        told, next_step = (text.replace(path, shown).replace(own, shown) for text in (error.what, error.next_step))
+        raise DataError(told[:MOST_TOLD], choices=error.choices, next_step=next_step) from None
     finally:
         Path(path).unlink(missing_ok=True)
 
