@@ -29,7 +29,7 @@ SAFE = frozenset({"GET", "HEAD"})
 METHODS = SAFE | {"POST"}  # all that the studio's routes use
 MOST = 256 * 1024  # bytes of a body
 MOST_FILE = 48 * 1024 * 1024  # of a data file, in base64
-FILE_PATHS = frozenset({"/api/data/look", "/api/data/import", "/api/prompts/import"})
+FILE_PATHS = frozenset({"/api/data/look", "/api/data/import", "/api/data/judgements", "/api/prompts/import"})
 
 
 class Refusal(Exception):
