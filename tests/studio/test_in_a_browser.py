@@ -283,7 +283,7 @@ def test_chat_streams_and_what_is_said_of_an_answer_is_kept(chromium: Any, serve
         (correction,) = comes(page, lambda: said(served, Kind.CORRECTION))
         assert correction.value["text"] == "むねか書店は九時に開きます。"
         page.reload()
-        assert page.inner_text(".bubble .corrected") == "むねか書店は九時に開きます。"
+        assert page.inner_text(".bubble .corrected .said") == "むねか書店は九時に開きます。"
         page.click("#new")
         assert page.query_selector(".bubble") is None
 

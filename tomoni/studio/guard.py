@@ -39,7 +39,7 @@ FILE_SECONDS = 600.0
 # seconds for a quoted one of 60 kB (CVE-2024-7592), and other servers on 127.0.0.1 may set what they like
 COOKIE = re.compile(r"(?:__Host-)?tomoni-[a-z0-9]{1,8}=[A-Za-z0-9_-]{1,100}")
 log = logging.getLogger("tomoni.studio")
-FILE_PATHS = frozenset({"/api/data/look", "/api/data/import", "/api/prompts/import"})
+FILE_PATHS = frozenset({"/api/data/look", "/api/data/import", "/api/data/judgements", "/api/prompts/import"})
 
 
 class Refusal(Exception):

@@ -12,8 +12,10 @@ from tomoni.studio.pages import (
     people,
     prompts,
     runs,
+    said,
 )
 
 ROUTERS = tuple(
-    module.router for module in (entrance, home, chat, judge, learn, prompts, guideline, data, runs, people, models)
+    module.router
+    for module in (entrance, home, chat, judge, learn, prompts, guideline, data, said, runs, people, models)
 )

@@ -16,6 +16,8 @@ from tomoni.studio.showing import page
 
 router = Routes()
 
+FORMS = ("jsonl", "trl", "argilla", "labelstudio")  # of what people said
+
 FileName = Annotated[str, StringConstraints(min_length=1, max_length=300)]
 Content = Annotated[str, StringConstraints(max_length=48 * 1024 * 1024)]
 DataId = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{12}|town)$")]
@@ -41,11 +43,12 @@ def data_page(caller: Caller) -> Response:
     return page(
         caller,
         "data",
-        words=("data", "bad", "form", "who", "masked"),
+        words=("data", "bad", "form", "who", "masked", "said"),
         facts={"endings": list(ENDINGS)},
         held=[(held, holding.examples(held.id)) for held in holding.all()],
         town=knows_the_world(caller.house.registry, current),
         endings=ENDINGS,
+        forms=FORMS,
     )
 
 

@@ -38,3 +38,18 @@ for (const button of $$("[data-remove]")) button.addEventListener("click", async
   try { await post("/api/data/remove", { id: button.dataset.remove }); location.reload(); } catch (fault) { tell(fault); }
 });
 $("#town")?.addEventListener("click", async () => { try { await post("/api/data/town"); location.reload(); } catch (fault) { tell(fault); } });
+
+// What people said, from a file of tomoni's or of another tool's.
+$("#said").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const chosen = $("#said-file").files[0], live = $("#said-live"), button = $("#said button");
+  if (!chosen) return;
+  if (chosen.size > MOST) { live.textContent = t("data.too_large"); return; }
+  button.disabled = true;
+  live.textContent = t("data.looking");
+  try {
+    const done = await post("/api/data/judgements", { name: chosen.name, content: await base64(chosen), form: $("#said-form").value, without_bad: $("#said-good").checked });
+    live.textContent = t("said.taken", { n: done.judgements, known: done.known, bad: done.bad, masked: done.masked });
+  } catch (fault) { live.replaceChildren(h("p", {}, fault.message), h("p", { class: "soft" }, fault.next || "")); }
+  button.disabled = false;
+});

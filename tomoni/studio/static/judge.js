@@ -212,20 +212,22 @@ async function coach() {
   try { told = (await get("/api/judge/coaching")).body; } catch { return; } // it comes again after the next ten
   const card = $("#coach"), known = told.known, changed = told.learnt;
   const percent = (share) => Math.round(100 * share);
-  card.replaceChildren(
+  card.replaceChildren(...[
     h("div", { class: "card-head" }, h("h2", { id: "coach-title" }, t("coach.title", { n: told.said })),
       h("button", { class: "button quiet", type: "button", onclick: () => { card.hidden = true; } }, t("common.close"))),
-    known ? h("p", {}, t("coach.value", { value: percent(known.value), low: percent(known.low), high: percent(known.high) }), known.early ? h("span", { class: "soft" }, ` ${t("coach.early")}`) : null)
+    known ? h("p", {}, t("coach.value", { value: percent(known.value), low: percent(known.low), high: percent(known.high) }))
       : h("p", { class: "soft" }, t(told.computing ? "people.computing" : "coach.unknown")),
-    known ? h("p", { class: "notice lead" }, t(`useful.${known.useful}`)) : null,
+    known?.early ? h("p", { class: "small soft" }, t("coach.early")) : null,
     known ? known.flags.map((flag) => h("p", { class: "notice" }, t(`watch.${flag}`))) : null,
+    known ? h("p", { class: "notice lead" }, t(`useful.${known.useful}`)) : null,
     known?.differs.length ? h("details", {}, h("summary", {}, t("people.differs")), h("ul", { class: "list" }, known.differs.map((one) => h("li", { class: "stack tight" },
       h("p", { class: "said" }, h("strong", {}, one.question)),
       h("p", { class: "small soft" }, t("people.chose")), h("p", { class: "said" }, one.chosen),
       h("p", { class: "small soft" }, t("people.expected", { chance: `${percent(one.chance)} %` })), h("p", { class: "said" }, one.other))))) : null,
     changed ? h("details", {}, h("summary", {}, t("coach.changed", { n: changed.changed, of: changed.of })), h("ul", { class: "list" }, changed.shown.map((one) => h("li", { class: "stack tight" },
       h("p", { class: "said" }, h("strong", {}, one.question)), h("p", { class: "said soft" }, h("s", {}, one.before)), h("p", { class: "said" }, one.after)))),
-      h("a", { href: `/learn/${changed.number}` }, t("coach.all"))) : null);
+      h("a", { href: `/learn/${changed.number}` }, t("coach.all"))) : null,
+  ].flat().filter(Boolean));
   card.hidden = false;
   say(t("coach.title", { n: told.said }));
 }
