@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from tests.feedback.crowds import answers
 from tomoni.errors import DataError
-from tomoni.feedback.people import GOLD_GAP, NEWCOMER, Judged, People, fit
+from tomoni.feedback.people import GOLD_GAP, NEWCOMER, Judged, People, fit, surely_worse
 from tomoni.feedback.weights import Weight
 
 
@@ -229,3 +229,28 @@ def test_skills_are_nearer_the_truth_than_crowd_kits_noisy_bradley_terry() -> No
         theirs += [float(model.skills_[name]) - truth for name, truth in skill.items()]
     rmse = [float(np.sqrt(np.mean(np.square(errors)))) for errors in (ours, theirs)]
     assert rmse[0] < rmse[1]
+
+
+def test_how_surely_one_is_worse_here_than_there_is_that_of_drawing_both_from_their_posteriors() -> None:
+    rng = np.random.default_rng(0)
+    expected = rng.integers(0, 2, 60).astype(float)
+    right = np.where(np.arange(60) < 20, rng.random(60) < 0.5, rng.random(60) < 0.8)
+    judged = [Judged("a", np.eye(2)[0], e if r else 1 - e, 1, e) for e, r in zip(expected, right, strict=True)]
+    people = fit(judged, scale=0.5)
+    here, there = range(20), range(20, 60)
+    found = surely_worse(judged, people.gaps, here, there)
+    draws = np.concatenate([rng.dirichlet([8, 1, 1], 150_000), rng.dirichlet([1, 1, 1], 50_000)])
+    clicks = rng.choice([-2.5, 0.0, 2.5], len(draws))
+    kappa = draws[:, 0] - draws[:, 1]
+
+    def drawn(which: range) -> np.ndarray:
+        log = np.zeros(len(draws))
+        for i in which:
+            gap = GOLD_GAP if expected[i] else -GOLD_GAP
+            q = draws[:, 0] * expit(gap) + draws[:, 1] * expit(-gap) + draws[:, 2] * expit(clicks)
+            log += np.log(q if judged[i].y else 1 - q)
+        weight = np.exp(log - log.max())
+        return rng.choice(kappa, 200_000, p=weight / weight.sum())
+
+    assert found == pytest.approx(float(np.mean(drawn(here) < drawn(there))), abs=0.02)
+    assert surely_worse(judged, people.gaps, there, there) == pytest.approx(0.5, abs=1e-6)

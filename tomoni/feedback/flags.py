@@ -17,7 +17,7 @@ from scipy.special import expit
 
 from tomoni.feedback.agreement import Agreement, self_consistency
 from tomoni.feedback.arrays import Float
-from tomoni.feedback.people import Judged, People, reliability_of
+from tomoni.feedback.people import Judged, People, reliability_of, surely_worse
 
 Key = Literal["position", "runs", "fast", "inconsistent", "inattentive", "reversed", "length", "topic", "gold", "blind"]
 
@@ -28,6 +28,8 @@ FEWEST_ON_TOPIC = 8
 WORDS_A_SECOND = 15.0  # faster than that nobody has read both answers
 FAST_SHARE = 0.2
 SURE = 0.9
+SURE_OF_TOPIC = 0.98  # several topics are looked at; flags 2 in 100 who have none (docs/science.md)
+USELESS = 0.224  # A - F under which a label is worth less than .05
 LENGTH_PRIOR = 1.0  # standard deviation of a length lean, log odds per factor e of length
 
 
@@ -174,7 +176,7 @@ def _gold(judged: Sequence[Judged], person: str) -> list[Flag]:
 
 
 def _topics(judged: Sequence[Judged], people: People, person: str) -> list[Flag]:
-    """Topics on which a person is surely worse than elsewhere: A - F lower by more than .3, at nine in ten."""
+    """Topics on which a person is surely worse than elsewhere, and of no use: `value` is A - F there, `limit` elsewhere."""
     by_topic: Mapping[str, list[int]] = defaultdict(list)
     for number, one in enumerate(judged):
         if one.person == person:
@@ -184,7 +186,8 @@ def _topics(judged: Sequence[Judged], people: People, person: str) -> list[Flag]
         rest = [number for other, numbers in by_topic.items() if other != topic for number in numbers]
         if not topic or len(at) < FEWEST_ON_TOPIC or len(rest) < FEWEST_ON_TOPIC:
             continue
-        here, elsewhere = (reliability_of(judged, people.gaps, which) for which in (at, rest))
-        if here.reversing > SURE and elsewhere.kappa > 0.3:
-            found.append(Flag(person, "topic", here.kappa, elsewhere.kappa, max(len(at), FEWEST), topic))
+        worse = surely_worse(judged, people.gaps, at, rest)
+        here, elsewhere = (reliability_of(judged, people.gaps, which).kappa for which in (at, rest))
+        if worse > SURE_OF_TOPIC and here < USELESS:
+            found.append(Flag(person, "topic", here, elsewhere, max(len(at), FEWEST), topic))
     return found

@@ -322,6 +322,24 @@ def reliability_of(judged: Sequence[Judged], gaps: Cavity, which: Sequence[int])
     return _reliability(some, 0, gaps.mean_N[at], gaps.variance_N[at], 0.0)
 
 
+def surely_worse(judged: Sequence[Judged], gaps: Cavity, here: Sequence[int], elsewhere: Sequence[int]) -> float:
+    """P(A - F of one person's answers `here` < that of the answers `elsewhere`); both by the usual prior."""
+    grid = _grid()
+    kappa_G = grid.shares_G3[:, 0] - grid.shares_G3[:, 1]
+    order_G = np.argsort(kappa_G, kind="stable")
+    p_G, q_G = (_shares(_logpost(judged, gaps, which))[order_G] for which in (here, elsewhere))
+    above_G = 1 - np.cumsum(q_G)
+    return float(p_G @ (above_G + q_G / 2))
+
+
+def _logpost(judged: Sequence[Judged], gaps: Cavity, which: Sequence[int]) -> Float:
+    """On the grid, of some answers of one person; ties say nothing."""
+    at = np.array([number for number in which if judged[number].y in (0, 1)], dtype=np.int64)
+    y_N, side_N = np.array([judged[i].y for i in at]), np.array([float(judged[i].side) for i in at])
+    m_N, v_N = gaps.mean_N[at], gaps.variance_N[at]
+    return np.asarray(_grid().logprior_G + _loglik(calibrated(m_N, v_N), calibrated(-m_N, v_N), side_N, y_N).sum(0))
+
+
 def recent_path(judged: Sequence[Judged], gaps: Cavity) -> Float:
     """A - F over the last 40 labels of one person, none of them a tie, after each label from the 40th on."""
     y_N, side_N = np.array([one.y for one in judged]), np.array([float(one.side) for one in judged])
