@@ -54,6 +54,12 @@ class Studio:
         until(self.listens, 60)
         return self
 
+    def cpu(self) -> float:
+        """Seconds that it has computed so far."""
+        assert self.process is not None
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def kill(self) -> None:
         if self.process is not None:
             self.process.kill()
