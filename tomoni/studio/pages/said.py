@@ -34,7 +34,7 @@ class Said(File):
     without_bad: bool = False
 
 
-@router.get("/api/data/export", rule=Rule.OWNER)
+@router.get("/api/data/export", rule=Rule.OWNER, may=(404,), kind="*/*")
 def export(caller: Caller, form: Form = "jsonl") -> Response:
     """One file as it is; several as a ZIP archive."""
     from tomoni.feedback import exchange
@@ -44,9 +44,8 @@ def export(caller: Caller, form: Form = "jsonl") -> Response:
         paths = sorted(Path(path) for path in written)
         if not paths or (form == "trl" and not any(written.values())):
             raise Fault("nothing_said", 404)
-        body, kind = (
-            (paths[0].read_bytes(), "application/json") if len(paths) == 1 else (zipped(paths), "application/zip")
-        )
+        lines = "application/x-ndjson" if paths[0].suffix == ".jsonl" else "application/json"
+        body, kind = (paths[0].read_bytes(), lines) if len(paths) == 1 else (zipped(paths), "application/zip")
         ending = paths[0].suffix if len(paths) == 1 else ".zip"
     name = f"tomoni-{form}-{datetime.now(UTC):%Y-%m-%d}{ending}"
     return Response(body, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'})
