@@ -427,8 +427,8 @@ def _say_goodbye(console: Console, folder: Path, seconds: float) -> None:
     program = os.environ.get("TOMONI_PROGRAM", "tomoni")
     console.print(f"\nDone in {seconds:.0f} s, on this machine, without a network. All of it is in {folder}/.")
     console.print(f"Talk to it:              [bold]{program} chat {folder}/run[/bold]")
-    console.print(f"Teach it in a minute:    [bold]{program} studio {folder}[/bold]   judge 10 pairs, press Learn")
-    console.print(f"1分で教える:             [bold]{program} studio {folder}[/bold]   10組を見比べて、「学ばせる」\n")
+    console.print(f"Teach it in a minute:    [bold]{program} studio {folder}[/bold]")
+    console.print(f"1分で教える:             [bold]{program} studio {folder}[/bold]\n")
 
 
 def _as_json(arms: dict[str, list[Arm]], options: argparse.Namespace, seconds: float) -> dict[str, Any]:
