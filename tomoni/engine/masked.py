@@ -12,7 +12,7 @@ from transformers import MODEL_FOR_MASKED_LM_MAPPING, BertConfig, BertForMaskedL
 from tomoni.engine import models, scoring
 from tomoni.engine.saving import Dtype, merge, rounded, say_dtype
 from tomoni.errors import ModelError
-from tomoni.hub import Located, first_line, read_json
+from tomoni.hub import Located, read_json
 from tomoni.settings.pretrain import Shape
 
 
@@ -30,21 +30,7 @@ def load(located: Located, *, attn_implementation: models.Attention = "sdpa") ->
     config = models.encoder_config(settings, folder)
     kind: Any = MODEL_FOR_MASKED_LM_MAPPING[type(config)]
     config._attn_implementation = attn_implementation if kind._supports_sdpa else "eager"
-    tensors = scoring.tensors_of(folder)
-    try:
-        with models.quiet():
-            model, info = kind.from_pretrained(
-                None,
-                config=config,
-                state_dict=tensors,
-                dtype=torch.float32,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-    except Exception as problem:  # an architecture's constructor may raise anything
-        raise ModelError(
-            f"{folder} cannot be built from its config.json: {first_line(problem)}", next_step=models.DAMAGED
-        ) from problem
+    model, info = scoring.filled(kind, config, folder)
     if missing := sorted(info["missing_keys"]):
         raise ModelError(
             f"{folder} lacks {len(missing)} weights of {kind.__name__}: {', '.join(missing[:4])}",

@@ -189,6 +189,21 @@ def load_encoder(folder: Path, attn_implementation: models.Attention) -> Any:
     config = models.encoder_config(settings, folder)
     kind: Any = MODEL_MAPPING[type(config)]
     config._attn_implementation = attn_implementation if kind._supports_sdpa else "eager"
+    model, info = filled(kind, config, folder)
+    if isinstance(getattr(model, "pooler", None), nn.Module):
+        model.pooler = None  # we pool ourselves; one that the weights lack would be drawn at random
+    missing = [name for name in info["missing_keys"] if "pooler" not in name]
+    if missing or info["mismatched_keys"]:
+        raise ModelError(
+            f"the weights in {folder} do not fit its config.json: missing {missing[:4]}, "
+            f"of another shape {[name for name, *_ in info['mismatched_keys']][:4]}",
+            next_step=models.DAMAGED,
+        )
+    return model.eval()
+
+
+def filled(kind: Any, config: Any, folder: Path) -> tuple[Any, Any]:
+    """A model of transformers' class `kind` with the folder's weights, and what it says of missing and unused ones."""
     tensors = tensors_of(folder)
     try:
         with models.quiet():
@@ -204,16 +219,7 @@ def load_encoder(folder: Path, attn_implementation: models.Attention) -> Any:
         raise ModelError(
             f"{folder} cannot be built from its config.json: {first_line(problem)}", next_step=models.DAMAGED
         ) from problem
-    if isinstance(getattr(model, "pooler", None), nn.Module):
-        model.pooler = None  # we pool ourselves; one that the weights lack would be drawn at random
-    missing = [name for name in info["missing_keys"] if "pooler" not in name]
-    if missing or info["mismatched_keys"]:
-        raise ModelError(
-            f"the weights in {folder} do not fit its config.json: missing {missing[:4]}, "
-            f"of another shape {[name for name, *_ in info['mismatched_keys']][:4]}",
-            next_step=models.DAMAGED,
-        )
-    return model.eval()
+    return model, info
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
