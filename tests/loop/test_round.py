@@ -14,13 +14,13 @@ from tests.loop.workspaces import LETTERS, asked, made, prefer, say
 from tomoni.cli.app import main
 from tomoni.errors import DataError, RegistryError, RunError
 from tomoni.feedback.entries import NewPrompt, prompt_id
+from tomoni.feedback.roundfolders import rounds
 from tomoni.feedback.store import Store
 from tomoni.feedback.workspace import Hold, find
 from tomoni.loop import probes, roundfolder
 from tomoni.loop import round as rounds_module
 from tomoni.loop.gate import Settings
 from tomoni.loop.round import Wanted, play
-from tomoni.loop.roundfolder import rounds
 from tomoni.records import Judgement, Kind
 from tomoni.registry import Registry
 from tomoni.world import safety_probes

@@ -21,6 +21,7 @@ from tomoni.feedback.store import Store
 from tomoni.loop import asked as asking
 from tomoni.loop.gate import Decision
 from tomoni.loop.report_pages import across, one_round
+from tomoni.loop.words import LANGS, reason
 from tomoni.registry import Version
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ FILE = "report.json"
 
 def write(round_: Round, found: Mapping[str, Any], candidate: Version, decision: Decision, state: str) -> None:
     """The round's page, and the one across rounds."""
-    from tomoni.loop.roundfolder import rounds
+    from tomoni.feedback.roundfolders import rounds
 
     body = gathered(round_, found, candidate, decision, state)
     atomic_write(round_.folder / FILE, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
@@ -117,6 +118,7 @@ def _decision(decision: Decision) -> dict[str, Any]:
                 "status": one.status,
                 "about": one.about,
                 "numbers": {name: value for name, value in one.numbers.items() if math.isfinite(value)},
+                "text": {lang: reason(one, lang) for lang in LANGS},
             }
             for one in decision.reasons
         ],

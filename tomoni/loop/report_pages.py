@@ -130,11 +130,8 @@ def _percent(value: float, counted: int) -> str:
 
 
 def _reason(one: Body) -> tuple[str, str]:
-    about = one["about"]
-    reasons = [
-        Reason(one["key"], one["status"], one["numbers"], about or other) for other in ("other topics", "その他の話題")
-    ]
-    return words.reason(reasons[0], "en"), words.reason(reasons[1], "ja")
+    reason = Reason(one["key"], one["status"], one["numbers"], one["about"])
+    return words.reason(reason, "en"), words.reason(reason, "ja")
 
 
 def _topic(one: Body) -> tuple[str, float, float, float, Tone]:

@@ -28,6 +28,7 @@ from tomoni.feedback.checks import purpose_of
 from tomoni.feedback.entries import PromptRow, Stored, prompt_id
 from tomoni.feedback.inbox import Inbox
 from tomoni.feedback.resolve import resolve
+from tomoni.feedback.roundfolders import FOLDER, close, is_open, rounds
 from tomoni.feedback.snapshot import Snapshot
 from tomoni.feedback.store import Store
 from tomoni.loop import asked as asking
@@ -39,7 +40,7 @@ from tomoni.loop.gate import Decision, Settings, decide
 from tomoni.loop.learn import Plan, Progress
 from tomoni.loop.methods import Method, Trainer, methods_for
 from tomoni.loop.probes import passed, probed, probes_of
-from tomoni.loop.roundfolder import FOLDER, Begun, Status, alone, is_open, require_news, rounds, take_in
+from tomoni.loop.roundfolder import Begun, Status, alone, require_news, take_in
 from tomoni.loop.stages import Output, Stages, hashed
 from tomoni.records import Kind
 from tomoni.registry import Registry, Version
@@ -413,7 +414,7 @@ def _open_round(wanted: Wanted, registry: Registry, new: bool) -> Path:
     if known and is_open(known[-1]):
         if not new:
             return known[-1]
-        atomic_write(known[-1] / "closed.json", _text({"why": "another round was begun"}))
+        close(known[-1], "another round was begun")
     base = registry.current()
     if base is None:
         raise RegistryError(

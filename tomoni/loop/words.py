@@ -116,6 +116,7 @@ OUTCOMES: Final[Mapping[str, tuple[str, str]]] = {
     "keep": ("Keep what is served", "今の版のまま"),
     "undecided": ("Undecided", "未定"),
 }
+OTHERS: Final = ("other topics", "その他の話題")  # small ones, counted together
 MORE: Final = ("about {more} more judgements will tell", "あと約{more}件の判定でわかります")
 
 
@@ -147,7 +148,7 @@ def left_out(why: str) -> str:
 def reason(one: Reason, lang: Lang) -> str:
     text = REASONS[one.key][LANGS.index(lang)]
     numbers = {name: value for name, value in one.numbers.items() if math.isfinite(value)}
-    return text.format(**numbers, about=one.about)
+    return text.format(**numbers, about=one.about or OTHERS[LANGS.index(lang)])
 
 
 def verdict(decision: Decision, lang: Lang) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from tomoni.errors import UserError
 from tomoni.feedback.entries import Answer, Pair, PromptRow
+from tomoni.feedback.roundfolders import FOLDER, is_open
 from tomoni.records import Judgement, Verdict, as_dicts
 from tomoni.studio.choosing import Candidate, choose
 from tomoni.studio.faults import Fault
@@ -119,9 +120,7 @@ class Asking:
         ]
 
     def _is_open(self, round_: str) -> bool:
-        folder = self.store.workspace.root / "rounds" / round_
-        ended = (folder / "promotion" / "stage.json", folder / "closed.json")
-        return folder.is_dir() and not any(path.exists() for path in ended)
+        return is_open(self.store.workspace.root / FOLDER / round_)
 
     def _woven(self, person: str, said: Sequence[Judgement], ahead: int) -> Pair | None:
         """A pair that is due to be judged again as this person's answer number (so far + `ahead`), or None."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tomoni.studio.asking import Asking
     from tomoni.studio.holding import Holding
     from tomoni.studio.insight import Insight
+    from tomoni.studio.rounding import Rounds
     from tomoni.studio.steward import Steward
     from tomoni.studio.teaching import Teaching
     from tomoni.studio.training import Training
@@ -36,6 +37,7 @@ class House:
     insight: Insight
     teaching: Teaching
     training: Training
+    rounds: Rounds
     holding: Holding
     steward: Steward
     lang: Lang | None = None  # asked for on the command line

@@ -181,6 +181,7 @@ def opened(settings: Settings, port: int, *, serve: Sequence[str] | None = SERVE
     from tomoni.studio.insight import Insight
     from tomoni.studio.opening import first_model, first_prompts
     from tomoni.studio.processes import Processes
+    from tomoni.studio.rounding import Rounds
     from tomoni.studio.steward import Steward
     from tomoni.studio.teaching import Teaching
     from tomoni.studio.training import Training
@@ -200,9 +201,14 @@ def opened(settings: Settings, port: int, *, serve: Sequence[str] | None = SERVE
         answering = Answering(workspace, command=serve or ())
         teaching = Teaching(workspace, store, registry, processes)
         training = Training(workspace, registry, processes)
+        rounds = Rounds(workspace, store, registry, processes)
         insight = Insight(store)
-        asking = Asking(store, answering, insight, busy=lambda: teaching.going() is not None or training.going())
-        holding, steward = Holding(workspace), Steward(store, registry, training, answering)
+
+        def busy() -> bool:
+            return teaching.going() is not None or training.going() or rounds.going()
+
+        asking = Asking(store, answering, insight, busy=busy)
+        holding, steward = Holding(workspace), Steward(store, registry, training, teaching, rounds, answering)
         prefix = "__Host-" if settings.tls else ""
         doors = Doors(store, cookie=f"{prefix}tomoni-{port}", secure=settings.tls, behind_proxy=settings.behind_proxy)
         house = House(
@@ -215,6 +221,7 @@ def opened(settings: Settings, port: int, *, serve: Sequence[str] | None = SERVE
             insight,
             teaching,
             training,
+            rounds,
             holding,
             steward,
             settings.lang,

@@ -128,9 +128,7 @@ class Teaching:
 
     def gathered(self) -> Gathered:
         self.settle()
-        after = int(self.store.get(LEARNT, 0))
-        counts = self.store.look(lambda connection: _counted(connection, after))
-        return Gathered(*(counts.get(kind.value, 0) for kind in (Kind.COMPARISON, Kind.CORRECTION, Kind.THUMB)))
+        return gathered_after(self.store, int(self.store.get(LEARNT, 0)))
 
     def start(self) -> None:
         """Fault where one is going on, or too little was said."""
@@ -289,6 +287,12 @@ class Teaching:
         unchanged = sum(plain(trial["before"]) == plain(trial["after"]) for trial in press.trials)
         judges = max((len(verdicts) for verdicts in by_pair.values()), default=1)  # each would have said "equal"
         return Tally(won, lost, len(said) - won - lost, unchanged * judges)
+
+
+def gathered_after(store: Store, after: int) -> Gathered:
+    """What people said to teach, after the event of that number."""
+    counts = store.look(lambda connection: _counted(connection, after))
+    return Gathered(*(counts.get(kind.value, 0) for kind in (Kind.COMPARISON, Kind.CORRECTION, Kind.THUMB)))
 
 
 def _counted(connection: Connection, after: int) -> dict[str, int]:

@@ -11,6 +11,7 @@ from tomoni.records import Verdict
 from tomoni.studio import charts
 from tomoni.studio.access import Caller, Routes, Rule, Visit
 from tomoni.studio.asking import plain
+from tomoni.studio.faults import Fault
 from tomoni.studio.pages.entrance import Body
 from tomoni.studio.pages.home import state
 from tomoni.studio.pages.judge import Trial
@@ -46,6 +47,8 @@ def learn_page(caller: Caller) -> Response:
 
 @router.post("/api/learn", rule=Rule.PERSON, may=(409,))
 def press(caller: Caller, body: Nothing) -> Response:
+    if caller.house.rounds.going():
+        raise Fault("round_already", 409)
     caller.house.teaching.start()
     return JSONResponse({"started": True})
 

@@ -93,6 +93,8 @@ def start(caller: Caller, body: Start) -> Response:
     held = house.holding.get(body.data)
     if house.teaching.going() is not None:
         raise Fault("learning_already", 409)
+    if house.rounds.going():
+        raise Fault("round_already", 409)
     form = held.form.split(", ")[0]
     path = house.holding.path(body.data)
     house.training.start(body.name, version=version, file=path, form=form, amount=body.amount, effort=body.effort)
