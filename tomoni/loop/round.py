@@ -35,6 +35,7 @@ from tomoni.loop import learn as learning
 from tomoni.loop import measures
 from tomoni.loop.crowd import Crowd, Person, appraise
 from tomoni.loop.evidence import Evidence, Probed
+from tomoni.loop.foresee import OTHERS, foresight
 from tomoni.loop.gate import Decision, Settings, decide
 from tomoni.loop.learn import Plan, Progress
 from tomoni.loop.methods import Method, Trainer, methods_for
@@ -333,14 +334,20 @@ class Round:
         with Store.read(self.wanted.workspace) as store:
             used = Counter(pair.prompt for pair in store.pairs(purpose="gate"))
         used.update(one.prompt for one in self.pairs())
-        chosen = asking.drawn(held_out, self.begun.pairs, used=used, key=key, slices=slices)
-        seed = self.begun.number * 1000 + batch
-        answers = asking.answered(base, candidate, [row.messages for row, _ in chosen], seed=seed)
+        seen = foresight(base, self.snapshot())
+        chosen = asking.drawn(held_out, self.begun.pairs, used=used, key=key, slices=slices, again=seen is not None)
+        others = asking.others(held_out, 0 if seen is None else OTHERS * self.begun.pairs, key=key)
+        seed, prompts = self.begun.number * 1000 + batch, [row.messages for row, _ in chosen]
+        answers = asking.answered(base, candidate, [*prompts, *others], seed=seed)
+        answers, more = answers[: len(chosen)], answers[len(chosen) :]
         pairs, alike = asking.pairs_of(self.begun.number, chosen, answers, key=key, slices=slices)
+        if seen is not None:
+            unjudged = zip(others, more, strict=True)
+            pairs = seen.on(pairs, [(prompt, *both) for prompt, both in unjudged if asking.differ(*both)])
         asking.write(place / "pairs.jsonl", pairs)
         output: Output = {"asked": len(pairs), "alike": alike, "both": sum(one.both for one in pairs)}
         if batch == 1:
-            output["drift"] = asdict(measures.drift(base, candidate, [row.messages for row, _ in chosen], answers))
+            output["drift"] = asdict(measures.drift(base, candidate, prompts, answers))
         return output | {"hash": hashed([asdict(one) for one in pairs])}
 
     def _probes(self, found: Mapping[str, Output]) -> Output:
