@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 BOTH = 0.10  # of the pairs are asked in both orders
 AGAIN = "~again"  # ends the id of the second order; the studio then swaps the sides
 SLICE = "slice"  # selected_by of pairs that a small topic gets besides
-LEAST = 20  # pairs of a topic
+LEAST = 20  # pairs of a topic, the first time
+MORE = 40  # pairs of a topic that the gate is not sure about yet, each time after that
 FEW = 16  # held-out prompts: where fewer are marked, others are set aside by the hash of their content
 SET_ASIDE = 5  # every fifth then
 LONGEST = 64  # tokens of an answer
@@ -94,10 +95,12 @@ def drawn(
     key: str,
     slices: Mapping[str, str],
     again: bool = False,
+    unsure: Collection[str] | None = None,
 ) -> list[tuple[PromptRow, str]]:
     """`count` prompts that speak for all, and more of each slice that they hold too few of; with how they were chosen.
 
-    `again`: with replacement however many there are, as `foresee` needs it.
+    `again`: with replacement however many there are, as `foresee` needs it. `unsure`: slices that the gate has to know more
+    of; before it has looked, None, every slice gets a few.
     """
     rng = random.Random(key)
     if count <= len(held_out) and not again:
@@ -110,7 +113,8 @@ def drawn(
     if len(set(slices.values())) > 1:
         for name in sorted(set(slices.values())):
             of_slice = [row for row in held_out if slices[row.topic] == name]
-            lacking = min(LEAST, count) - sum(slices[row.topic] == name for row in chosen)
+            least = LEAST if unsure is None else MORE if name in unsure else 0
+            lacking = min(least, count) - sum(slices[row.topic] == name for row in chosen)
             found += [(rng.choice(of_slice), SLICE) for _ in range(lacking)]
     return found
 
