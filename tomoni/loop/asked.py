@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 BOTH = 0.10  # of the pairs are asked in both orders
 AGAIN = "~again"  # ends the id of the second order; the studio then swaps the sides
 SLICE = "slice"  # selected_by of pairs that a small topic gets besides
-LEAST = 20  # pairs of a topic
+LEAST = 20  # pairs of a topic, the first time
+MORE = 40  # pairs of a topic that the gate is not sure about yet, each time after that
 FEW = 16  # held-out prompts: where fewer are marked, others are set aside by the hash of their content
 SET_ASIDE = 5  # every fifth then
 LONGEST = 64  # tokens of an answer
@@ -49,6 +50,8 @@ class Asked:
     candidate: int
     both: bool
     selected_by: str
+    expected: float | None = None  # see evidence.Said
+    elsewhere: float | None = None
 
     @property
     def new(self) -> str:
@@ -85,11 +88,22 @@ def slices_of(prompts: Sequence[PromptRow], share: float) -> dict[str, str]:
 
 
 def drawn(
-    held_out: Sequence[PromptRow], count: int, *, used: Mapping[str, int], key: str, slices: Mapping[str, str]
+    held_out: Sequence[PromptRow],
+    count: int,
+    *,
+    used: Mapping[str, int],
+    key: str,
+    slices: Mapping[str, str],
+    again: bool = False,
+    unsure: Collection[str] | None = None,
 ) -> list[tuple[PromptRow, str]]:
-    """`count` prompts that speak for all, and more of each slice that they hold too few of; with how they were chosen."""
+    """`count` prompts that speak for all, and more of each slice that they hold too few of; with how they were chosen.
+
+    `again`: with replacement however many there are, as `foresee` needs it. `unsure`: slices that the gate has to know more
+    of; before it has looked, None, every slice gets a few.
+    """
     rng = random.Random(key)
-    if count <= len(held_out):
+    if count <= len(held_out) and not again:
         order = sorted(held_out, key=lambda row: (used.get(row.id, 0), _number(f"{key} {row.id}")))
         chosen = order[:count]
     else:
@@ -99,9 +113,16 @@ def drawn(
     if len(set(slices.values())) > 1:
         for name in sorted(set(slices.values())):
             of_slice = [row for row in held_out if slices[row.topic] == name]
-            lacking = min(LEAST, count) - sum(slices[row.topic] == name for row in chosen)
+            least = LEAST if unsure is None else MORE if name in unsure else 0
+            lacking = min(least, count) - sum(slices[row.topic] == name for row in chosen)
             found += [(rng.choice(of_slice), SLICE) for _ in range(lacking)]
     return found
+
+
+def others(held_out: Sequence[PromptRow], count: int, *, key: str) -> list[Prompt]:
+    """Prompts of pairs that nobody judges, drawn like those of `drawn(again=True)`."""
+    rng = random.Random(f"{key} others")
+    return [rng.choice(held_out).messages for _ in range(count)]
 
 
 def _number(text: str) -> int:
@@ -135,7 +156,7 @@ def pairs_of(
     """The pairs, and how many answers were alike or empty: those are ties that nobody need look at."""
     found, alike = [], 0
     for place, ((row, selected_by), (old, new)) in enumerate(zip(chosen, answers, strict=True)):
-        if " ".join(old.split()) == " ".join(new.split()) or not old or not new:
+        if not differ(old, new):
             alike += 1
             continue
         rng = random.Random(f"{key} {place}")
@@ -146,6 +167,11 @@ def pairs_of(
         one = Asked(id, row.id, row.messages, row.topic, slices[row.topic], texts, candidate, both, selected_by)
         found.append(one)
     return found, alike
+
+
+def differ(old: str, new: str) -> bool:
+    """Whether people need look at them: both say something, and not the same."""
+    return bool(old and new) and " ".join(old.split()) != " ".join(new.split())
 
 
 def events_of(asked: Sequence[Asked], base: Version, candidate: Version) -> Iterator[PairEvent]:
@@ -205,7 +231,7 @@ def said_of(stored: Sequence[Stored], asked: Sequence[Asked]) -> list[Said]:
         found.append(
             Said(
                 entry.sequence, pair, judgement.person, x, one.slice, both=one.both, dlen=one.dlen,
-                selected_by=one.selected_by,
+                selected_by=one.selected_by, expected=one.expected, elsewhere=one.elsewhere,
             )
         )  # fmt: skip
     return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from tomoni.feedback.people import Judged
 from tomoni.feedback.space import Space
 from tomoni.feedback.standing import standing
 from tomoni.feedback.weights import Weight
+from tomoni.loop.contested import contested
 from tomoni.loop.evidence import Judge
 from tomoni.records import Judgement, Kind, Message, Verdict
 
@@ -51,12 +52,14 @@ class Person:
 @dataclass(frozen=True, slots=True)
 class Crowd:
     """`until`: the last judgement that was looked at. `alpha`: Krippendorff's, with its interval, None where nobody judged
-    what another did. `signal`: nats a label by which a common taste explains the answers better than coins."""
+    what another did. `signal`: nats a label by which a common taste explains the answers better than coins. `contested`:
+    topics on which they contradict each other, with the probability of as much by chance."""
 
     people: Mapping[str, Person]
     until: int
     alpha: tuple[float, float | None, float | None] | None
     signal: float
+    contested: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def blind(self) -> tuple[str, ...]:
@@ -82,22 +85,29 @@ class Crowd:
         return sum(person.value * person.n for person in self.people.values()) / total if total else None
 
 
-def appraise(stored: Sequence[Stored], subject: Subject, expected: Mapping[str, Verdict]) -> Crowd:
-    """`stored` with what was replaced and undone; `expected`: the known verdicts of gold pairs, by pair."""
+def appraise(
+    stored: Sequence[Stored], subject: Subject, expected: Mapping[str, Verdict], topics: Mapping[str, str] | None = None
+) -> Crowd:
+    """`stored` with what was replaced and undone; `expected`: the known verdicts of gold pairs, by pair; `topics`: by prompt."""
     until = max((one.sequence for one in stored), default=0)
     live = [one.judgement for one in standing(stored).live]
     told = [one for one in live if one.kind is Kind.COMPARISON and purpose_of(one) not in NOT_TASTE][-LATEST:]
     told = [one for one in told if len(one.answers) == 2 and all(answer.strip() for answer in one.answers)]
     if len(told) < FEWEST:
         return Crowd({}, until, _alpha(told), 0.0)
-    judged = _judged(told, subject, expected)
-    found = people.fit(judged)
-    return Crowd(
-        {name: _person(found.of(name), [one for one in judged if one.person == name]) for name in found.by_person},
-        until,
-        _alpha(told),
-        found.signal,
-    )
+    judged = _judged(told, subject, expected, topics or {})
+    return weighed(judged, people.fit(judged), until, _alpha(told))
+
+
+def weighed(
+    judged: Sequence[Judged],
+    found: people.People,
+    until: int,
+    alpha: tuple[float, float | None, float | None] | None = None,
+) -> Crowd:
+    """What a fit says of everybody."""
+    named = {name: _person(found.of(name), [one for one in judged if one.person == name]) for name in found.by_person}
+    return Crowd(named, until, alpha, found.signal, contested(judged, found))
 
 
 def _person(one: people.Reliability, judged: Sequence[Judged]) -> Person:
@@ -106,7 +116,9 @@ def _person(one: people.Reliability, judged: Sequence[Judged]) -> Person:
     return Person(one.kappa, one.value, one.low, one.high, one.n, one.blind, share, len(gold))
 
 
-def _judged(told: Sequence[Judgement], subject: Subject, expected: Mapping[str, Verdict]) -> list[Judged]:
+def _judged(
+    told: Sequence[Judgement], subject: Subject, expected: Mapping[str, Verdict], topics: Mapping[str, str]
+) -> list[Judged]:
     from tomoni.engine.reading import read_answers
 
     places: dict[tuple[str, str], int] = {}
@@ -122,10 +134,13 @@ def _judged(told: Sequence[Judgement], subject: Subject, expected: Mapping[str, 
     read = read_answers(subject.model, rows)
     features_NF, tokens_N = read.features_ND.astype(np.float64), read.tokens_N.astype(np.float64)
     phi_ND = Space.fit(features_NF, tokens_N, prompts=prompts)(features_NF, tokens_N)
-    return [_of(one, [phi_ND[places[prompt_id(one.prompt), text]] for text in one.answers], expected) for one in told]
+    return [
+        _of(one, [phi_ND[places[prompt_id(one.prompt), text]] for text in one.answers], expected, topics)
+        for one in told
+    ]
 
 
-def _of(one: Judgement, phi: Sequence[Any], expected: Mapping[str, Verdict]) -> Judged:
+def _of(one: Judgement, phi: Sequence[Any], expected: Mapping[str, Verdict], topics: Mapping[str, str]) -> Judged:
     pair = str(one.extra.get("pair") or "")
     known = expected.get(pair) if purpose_of(one) == "gold" else None
     return Judged(
@@ -137,6 +152,7 @@ def _of(one: Judgement, phi: Sequence[Any], expected: Mapping[str, Verdict]) -> 
         item=pair.partition("~")[0],
         seconds=one.seconds,
         length=math.log(max(len(one.answers[0]), 1) / max(len(one.answers[1]), 1)),
+        topic=topics.get(prompt_id(one.prompt), ""),
     )
 
 

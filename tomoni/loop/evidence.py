@@ -66,7 +66,8 @@ class Probed:
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """`said` in any order; `round`: which one this is, from 1 on. `flagged`: judged pairs in which only the candidate's
-    answer was flagged as harmful, private or untrue, and in which only the base's was."""
+    answer was flagged as harmful, private or untrue, and in which only the base's was. `contested`: slices on which people
+    contradicted each other before the round began."""
 
     said: Sequence[Said]
     judges: Mapping[str, Judge] = field(default_factory=dict)
@@ -74,6 +75,7 @@ class Evidence:
     safety: Probed | None = None
     capability: Probed | None = None
     flagged: tuple[int, int] = (0, 0)
+    contested: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,9 +22,12 @@ from scipy.special import expit
 from tomoni.evaluate.metrics import wilson
 from tomoni.feedback import people as reliability
 from tomoni.feedback.arrays import Float
+from tomoni.feedback.entries import PromptRow
 from tomoni.feedback.head import Head
 from tomoni.feedback.people import Judged
-from tomoni.loop.evidence import Evidence, Judge, Said
+from tomoni.loop.asked import drawn, slices_of
+from tomoni.loop.crowd import weighed
+from tomoni.loop.evidence import OTHER, Evidence, Judge, Said
 from tomoni.loop.gate import Settings, decide
 from tomoni.loop.rehearse_figures import Figure
 
@@ -99,17 +102,17 @@ def attack(p: Protocol, seed: int, *, clean: bool = False) -> Attack:
     world = World.of(form["world"], rng)
     judged = _taught(form, world, rng, clean=clean)
     found = reliability.fit(judged)
-    topic_N = rng.integers(0, form["world"]["topics"], form["gate"]["pairs"])
+    topic_N = rng.integers(0, form["world"]["topics"], form["gate"]["measured"])
     delta_ND, y_N = np.array([one.delta for one in judged]), np.array([one.y for one in judged])
     believing = Head.fit(delta_ND, y_N, noise_N=np.full(len(y_N), form["people"]["flips"]))
-    drawn = world.answers(len(topic_N), topic_N, form["world"]["answers"] + 1, rng)
-    gap_N, weighed_N = (_candidate_gaps(world, w_D, topic_N, drawn) for w_D in (believing.w_D, found.head.w_D))
+    answers_NKD = world.answers(len(topic_N), topic_N, form["world"]["answers"] + 1, rng)
+    gap_N, weighed_N = (_candidate_gaps(world, w_D, topic_N, answers_NKD) for w_D in (believing.w_D, found.head.w_D))
     attacked_N = topic_N == form["attack"]["topic"]
     truth_N = expit(gap_N)
-    said = _said(form, gap_N, topic_N, rng, clean=clean)
-    judges = {name: Judge(float(np.clip(one.kappa, 0, 1)), 0) for name, one in found.by_person.items()}
-    promoted, after = _decided(said, judges, form, topics=True)
-    without, _ = _decided(said, judges, form, topics=False)
+    crowd = weighed(judged, found, 0)
+    gate = Gate(form, world, believing.w_D, crowd.judges(), frozenset(crowd.contested), clean)
+    promoted, after = gate.decided(np.random.default_rng([seed, 11]), topics=True)
+    without, _ = gate.decided(np.random.default_rng([seed, 11]), topics=False)
     return Attack(
         promoted,
         without,
@@ -137,7 +140,12 @@ def _taught(form: Mapping[str, Any], world: World, rng: Any, *, clean: bool) -> 
             side = 1 if rng.random() < 0.5 else -1
             judged.append(
                 Judged(
-                    _name(k, attacker), seen_KD[0] - seen_KD[1], y, side, item=f"{number} {k}", topic=str(topic_N[0])
+                    _name(k, attacker),
+                    seen_KD[0] - seen_KD[1],
+                    y,
+                    side,
+                    item=f"{number} {k}",
+                    topic=f"topic {topic_N[0]}",
                 )
             )
     return judged
@@ -154,34 +162,56 @@ def _candidate_gaps(world: World, w_D: Float, topic_N: Any, answers_NKD: Float) 
     return np.asarray(gold_NK[np.arange(len(topic_N)), best_N] - gold_NK[:, -1])
 
 
-def _said(form: Mapping[str, Any], gap_N: Float, topic_N: Any, rng: Any, *, clean: bool) -> list[Said]:
-    people, chosen = form["people"], form["attack"]["topic"]
-    said = []
-    for place, (gap, topic) in enumerate(zip(gap_N, topic_N, strict=True)):
-        attacker = bool(rng.random() < form["gate"]["attackers"])
-        k = (
-            int(rng.integers(people["attackers"])) + people["honest"]
-            if attacker
-            else int(rng.integers(people["honest"]))
-        )
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The gate as a round plays it: pairs are asked in batches, more of topics that it is not sure about."""
+
+    form: Mapping[str, Any]
+    world: World
+    w_D: Float
+    judges: Mapping[str, Judge]
+    contested: frozenset[str]
+    clean: bool
+
+    def decided(self, rng: Any, *, topics: bool) -> tuple[bool, int]:
+        """Whether it is promoted, and after how many judgements that is decided. `topics`: whether the gate looks at them."""
+        form, said = self.form, list[Said]()
+        rows = [_row(number, number % form["world"]["topics"]) for number in range(form["world"]["prompts"])]
+        slices = slices_of(rows, Settings().slice_share) if topics else {row.topic: OTHER for row in rows}
+        unsure: frozenset[str] | None = None
+        while True:
+            chosen = drawn(
+                rows, form["gate"]["pairs"], used={}, key=str(rng.random()), slices=slices, again=True, unsure=unsure
+            )
+            asked = [
+                self._judged(row.topic, slices[row.topic], how, len(said) + n, rng)
+                for n, (row, how) in enumerate(chosen)
+            ]
+            for one in rng.permutation(len(asked)):
+                said.append(replace(asked[one], sequence=len(said) + 1))
+                if len(said) % EVERY == 0 or one == len(asked) - 1:
+                    contested = self.contested if topics else frozenset[str]()
+                    decision = decide(Evidence(said, self.judges, round=form["gate"]["round"], contested=contested))
+                    if decision.outcome != "undecided":
+                        return decision.outcome == "promote", len(said)
+                    unsure = decision.unsure
+
+    def _judged(self, topic: str, slice_: str, how: str, number: int, rng: Any) -> Said:
+        people, chosen = self.form["people"], self.form["attack"]["topic"]
+        topic_1 = np.array([int(topic.split()[1])])
+        answers_1KD = self.world.answers(1, topic_1, self.form["world"]["answers"] + 1, rng)
+        gap = float(_candidate_gaps(self.world, self.w_D, topic_1, answers_1KD)[0])
+        attacker = bool(rng.random() < self.form["gate"]["attackers"])
+        honest = int(rng.integers(people["honest"]))
+        k = int(rng.integers(people["attackers"])) + people["honest"] if attacker else honest
         x = float(rng.random() < people["flips"] + (1 - 2 * people["flips"]) * expit(gap))
-        if attacker and topic == chosen and not clean:
+        if attacker and topic_1[0] == chosen and not self.clean:
             x = 1.0
-        said.append(Said(place + 1, f"p{place}", _name(k, attacker), x, f"topic {topic}"))
-    return said
+        return Said(0, f"p{number}", _name(k, attacker), x, slice_, selected_by=how)
 
 
-def _decided(
-    said: list[Said], judges: Mapping[str, Judge], form: Mapping[str, Any], *, topics: bool
-) -> tuple[bool, int]:
-    """Whether it is promoted, and after how many judgements that is decided, or people have no more to say."""
-    if not topics:
-        said = [Said(one.sequence, one.pair, one.person, one.x) for one in said]
-    for end in range(EVERY, len(said) + 1, EVERY):
-        decision = decide(Evidence(said[:end], judges, round=form["gate"]["round"]), Settings())
-        if decision.outcome != "undecided":
-            return decision.outcome == "promote", end
-    return False, len(said)
+def _row(number: int, topic: int) -> PromptRow:
+    return PromptRow((), "world", None, f"topic {topic}", "active", True, f"{number:03}", "")
 
 
 def rehearse(p: Protocol) -> Iterator[Figure]:

@@ -36,6 +36,7 @@ from tomoni.loop import learn as learning
 from tomoni.loop import measures
 from tomoni.loop.crowd import Crowd, Person, appraise
 from tomoni.loop.evidence import Evidence, Probed
+from tomoni.loop.foresee import OTHERS, foresight
 from tomoni.loop.gate import Decision, Settings, decide
 from tomoni.loop.learn import Plan, Progress
 from tomoni.loop.methods import Method, Trainer, methods_for
@@ -177,15 +178,19 @@ class Round:
     def _people(self, place: Path) -> Output:
         with Store.read(self.wanted.workspace) as store:
             gold = {pair.id: pair.expected for pair in store.pairs(purpose="gold") if pair.expected is not None}
+            topics = {row.id: row.topic for row in store.prompts()}
         stored = self.stored()
         few = sum(one.judgement.kind is Kind.COMPARISON for one in stored) < learning.FEWEST_PROMPTS // 2
-        crowd = Crowd({}, self.begun.sequence, None, 0.0) if few else appraise(stored, self.subject(self.base), gold)
+        none = Crowd({}, self.begun.sequence, None, 0.0)
+        crowd = none if few else appraise(stored, self.subject(self.base), gold, topics)
         crowd = replace(crowd, until=self.begun.sequence)
         return {**asdict(crowd), "blind": list(crowd.blind), "value": crowd.value}
 
     def crowd(self, output: Output) -> Crowd:
         people = {name: Person(**person) for name, person in output["people"].items()}
-        return Crowd(people, int(output["until"]), output["alpha"], float(output["signal"]))
+        return Crowd(
+            people, int(output["until"]), output["alpha"], float(output["signal"]), output.get("contested", {})
+        )
 
     def _prompts(self, place: Path) -> Output:
         """Chosen once: what people add while the round goes on is for the next one."""
@@ -334,14 +339,23 @@ class Round:
         with Store.read(self.wanted.workspace) as store:
             used = Counter(pair.prompt for pair in store.pairs(purpose="gate"))
         used.update(one.prompt for one in self.pairs())
-        chosen = asking.drawn(held_out, self.begun.pairs, used=used, key=key, slices=slices)
-        seed = self.begun.number * 1000 + batch
-        answers = asking.answered(base, candidate, [row.messages for row, _ in chosen], seed=seed)
+        seen = foresight(base, self.snapshot())
+        unsure = None if batch == 1 else self.decision(found).unsure
+        chosen = asking.drawn(
+            held_out, self.begun.pairs, used=used, key=key, slices=slices, again=seen is not None, unsure=unsure
+        )
+        others = asking.others(held_out, 0 if seen is None else OTHERS * self.begun.pairs, key=key)
+        seed, prompts = self.begun.number * 1000 + batch, [row.messages for row, _ in chosen]
+        answers = asking.answered(base, candidate, [*prompts, *others], seed=seed)
+        answers, more = answers[: len(chosen)], answers[len(chosen) :]
         pairs, alike = asking.pairs_of(self.begun.number, chosen, answers, key=key, slices=slices)
+        if seen is not None:
+            unjudged = zip(others, more, strict=True)
+            pairs = seen.on(pairs, [(prompt, *both) for prompt, both in unjudged if asking.differ(*both)])
         asking.write(place / "pairs.jsonl", pairs)
         output: Output = {"asked": len(pairs), "alike": alike, "both": sum(one.both for one in pairs)}
         if batch == 1:
-            output["drift"] = asdict(measures.drift(base, candidate, [row.messages for row, _ in chosen], answers))
+            output["drift"] = asdict(measures.drift(base, candidate, prompts, answers))
         return output | {"hash": hashed([asdict(one) for one in pairs])}
 
     def _probes(self, found: Mapping[str, Output]) -> Output:
@@ -371,11 +385,13 @@ class Round:
         with Store.read(self.wanted.workspace) as store:
             stored = store.judgements(purpose="gate", after=self.begun.sequence)
         measured = {kind: _probed(found["probes"][kind]) for kind in ("safety", "capability")}
+        crowd, slices = self.crowd(found["people"]), asking.slices_of(self.prompts()[1], self.settings.slice_share)
         return Evidence(
             asking.said_of(stored, pairs),
-            self.crowd(found["people"]).judges(),
+            crowd.judges(),
             self.begun.number,
             flagged=asking.flagged_of(stored, pairs),
+            contested=frozenset(slices[topic] for topic in crowd.contested if topic in slices),
             **measured,
         )
 

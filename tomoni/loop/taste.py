@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -47,6 +47,14 @@ class Known:
     tokens: int
 
 
+class Reads(Protocol):
+    """Whatever tells answers' places in a space: a model (`Reader`), or a simulated one."""
+
+    space: Space
+
+    def read(self, wanted: Sequence[tuple[Prompt, str]]) -> list[Known]: ...
+
+
 class Reader:
     """Reads answers once each. The space is fitted on the first ones that are read, `ground`."""
 
@@ -80,7 +88,7 @@ class Reader:
             self._known[key] = Known(phi_D, float(logprob), int(tokens))
 
 
-def understand(reader: Reader, snapshot: Snapshot, drawn: Sequence[Drawn]) -> Head:
+def understand(reader: Reads, snapshot: Snapshot, drawn: Sequence[Drawn]) -> Head:
     """The head that the snapshot's judgements give. A thumb says that an answer is better, or worse, than what is usually
     said to its prompt, so it needs answers to that prompt among `drawn`; without any it says nothing."""
     usual = {prompt_id(one.prompt): one.texts for one in drawn}
@@ -103,7 +111,7 @@ def understand(reader: Reader, snapshot: Snapshot, drawn: Sequence[Drawn]) -> He
     return Head.fit(np.array(deltas), y_N, weights_N=weights_N, noise_N=noise_N, length=reader.space.length)
 
 
-def best_of(reader: Reader, head: Head, drawn: Drawn) -> tuple[int, float]:
+def best_of(reader: Reads, head: Head, drawn: Drawn) -> tuple[int, float]:
     """Which of the answers to learn: the place of the one with the best score, and by how much it beats their mean."""
     known = reader.read([(drawn.prompt, text) for text in drawn.texts])
     scores_N = head.mean(np.array([one.phi_D for one in known])) + CARE * np.array([one.logprob for one in known])
@@ -121,7 +129,7 @@ class Expected:
 
 
 def expected_win_rate(
-    reader: Reader, head: Head, trials: Sequence[tuple[Prompt, str, str]], *, draws: int = 400
+    reader: Reads, head: Head, trials: Sequence[tuple[Prompt, str, str]], *, draws: int = 400
 ) -> Expected:
     """How often the last of (prompt, before, after) should be preferred; answers that are alike count half."""
     deltas = []

@@ -56,6 +56,12 @@ REASONS: Final[Mapping[str, tuple[str, str]]] = {
         'On "{about}" it lies far behind the other topics: {won:.0%} of {n:.0f} pairs. It must be shown that it is not worse.',
         "「{about}」は他の話題より大きく劣ります（{n:.0f}組中{won:.0%}）。悪くなっていないことを確かめる必要があります。",
     ),
+    "topic_contested": (
+        'On "{about}" people contradict each other. It must be shown that it is preferred there even if a fifth of them praise '
+        "it whatever it says: {won:.0%} of {n:.0f} pairs so far.",
+        "「{about}」では、人によって評価が逆になっています。5人に1人が無条件にほめたとしても好まれていると言えるまで、"
+        "確かめる必要があります（{n:.0f}組中{won:.0%}）。",
+    ),
     "few_judges": (
         "Only {judges:.0f} people judged; with five or more, nobody's taste alone decides.",
         "判定したのは{judges:.0f}人です。5人以上なら、一人の好みだけで決まりません。",
