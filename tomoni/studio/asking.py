@@ -54,6 +54,7 @@ class Asking:
     _pool: dict[str, Candidate] = field(default_factory=dict)  # by prompt
     _languages: dict[str, str] = field(default_factory=dict)  # of prompts
     _versions: dict[str, str] = field(default_factory=dict)  # of answers; they never change
+    _read: dict[str, str] = field(default_factory=dict)  # by person: the language their pages are in
 
     def __post_init__(self) -> None:
         self._waiting = Waiting(self.store)
@@ -71,6 +72,14 @@ class Asking:
 
     def wake(self) -> None:
         self._wake.set()
+
+    def reads(self, person: str, lang: str) -> None:
+        """Their pages are in this language now: chosen, or their browser's."""
+        self._read[person] = lang
+
+    def languages_read(self) -> set[str]:
+        people = [person for person in self.store.people() if person.active]
+        return {self._read.get(person.id, person.lang) for person in people} & set(LANGS)
 
     # -- what is asked next --------------------------------------------------------------------------------------------
 
@@ -185,8 +194,7 @@ class Asking:
         waiting = self._by_language()
         if waiting.total() < (SOON if self.busy() else AHEAD):
             return set(LANGS)
-        read = {person.lang for person in self.store.people() if person.active} & set(LANGS)
-        return set() if self.busy() else {lang for lang in read if waiting[lang] < SOON}
+        return set() if self.busy() else {lang for lang in self.languages_read() if waiting[lang] < SOON}
 
     # -- making them ahead ---------------------------------------------------------------------------------------------
 
@@ -242,7 +250,7 @@ class Asking:
         for pair in self.store.pairs(purpose="train"):
             here = self._of_version(pair, version)
             asked[pair.prompt] = asked.get(pair.prompt, 0) + (2 if here else 1)
-        langs = {person.lang for person in self.store.people() if person.active}
+        langs = self.languages_read()
         random.shuffle(prompts)
         prompts.sort(key=lambda prompt: (asked.get(prompt.id, 0), language_of(prompt) not in langs))
         free = [prompt for prompt in prompts if prompt.id not in self._pool]
