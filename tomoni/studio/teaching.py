@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tomoni.evaluate.metrics import Interval
 from tomoni.feedback.entries import Answer, NewPrompt, Pair, Purpose
+from tomoni.feedback.workspace import machine
 from tomoni.records import Kind, Message, Verdict
 from tomoni.studio.asking import plain
 from tomoni.studio.faults import Fault
@@ -31,6 +32,7 @@ ENOUGH = 10  # comparisons that a press of Learn wants
 ENOUGH_CORRECTIONS = 3  # or so many corrected answers
 TAUGHT_BY: tuple[Purpose, ...] = ("train", "overlap", "repeat", "gold")  # not "gate", which measures
 LEARNT = "studio.learnt"  # the setting: the number of the last event that a finished press has learnt from
+STAGES = ("reading", "sampling", "fitting", "imitating", "training", "answering")
 NUMBER = re.compile(r"[0-9]{1,9}")
 
 
@@ -61,6 +63,8 @@ class Press:
     stage: str = ""
     done: float = 0.0
     seconds: float = 0.0
+    left: float | None = None  # seconds, where there is something to tell them by
+    stages: tuple[str, ...] = ()  # that it goes through
     error: str = ""
     result: dict[str, Any] | None = None
 
@@ -189,6 +193,14 @@ class Teaching:
             if number not in self._settled and not self.press(number).going:
                 self._settled.add(number)
 
+    def usual_seconds(self) -> float | None:
+        """What the last press took that ended well on this machine; None where none has."""
+        for number in reversed(self._numbers()):
+            status = _read(self.folder / number / "status.json")
+            if status.get("state") == "finished" and status.get("machine") == machine():
+                return float(status.get("seconds") or 0.0)
+        return None
+
     def presses(self) -> list[Press]:
         """Newest first."""
         return [self.press(number) for number in reversed(self._numbers())]
@@ -211,6 +223,8 @@ class Teaching:
             str(status.get("stage", "")),
             float(status.get("done") or 0.0),
             float(status.get("seconds") or 0.0),
+            None if status.get("left") is None else float(status["left"]),
+            tuple(name for name in status.get("stages") or () if name in STAGES),
             error,
             result or None,
         )
