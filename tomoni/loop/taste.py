@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tomoni.engine.reading import read_answers
 from tomoni.feedback.arrays import Float
 from tomoni.feedback.entries import prompt_id
 from tomoni.feedback.head import Head, Space
@@ -70,6 +69,8 @@ class Reader:
     def _read(
         self, answers: Sequence[tuple[Prompt, str]], told: Callable[[float], None] | None
     ) -> tuple[Float, Float, Float]:
+        from tomoni.engine.reading import read_answers
+
         rows = []
         for prompt, text in answers:
             row = self.subject.renderer.completion(prompt, (Message("assistant", text),))

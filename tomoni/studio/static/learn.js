@@ -1,7 +1,7 @@
 // Learn: press, watch, decide.
 
 import { post, tell, watch } from "./api.js";
-import { $, $$, facts, say, t, toast } from "./dom.js";
+import { $, $$, facts, pairsOf, say, t, toast } from "./dom.js";
 
 const button = $("#learn");
 if (button) {
@@ -34,7 +34,7 @@ if (button) {
     blocked();
     const dots = $$("[data-dots] span");
     dots.forEach((dot, i) => dot.classList.toggle("saved", i < state.share * dots.length));
-    $("[data-count]").textContent = t("home.count", { n: state.comparisons, of: dots.length }) + (state.corrections ? ` · ${t("home.corrections", { n: state.corrections })}` : "");
+    $("[data-count]").textContent = pairsOf(state.comparisons, dots.length) + (state.corrections ? ` · ${t("home.corrections", { n: state.corrections })}` : "");
     if (enough && button.dataset.enough === "no") location.reload();
   }, () => 3);
 }
