@@ -132,8 +132,7 @@ class Teaching:
 
     def gathered(self) -> Gathered:
         self.settle()
-        after = int(self.store.get(LEARNT, 0))
-        counts = self.store.look(lambda connection: _counted(connection, after))
+        counts = self.store.look(_counted)
         return Gathered(*(counts.get(kind.value, 0) for kind in (Kind.COMPARISON, Kind.CORRECTION, Kind.THUMB)))
 
     def start(self) -> None:
@@ -305,14 +304,16 @@ class Teaching:
         return Tally(won, lost, len(said) - won - lost, unchanged * judges)
 
 
-def _counted(connection: Connection, after: int) -> dict[str, int]:
-    """Judgements that count now and were said after an event, by kind; in one question, for it is asked at every click."""
+def _counted(connection: Connection) -> dict[str, int]:
+    """Judgements that count now and that no press has learnt from, by kind; asked at every click, so all at once."""
     from sqlalchemy import func, select
 
+    from tomoni.feedback.guideline import get_setting
     from tomoni.feedback.judging import LIVE
     from tomoni.feedback.schema import judgements
 
     columns = judgements.c
+    after = int(get_setting(connection, LEARNT, 0))
     chosen = (columns.sequence > after, columns.state == LIVE, columns.purpose.in_(TAUGHT_BY))
     rows = connection.execute(select(columns.kind, func.count()).where(*chosen).group_by(columns.kind))
     return {str(row[0]): int(row[1]) for row in rows}
