@@ -54,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: this machine only)")
     made.add_argument("--port", type=int, default=8420, help="0: any that is free (default: 8420, or a free one)")
     made.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
-    made.add_argument("--lang", choices=("ja", "en"), help="the language before anybody has chosen one")
+    made.add_argument(
+        "--lang", choices=("ja", "en"), help="the language of the pages (default: the browser's, until one is chosen)"
+    )
     team = made.add_argument_group("for a team")
     team.add_argument("--owner", metavar="NAME", help="make or change the owner's account; asks for a password")
     team.add_argument(

@@ -38,9 +38,10 @@ from tomoni.loop.crowd import Crowd, Person, appraise
 from tomoni.loop.evidence import Evidence, Probed
 from tomoni.loop.foresee import OTHERS, foresight
 from tomoni.loop.gate import Decision, Settings, decide
-from tomoni.loop.learn import Plan, Progress
+from tomoni.loop.learn import Plan
 from tomoni.loop.methods import Method, Trainer, methods_for
 from tomoni.loop.probes import passed, probed, probes_of
+from tomoni.loop.progress import Pace, Progress
 from tomoni.loop.roundfolder import Begun, Status, alone, require_news, take_in
 from tomoni.loop.stages import Output, Stages, hashed
 from tomoni.records import Kind
@@ -294,7 +295,8 @@ class Round:
 
     def _by(self, method: str, snapshot: Snapshot, folder: Path) -> dict[str, Any]:
         folder.mkdir(parents=True)
-        begin, progress = time.monotonic(), Progress(folder)
+        begin = time.monotonic()
+        progress = Progress(folder, Pace.of_last(self.wanted.workspace / "learn"))
         expected: dict[str, float] | None = None
         notes: list[str] = []
         if method == "learn":
@@ -306,7 +308,7 @@ class Round:
             notes = done.notes
         elif method in ("kto", "dpo"):
             trainer = Trainer(self.wanted.workspace, self.base.model, self.wanted.threads)
-            trainer.train("kto" if method == "kto" else "dpo", snapshot, folder / "run", progress.training(0.0, 1.0))
+            trainer.train("kto" if method == "kto" else "dpo", snapshot, folder / "run", progress.steps("training"))
             if method == "dpo":
                 expected = self._expected(snapshot, folder / "run")
         else:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from tomoni.studio.house import House
 
 
+CHOICE = "tomoni-lang"  # the cookie: the language that was chosen in this browser
+
+
 class Rule(Enum):
     """Who may."""
 
@@ -65,8 +68,10 @@ def visit(request: Request) -> Visit:
         return known
     house: House = request.app.state.house
     person = house.doors.person(request.cookies.get(house.doors.cookie))
-    asked = [person.lang if person else None, request.cookies.get("tomoni-lang"), house.lang]
+    asked = [person.lang if person else None, request.cookies.get(CHOICE), house.lang]
     lang = chosen([*asked, request.headers.get("accept-language")])
+    if person is not None:
+        house.asking.reads(person.id, lang)
     found = Visit(house, person, lang, Words(lang))
     request.state.visit = found
     return found
@@ -78,7 +83,7 @@ def visit_or_stranger(request: Request) -> Visit:
         return visit(request)
     except Exception:
         house: House = request.app.state.house
-        lang = chosen([request.cookies.get("tomoni-lang"), house.lang, request.headers.get("accept-language")])
+        lang = chosen([request.cookies.get(CHOICE), house.lang, request.headers.get("accept-language")])
         return Visit(house, None, lang, Words(lang))
 
 

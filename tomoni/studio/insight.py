@@ -77,13 +77,23 @@ class Insight:
                 if self.store.look(lambda connection: erased(connection, self._seen)):
                     self._forget()
                     new = self.store.judgements(kinds=[Kind.COMPARISON])
-                elif any(entry.judgement.replaces for entry in new):  # what counts now has to be asked anew
-                    new, self._live = self.store.judgements(kinds=[Kind.COMPARISON]), {}
-                for entry in new:
-                    if entry.judgement.kind is Kind.COMPARISON:
-                        self._live[entry.judgement.id] = entry
+                if not all(map(self._take, new)):  # what counts now has to be asked anew
+                    self._live = {e.judgement.id: e for e in self.store.judgements(kinds=[Kind.COMPARISON])}
                 self._seen = sequence
             return list(self._live.values())
+
+    def _take(self, entry: Stored) -> bool:
+        """Count a judgement that is new; False where what it replaces is not the one that counts, as far as is known here.
+        An undone one that had replaced another brings that back, which only the store knows."""
+        said = entry.judgement
+        if said.kind is Kind.COMPARISON or said.kind is Kind.UNDO:
+            before = self._live.pop(said.replaces, None) if said.replaces else None
+            if said.replaces and before is None:
+                return False
+            if said.kind is Kind.UNDO:
+                return before is not None and before.judgement.replaces is None
+            self._live[said.id] = entry
+        return True
 
     def answer(self, id: str) -> Answer | None:
         """None for one that is not in the store (an imported judgement's)."""

@@ -111,8 +111,8 @@ def require_account(settings: Settings, owner: Person) -> None:
 def owner_of(store: Store, settings: Settings) -> Person:
     """The owner, made where there is none; with --owner, with a name and a password of their own."""
     there = next((person for person in store.people() if person.role == "owner" and person.active), None)
-    lang = settings.lang or chosen([os.environ.get("LC_ALL"), os.environ.get("LC_MESSAGES"), os.environ.get("LANG")])
-    owner = there or store.add_person(_own_name(), role="owner", lang=lang)
+    # without a choice the pages follow the browser's language, and not that of the terminal, which is often plain C
+    owner = there or store.add_person(_own_name(), role="owner", lang=settings.lang or "")
     if settings.lang and owner.lang != settings.lang:
         owner = store.change_person(owner.id, lang=settings.lang)
     if settings.owner is None:
@@ -287,7 +287,7 @@ def server_of(settings: Settings, house: House, port: int) -> uvicorn.Server:
 
 def announce(settings: Settings, house: House, owner: Person, port: int) -> None:
     """The address, on the terminal and in the browser."""
-    words = Words(chosen([owner.lang]))
+    words = Words(chosen([owner.lang, *map(os.environ.get, ("LC_ALL", "LC_MESSAGES", "LANG"))]))
     host = settings.host if settings.local else (settings.names or (settings.host,))[0]
     base = f"{settings.scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
     if settings.open:

@@ -40,6 +40,7 @@ def learn_page(caller: Caller) -> Response:
         presses=[(press, teaching.tally(press)) for press in presses[:20]],
         going=teaching.going(),
         failed=teaching.failed_to_start(),
+        usual=teaching.usual_seconds(),
         current=caller.house.registry.current(),
         trace=charts.win_rates(caller.words, [(p.number, teaching.tally(p)) for p in reversed(presses) if p.result]),
     )
@@ -103,6 +104,8 @@ def view(press: Press) -> dict[str, Any]:
         "stage": press.stage,
         "done": round(press.done, 3),
         "seconds": round(press.seconds, 1),
+        "left": None if press.left is None else round(press.left, 1),
+        "stages": list(press.stages),
         "error": press.error,
     }
 
