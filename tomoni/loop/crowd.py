@@ -23,6 +23,7 @@ from tomoni.feedback.standing import standing
 from tomoni.feedback.weights import Weight
 from tomoni.loop.contested import contested
 from tomoni.loop.evidence import Judge
+from tomoni.loop.understanding import Understood, understood
 from tomoni.records import Judgement, Kind, Message, Verdict
 
 if TYPE_CHECKING:
@@ -53,13 +54,15 @@ class Person:
 class Crowd:
     """`until`: the last judgement that was looked at. `alpha`: Krippendorff's, with its interval, None where nobody judged
     what another did. `signal`: nats a label by which a common taste explains the answers better than coins. `contested`:
-    topics on which they contradict each other, with the probability of as much by chance."""
+    topics on which they contradict each other, with the probability of as much by chance. `understood`: what their common
+    taste foretells."""
 
     people: Mapping[str, Person]
     until: int
     alpha: tuple[float, float | None, float | None] | None
     signal: float
     contested: Mapping[str, float] = field(default_factory=dict)
+    understood: Understood | None = None
 
     @property
     def blind(self) -> tuple[str, ...]:
@@ -107,7 +110,7 @@ def weighed(
 ) -> Crowd:
     """What a fit says of everybody."""
     named = {name: _person(found.of(name), [one for one in judged if one.person == name]) for name in found.by_person}
-    return Crowd(named, until, alpha, found.signal, contested(judged, found))
+    return Crowd(named, until, alpha, found.signal, contested(judged, found), understood(judged, found))
 
 
 def _person(one: people.Reliability, judged: Sequence[Judged]) -> Person:

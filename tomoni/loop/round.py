@@ -13,6 +13,7 @@ the store: the pairs go through the inbox, which the studio takes in, or `play` 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import Counter
@@ -357,8 +358,19 @@ class Round:
         asking.write(place / "pairs.jsonl", pairs)
         output: Output = {"asked": len(pairs), "alike": alike, "both": sum(one.both for one in pairs)}
         if batch == 1:
-            output["drift"] = asdict(measures.drift(base, candidate, prompts, answers))
+            output["drift"] = asdict(measures.drift(base, candidate, prompts, answers, self._first()))
         return output | {"hash": hashed([asdict(one) for one in pairs])}
+
+    def _first(self) -> Subject | None:
+        """The first version of the line, where that is not the base and its files are there still."""
+        version = self.base
+        while version.base is not None:
+            version = self.registry.get(version.base)
+        if version.id == self.base.id:
+            return None
+        with contextlib.suppress(UserError):
+            return self.subject(version)
+        return None
 
     def _probes(self, found: Mapping[str, Output]) -> Output:
         probes, versions = probes_of(self.wanted.workspace), (self.base, self.candidate(found))
