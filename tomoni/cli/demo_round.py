@@ -37,6 +37,7 @@ TOLD = {
 }
 TEACHING = 140  # judgements to learn from
 BATCH = 20  # judgements between two looks at the evidence
+TELL = 60  # judgements between two lines on the screen
 MOST = 600  # judgements for the gate, after which it is left undecided
 MEASURED = 300  # questions on which the taste itself is asked
 MEASURED_SEED = 77
@@ -54,8 +55,9 @@ def show(folder: Path, options: argparse.Namespace, console: Console) -> dict[st
     first = _open(workspace, folder / "run", options.seed)
     panel = Panel.move_in(workspace, taste_of(TASTE), KINDS, seed=options.seed)
     console.print(
-        f"\n[bold]A round with people.[/bold] {len(KINDS)} simulated people share a hidden taste. Some read carefully, some"
-        " slip, one clicks at\nrandom, one always left. The loop sees what they say, never the taste, and not who is who."
+        f"\n[bold]A round with people.[/bold] {len(KINDS)} simulated people share a hidden taste: some read carefully, some\n"
+        "slip, one clicks at random, one always left. The loop sees what they say, never the\n"
+        "taste, and not who is who."
     )
     said = _teach(panel, first)
     console.print(f"  {said} judgements on pairs of {first.id}'s answers, each pair chosen for what it would teach")
@@ -63,14 +65,15 @@ def show(folder: Path, options: argparse.Namespace, console: Console) -> dict[st
     with console.status("training a candidate on what they said …"):
         played = play(wanted)
     console.print(f"  {played.candidate.id} trained on it; its answers and {first.id}'s now stand before people, blind")
-    judged = 0
+    judged = told = 0
     while played.state == "waiting" and judged < MOST:
         count = panel.judge_round(BATCH)
         if not count:
             break
         judged += count
         played = play(wanted)
-        if judged % (3 * BATCH) == 0 or played.state != "waiting":
+        if judged >= told + TELL or played.state != "waiting":
+            told = judged
             console.print(f"    after {judged:3} judgements  {_line(played)}")
     body: dict[str, Any] = {
         "judgements": said,
@@ -134,7 +137,7 @@ def _truth(panel: Panel, registry: Any, first: Version, played: Played, console:
     ]
     change = paired_bootstrap(*right)
     console.print(
-        f"  The taste itself, on {MEASURED} questions that nobody was asked: prefers {played.candidate.id}"
+        f"  The taste itself, on {MEASURED} questions that nobody was asked, prefers {played.candidate.id}:"
         f" [bold]{found.value:.0%}[/bold] ({found.low:.0%} to {found.high:.0%})\n"
         f"  Right answers: {100 * change.value:+.1f} points ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
     )
@@ -149,7 +152,7 @@ def _people(panel: Panel, played: Played, console: Console) -> list[dict[str, An
         for one in panel.members
         if one.id in known
     ]
-    console.print("  What the round made of the people (weight, 1 is perfect), from what they said alone:")
+    console.print("  How the round weighs the people (1 is perfect), by what they said alone:")
     for row in sorted(rows, key=lambda row: -row["weight"]):
         console.print(f"    {row['name']:<8} {max(row['weight'], 0.0):4.2f}   {row['is']}")
     return rows

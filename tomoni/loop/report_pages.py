@@ -28,6 +28,7 @@ from tomoni.loop.page import (
 Body = Mapping[str, Any]
 TONES: Mapping[str, Tone] = {"passed": "good", "failed": "bad", "open": "wait", "note": "plain"}
 OUTCOME_TONE: Mapping[str, Tone] = {"promote": "good", "keep": "bad", "undecided": "wait"}
+PREFERENCE = ("preferred", "worse", "hardly_better", "not_sure_yet")  # reasons that count pairs drawn at random
 ALPACA_FARM = 926  # labels per point of win rate: 44.3 to 55.1 % by 10,000 pairs
 
 
@@ -113,7 +114,7 @@ def _tiles(body: Body) -> Html:
             (
                 ("Judged pairs", "判断した組"),
                 f"{decision['counted']}",
-                (f"by {body['judges']} people", f"{body['judges']}人による"),
+                _judged(body),
             ),
             (
                 ("Machine", "計算の費用"),
@@ -123,6 +124,18 @@ def _tiles(body: Body) -> Html:
             (("People's time", "人の時間"), f"{people:.1f}", ("minutes, as far as timed", "分（計測できた分）")),
         ]
     )  # fmt: skip
+
+
+def _judged(body: Body) -> tuple[str, str]:
+    """By how many people; and how many pairs speak for all prompts, where small topics were given more."""
+    judges, reasons = body["judges"], body["decision"]["reasons"]
+    at_random = next((one["numbers"].get("n") for one in reasons if one["key"] in PREFERENCE), None)
+    if at_random is None or at_random >= body["decision"]["counted"]:
+        return f"by {judges} people", f"{judges}人による"
+    return (
+        f"by {judges} people; {at_random:.0f} drawn at random, the others for single topics",
+        f"{judges}人による（うち{at_random:.0f}組は無作為、ほかは話題ごとの確認）",
+    )
 
 
 def _percent(value: float, counted: int) -> str:
@@ -139,7 +152,7 @@ def _topic(one: Body) -> tuple[str, float, float, float, Tone]:
 
     won, n = one["numbers"]["won"], one["numbers"]["n"]
     low, high = (float(betaincinv(1 + won * n, 1 + n - won * n, tail)) for tail in (0.025, 0.975))
-    return (one["about"] or "…", won, low, high, TONES[one["status"]])
+    return (one["about"] or "other · その他", won, low, high, TONES[one["status"]])
 
 
 def _before_and_after(shown: Sequence[Body]) -> Html:

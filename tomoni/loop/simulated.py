@@ -107,10 +107,10 @@ class Panel:
         value = {"verdict": verdict.value, "strength": 0 if verdict is Verdict.TIE else 1}
         extra = {"purpose": purpose, "pair": pair.id, "prompt": prompt.id, "selected_by": pair.selected_by}
         said = Judgement(
-            f"said-{number}", member.id, prompt.messages, (first.text, second.text), order, Kind.COMPARISON, value,
+            f"{self.seed}-said-{first.version}-{number}", member.id, prompt.messages, (first.text, second.text), order, Kind.COMPARISON, value,
             extra=extra,
         )  # fmt: skip
-        store.judge(said, key=f"said {number}")
+        store.judge(said, key=said.id)
         if purpose == "train":
             pool.learn(pair, verdict)
 
@@ -202,7 +202,7 @@ class Pool:
         read = read_answers(subject.model, [row for row in whole if row is not None])
         answers = [
             Answer(
-                f"drawn-{number}", row.id, version.id, version.hash, text, read.features_ND[number],
+                f"drawn-{version.id}-{number}", row.id, version.id, version.hash, text, read.features_ND[number],
                 float(read.logprob_N[number]), int(read.tokens_N[number]), {"temperature": 1.0},
             )
             for number, (row, text) in enumerate(said)
