@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from tests import tiny
 from tests.export import models
 from tomoni.errors import ModelError
-from tomoni.export import gguf
+from tomoni.export import architectures, gguf
 from tomoni.export.llamacpp import LlamaCpp
 
 GEMMA = {
@@ -108,6 +109,40 @@ def test_weights_too_large_for_f16_are_refused_and_fit_bf16(tmp_path: Path) -> N
     with pytest.raises(ModelError, match=r"blk.0.ffn_up.weight has numbers that F16 cannot hold \(1e\+05\)"):
         gguf.plan_of(model, tiny.tokenizer(), tiny.CHATML, "f16")
     gguf.plan_of(model, tiny.tokenizer(), tiny.CHATML, "bf16")
+
+
+@pytest.mark.parametrize(
+    ("quantization", "held", "not_held"),
+    # the next larger half-precision number of the scale is infinity: 65520 and more, for the largest of a block of 32
+    [("q8_0", 127 * 65_504.0, 127 * 65_521.0), ("q4_0", 8 * 65_504.0, 8 * 65_521.0), ("q5_1", 65_504.0, -65_521.0)],
+)
+def test_numbers_whose_blocks_scale_is_infinite_are_refused(quantization: str, held: float, not_held: float) -> None:
+    from gguf import GGMLQuantizationType, quants
+
+    model = models.model("llama", hidden_size=64, intermediate_size=128)
+    weight = model.model.layers[0].mlp.up_proj.weight
+    for number, fits in ((held, True), (not_held, False)):
+        with torch.no_grad():
+            weight[0, 0] = number
+        form = GGMLQuantizationType[quantization.upper()]
+        with np.errstate(over="ignore", invalid="ignore"):
+            read = quants.dequantize(quants.quantize(weight.detach().numpy(), form), form)
+        assert np.isfinite(read).all() == fits
+        if fits:
+            gguf.plan_of(model, tiny.tokenizer(), tiny.CHATML, quantization)
+        else:
+            with pytest.raises(ModelError, match=f"{quantization.upper()} cannot hold"):
+                gguf.plan_of(model, tiny.tokenizer(), tiny.CHATML, quantization)
+
+
+def test_what_is_looked_at_without_weights_is_what_is_written_with_them() -> None:
+    for architecture, changes in (("llama", {"rope_parameters": LLAMA3}), ("gpt_neox", {}), ("gemma3_text", GEMMA)):
+        model = _model(architecture, changes)
+        with torch.device("meta"):
+            empty = type(model)(model.config)
+        forms, _ = gguf.forms_of(empty, "f16")
+        assert list(forms) == list(gguf.plan_of(model, tiny.tokenizer(), tiny.CHATML, "f16").forms)
+        assert set(forms) == {name for name, _ in architectures.tensors(model)}
 
 
 @pytest.mark.parametrize("quantization", ["f16", "bf16", "q8_0", "q5_1", "q4_0"])

@@ -184,18 +184,17 @@ def _magnitude(factor: float, scale: float = 1.0) -> float:
     return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
-def tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Name in the file and weight, float32, in the file's order; tied output weights once. Raises ModelError for a
-    weight that the format has no place for."""
+def places(model: Any) -> dict[str, str]:
+    """Name in the file of each weight that is written, by its own name, in the file's order; tied output weights once.
+    Looks at names only. Raises ModelError for a weight that the format has no place for."""
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
     config = model.config
     layout = architecture_of(config)
     number = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == layout.name)
     names = get_tensor_name_map(number, config.num_hidden_layers)
-    if (factors := _frequency_factors(model)) is not None:
-        yield "rope_freqs.weight", factors
-    for own, weight in model.state_dict().items():
+    found = {}
+    for own in model.state_dict():
         if own in TIED and config.tie_word_embeddings:
             continue
         name = names.get_name(own, try_suffixes=(".weight", ".bias"))
@@ -204,7 +203,18 @@ def tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
                 f"GGUF has no place for the weight {own} of {config.model_type}",
                 next_step="export the model with --to hf or --to onnx",
             )
-        yield name, _arranged(own, weight.detach().float().cpu(), config, layout)
+        found[own] = name
+    return found
+
+
+def tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Name in the file and weight, float32, in the file's order. Raises ModelError as `places` does."""
+    layout = architecture_of(model.config)
+    if (factors := _frequency_factors(model)) is not None:
+        yield "rope_freqs.weight", factors
+    weights = model.state_dict()
+    for own, name in places(model).items():
+        yield name, _arranged(own, weights[own].detach().float().cpu(), model.config, layout)
 
 
 def _arranged(name: str, weight: Tensor, config: Any, layout: Architecture) -> Tensor:
@@ -227,11 +237,16 @@ def _neighbours(weight: Tensor, heads: int) -> Tensor:
     return halves.transpose(1, 2).reshape(weight.shape)
 
 
+def slows_frequencies(config: Any) -> bool:
+    """Whether the file has a factor for each rotary frequency (Llama 3.1's scaling)."""
+    return bool(_rope(config).get("rope_type") == "llama3")
+
+
 def _frequency_factors(model: Any) -> Tensor | None:
     """float32 [head / 2]: by how much Llama 3.1's scaling slows each rotary frequency; None without it."""
-    rope = _rope(model.config)
-    if rope.get("rope_type") != "llama3":
+    if not slows_frequencies(model.config):
         return None
+    rope = _rope(model.config)
     scaled = model.model.rotary_emb.inv_freq.double().cpu()
     steps = torch.arange(len(scaled), dtype=torch.float64) / len(scaled)
     return (rope["rope_theta"] ** -steps / scaled).float()
