@@ -278,6 +278,7 @@ def _model(body: Body) -> Html:
 
 def _next(body: Body) -> Iterator[tuple[str, str]]:
     decision = body["decision"]
+    keys = {one["key"] for one in decision["reasons"]}
     if decision["outcome"] == "undecided":
         more = decision["more"]
         yield (
@@ -327,8 +328,6 @@ def _noticed(body: Body) -> Iterator[tuple[str, str]]:
             f"New topics since the round before: {', '.join(topics)}. Judge some of their answers.",
             f"前の回のあとに加わった話題：{'、'.join(topics)}。その答えも見比べてください。",
         )
-    keys = {one["key"] for one in decision["reasons"]}
-    blind = [name for name, one in body["people"].items() if one["blind"]]
     if uses and (uses.get("moved") or 0.0) > MOVED:
         yield (
             f"People ask about other things than before ({uses['moved']:.0%} of the topics' shares moved): look at what is new.",
