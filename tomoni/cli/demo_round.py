@@ -90,7 +90,7 @@ def show(folder: Path, options: argparse.Namespace, console: Console) -> dict[st
 def _open(workspace: Path, run: Path, seed: int) -> Version:
     from tomoni.feedback.store import Store
     from tomoni.registry import Registry
-    from tomoni.studio.opening import first_prompts
+    from tomoni.studio.opening import first_probes, first_prompts
 
     workspace.mkdir()
     registry = Registry.open(workspace)
@@ -98,6 +98,7 @@ def _open(workspace: Path, run: Path, seed: int) -> Version:
     with Store.open(workspace) as store:
         store.add_person("demo", role="owner", lang="en")
         first_prompts(store, registry)
+    first_probes(workspace, registry)
     return registry.get(first.id)
 
 

@@ -142,7 +142,7 @@ def practise(
     corrections = material.snapshot.corrections
     far = bool(corrections) and practice.surprise(before, corrections) > practice.SURPRISE
     progress.plan(len(material.practise), imitating=far)
-    drawn = _sample(before, material, plan, progress)
+    drawn = sample(before, material, plan, progress)
     progress.say("fitting")
     reader = Reader(before, drawn, told=progress.within("fitting", 0.0, 0.9))
     head = understand(reader, material.snapshot, drawn)
@@ -211,7 +211,7 @@ def _shuffled(rows: Sequence[PromptRow], key: str) -> list[PromptRow]:
     return sorted(rows, key=lambda row: hashlib.sha256(f"{key} {row.id}".encode()).digest())
 
 
-def _sample(subject: Subject, material: Material, plan: Plan, progress: Progress) -> list[Drawn]:
+def sample(subject: Subject, material: Material, plan: Plan, progress: Progress) -> list[Drawn]:
     progress.say("sampling")
     begin, drawn = time.monotonic(), list[Drawn]()
     for start in range(0, len(material.practise), AT_ONCE):

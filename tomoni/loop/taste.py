@@ -67,6 +67,13 @@ class Reader:
         self.space = Space.fit(features_NF, tokens_N, prompts=[prompt for prompt, _ in answers])
         self._keep(answers, features_NF, logprobs_N, tokens_N)
 
+    @classmethod
+    def of(cls, subject: Subject, space: Space) -> Reader:
+        """One for a space that was fitted before."""
+        reader = cls.__new__(cls)
+        reader.subject, reader.space, reader._known = subject, space, {}
+        return reader
+
     def read(self, wanted: Sequence[tuple[Prompt, str]], *, told: Callable[[float], None] | None = None) -> list[Known]:
         """`told` is given the share that is read, of what was not known yet."""
         new = {key: answer for key, answer in _once(wanted).items() if key not in self._known}

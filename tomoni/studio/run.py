@@ -179,7 +179,7 @@ def opened(settings: Settings, port: int, *, serve: Sequence[str] | None = SERVE
     from tomoni.studio.holding import Holding
     from tomoni.studio.house import House
     from tomoni.studio.insight import Insight
-    from tomoni.studio.opening import first_model, first_prompts
+    from tomoni.studio.opening import first_model, first_probes, first_prompts
     from tomoni.studio.processes import Processes
     from tomoni.studio.rounding import Rounds
     from tomoni.studio.steward import Steward
@@ -196,7 +196,8 @@ def opened(settings: Settings, port: int, *, serve: Sequence[str] | None = SERVE
     with Store.open(workspace, url=settings.database) as store:
         registry = Registry.open(workspace)
         first_model(workspace, registry, settings.model)
-        first_prompts(store, registry)
+        if first_prompts(store, registry):
+            first_probes(workspace, registry)
         processes = Processes()
         answering = Answering(workspace, command=serve or ())
         teaching = Teaching(workspace, store, registry, processes)
