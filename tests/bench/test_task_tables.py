@@ -42,6 +42,21 @@ def test_ratios_are_of_seeds_that_both_sides_have(tmp_path: Path) -> None:
     assert section in report.render([], tasks=[section])
 
 
+def test_speed_is_the_median_of_the_ratios_turn_by_turn(tmp_path: Path) -> None:
+    (tmp_path / "task_speed").mkdir()
+    taken = {"HF Trainer, top 2, grouped": (60.0, 90.0, 40.0), "tomoni, top 2": (20.0, 20.0, 20.0)}
+    runs = [
+        {"shape": "deep", "side": side, "turn": turn, "cpu_seconds": seconds}
+        for side, turns in taken.items()
+        for turn, seconds in enumerate(turns)
+    ]
+    result = {"runs": runs, "machine": RESULT["machine"]}
+    (tmp_path / "task_speed" / "banking77.json").write_text(json.dumps(result), encoding="utf-8")
+    (section,) = task_tables.sections(tmp_path)
+    assert "tomoni, top 2 : HF Trainer, top 2, grouped | 3x | 3.00x | 2.00 to 4.50 |" in section
+    assert "HF Trainer, all, grouped" not in section  # not measured yet
+
+
 def test_nothing_measured_is_no_section(tmp_path: Path) -> None:
     assert task_tables.sections(tmp_path) == []
 
