@@ -57,6 +57,19 @@ def test_speed_is_the_median_of_the_ratios_turn_by_turn(tmp_path: Path) -> None:
     assert "HF Trainer, all, grouped" not in section  # not measured yet
 
 
+def test_what_continued_pretraining_brings_is_told_with_its_interval(tmp_path: Path) -> None:
+    (tmp_path / "japanese_encoder").mkdir()
+    found = {
+        "data": "Livedoor", "measure": "accuracy", "rows": {"train": 4421, "test": 1471}, "percent": True,
+        "found": {"head": {"value": 0.9, "low": 0.88, "high": 0.92}}, "cpu_seconds": {"head": 61.4},
+        "paired": {"head": {"value": 0.021, "low": 0.01, "high": 0.032, "p": 0.0001}},
+    }  # fmt: skip
+    (tmp_path / "japanese_encoder" / "livedoor.json").write_text(json.dumps(found), encoding="utf-8")
+    (section,) = task_tables.sections(tmp_path)
+    assert "| Livedoor | accuracy | 4,421 / 1,471 | head | 90.00 % (88.0 to 92.0) | 61 |" in section
+    assert "brings +2.10 points (+1.00 to +3.20, paired by text; McNemar p = 0.0001)" in section
+
+
 def test_nothing_measured_is_no_section(tmp_path: Path) -> None:
     assert task_tables.sections(tmp_path) == []
 
