@@ -104,7 +104,7 @@ def base(data: Path, folder: Path) -> None:
 
 def continued(data: Path, folder: Path) -> None:
     _run(
-        folder / "continued", "pretrain", train_file=str(folder / "livedoor.jsonl"), learning_rate=5e-4, max_steps=1000,
+        folder / "continued", "pretrain", train_file=str(folder / "livedoor.jsonl"), learning_rate=5e-4, max_steps=600,
         model_name_or_path=str(folder / "base" / "model"), **PRETRAINING,
     )  # fmt: skip
 
@@ -156,16 +156,19 @@ def livedoor(data: Path, folder: Path) -> None:
     _parts(place, _labelled(train), _labelled(test))
     right: dict[str, list[bool]] = {"TF-IDF characters, linear SVM": _by_tfidf(train, test)}
     seconds: dict[str, float | None] = {}
-    for name, settings in (
-        ("head", {"train": "head", "max_length": 512}),
-        ("all", {"train": "all", "max_length": 256, "num_train_epochs": 3, "batch_size": 16, "learning_rate": 5e-4}),
+    base, continued = ENCODERS
+    whole = {"train": "all", "max_length": 192, "num_train_epochs": 2, "batch_size": 16, "learning_rate": 5e-4}
+    for name, how, settings in (
+        ("head", base, {"train": "head", "max_length": 256}),
+        ("head", continued, {"train": "head", "max_length": 256}),
+        ("all", continued, whole),
+        ("all", base, whole),
     ):
-        for how, model in ENCODERS.items():
-            run = place / f"{model}-{name}"
-            report = _tuned(run, "classify", folder / model / "model", place, pool="mean", **settings)
-            right[f"{name}, {how}"] = _right(run, place / "test.jsonl")
-            seconds[f"{name}, {how}"] = report["cpu_seconds"]
-            _livedoor_found(right, seconds, len(train))
+        run = place / f"{ENCODERS[how]}-{name}"
+        report = _tuned(run, "classify", folder / ENCODERS[how] / "model", place, pool="mean", **settings)
+        right[f"{name}, {how}"] = _right(run, place / "test.jsonl")
+        seconds[f"{name}, {how}"] = report["cpu_seconds"]
+        _livedoor_found(right, seconds, len(train))
 
 
 def _livedoor_found(right: dict[str, list[bool]], seconds: Row, train: int) -> None:
@@ -198,7 +201,7 @@ def morality(data: Path, folder: Path) -> None:
     seconds: Row = {}
     for name, settings in (
         ("head", {"train": "head"}),
-        ("all", {"train": "all", "num_train_epochs": 3, "learning_rate": 4e-4}),
+        ("all", {"train": "all", "num_train_epochs": 2, "learning_rate": 4e-4}),
     ):
         report = _tuned(
             place / name, "classify", folder / "base" / "model", place, pool="mean", max_length=64, **settings
@@ -215,7 +218,7 @@ def similarity(data: Path, folder: Path) -> None:
     _parts(place, *([{key: row[key] for key in kept} for row in part] for part in (train, test)))
     report = _tuned(
         place / "all", "regress", folder / "base" / "model", place, pool="mean", max_length=128, train="all",
-        num_train_epochs=3, learning_rate=4e-4,
+        num_train_epochs=2, learning_rate=4e-4,
     )  # fmt: skip
     stats = {name: Mean(*parts) for name, parts in report["after"]["stats"].items()}
     value = {"value": derived(stats)["pearson"]}
@@ -237,7 +240,7 @@ def names(data: Path, folder: Path) -> None:
     _parts(place, train, test)
     report = _tuned(
         place / "all", "tag", folder / "base" / "model", place, max_length=256, stride=32, train="all",
-        num_train_epochs=6, batch_size=16, learning_rate=6e-4,
+        num_train_epochs=3, batch_size=16, learning_rate=6e-4,
     )  # fmt: skip
     value = {"value": _value(report, "f1")}
     _found("names", "ner_wikipedia, every tenth text", "entity F1", len(train), len(test), {"all": value},
@@ -258,7 +261,7 @@ def questions(data: Path, folder: Path) -> None:
     _parts(place, train, test)
     report = _tuned(
         place / "all", "span", folder / "base" / "model", place, max_length=256, stride=64, train="all",
-        num_train_epochs=3, batch_size=16, learning_rate=4e-4, on_bad_rows="quarantine",
+        num_train_epochs=2, batch_size=16, learning_rate=4e-4, on_bad_rows="quarantine",
     )  # fmt: skip
     found = {"all": {"value": _value(report, "answer_f1")}, "all, exact": {"value": _value(report, "exact_match")}}
     _found("questions", f"JaQuAD, {JAQUAD_FILES} files, every tenth question", "character F1", len(train), len(test),

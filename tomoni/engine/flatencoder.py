@@ -103,9 +103,9 @@ class FlatEncoder:
 
     def _texts(self, places: Sequence[_Place]) -> Texts | None:
         """Where texts begin and end, where `encoderparts` can do the work between the products."""
-        if torch.is_autocast_enabled("cpu") or library() is None:
+        if places[0].lengths_N.device.type != "cpu" or torch.is_autocast_enabled("cpu") or library() is None:
             return None
-        lengths = torch.cat([place.lengths_N for place in places]).cpu()
+        lengths = torch.cat([place.lengths_N for place in places])
         if int(lengths.max()) > encoderparts.LONGEST:
             return None
         starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
