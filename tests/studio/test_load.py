@@ -209,14 +209,18 @@ def work(folder: Path, *, people: int, think: float, **how: Any) -> tuple[World,
 
 
 def require_that_all_is_there(world: World, annotators: list[Annotator], studio: Studio) -> int:
-    """Every judgement that was acknowledged stands in the store as it was said, once. How many."""
+    """Every judgement that was acknowledged stands in the store as it was said, once. How many. Of several of one pair by
+    one person the one that came last counts."""
     assert set(world.statuses) == {200}, world.statuses
     with Store.open(studio.workspace) as store:
-        stored = store.judgements(kinds=[Kind.COMPARISON])
+        stored = store.judgements(kinds=[Kind.COMPARISON], live=False)
+        counts = {entry.judgement.id for entry in store.judgements(kinds=[Kind.COMPARISON])}
         assert store.look(lambda connection: connection.exec_driver_sql("PRAGMA integrity_check").scalar()) == "ok"
     by_id = {entry.judgement.id: entry.judgement for entry in stored}
     assert len(by_id) == len(stored), "a judgement stands there twice"
     assert [entry.sequence for entry in stored] == sorted(entry.sequence for entry in stored)
+    last = {(entry.judgement.person, entry.judgement.extra["pair"]): entry.judgement.id for entry in stored}
+    assert counts == set(last.values())
     said = 0
     for annotator in annotators:
         assert not annotator.outbox

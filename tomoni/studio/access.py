@@ -150,7 +150,7 @@ MEANING = {
     415: "Only JSON is taken",
     421: "Another address than the studio's",
     422: "Not of the form that is taken",
-    429: "Too many tries",
+    429: "Too many in a short time; Retry-After says in how many seconds again",
     502: "The model refused",
     503: "The model is not there, or busy",
     507: "The disk takes no more; nothing was stored",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tomoni.errors import ConfigError, DiskError, UserError
+from tomoni.studio.quota import ANSWERS_A_MINUTE
 from tomoni.studio.words import Lang, Words, chosen
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Settings:
     private_key: str | None = None
     behind_proxy: bool = False
     database: str | None = None
+    answers_a_minute: int = ANSWERS_A_MINUTE
 
     @property
     def local(self) -> bool:
@@ -86,6 +88,8 @@ def require_sense(settings: Settings) -> None:
     for path in (settings.certificate, settings.private_key):
         if path is not None and not Path(path).is_file():
             raise ConfigError(f"there is no file {path!r}", next_step="name the certificate's and the key's file (PEM)")
+    if settings.answers_a_minute < 0:
+        raise ConfigError(f"--answers-a-minute {settings.answers_a_minute}", choices=["1 or more", "0: no limit"])
     if not 0 <= settings.port <= 65535:
         raise ConfigError(f"--port {settings.port}", choices=["0 to 65535"])
     if settings.open and not settings.names and settings.host in (*LOOPBACK, "0.0.0.0", "::"):  # noqa: S104
@@ -218,6 +222,7 @@ def opened(settings: Settings, port: int, *, serve: Sequence[str] | None = SERVE
             holding,
             steward,
             settings.lang,
+            settings.answers_a_minute,
         )
         if registry.current() is not None:
             answering.start()
