@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SERVE = (sys.executable, "-m", "tomoni", "serve")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+HAND_OVER = 0.001  # seconds after which a thread that computes makes way: a click goes through several threads
 PASSWORD = "TOMONI_OWNER_PASSWORD"  # noqa: S105  (the variable's name)
 
 
@@ -73,6 +74,7 @@ def run(settings: Settings) -> int:
     require_sense(settings)
     os.umask(0o077)  # what people say, and what is made of it, is for this user's eyes
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    sys.setswitchinterval(HAND_OVER)
     with listening(settings) as listener:
         port = listener.getsockname()[1]
         with opened(settings, port) as house:
