@@ -60,13 +60,15 @@ class Opinion(Body):
 def chat_page(caller: Caller) -> Response:
     current = caller.house.registry.current()
     about, questions = opening(caller)
-    facts = {"version": current.id if current else None, "about": about, "questions": questions}
+    state = caller.house.answering.status.state
+    facts = {"version": current.id if current else None, "model": state, "about": about, "questions": questions}
     return page(
         caller,
         "chat",
         words=("chat", "flag", "model", "judge", "learn"),
         facts=facts,
         current=current,
+        state=state,
         flags=judging.FLAGS,
     )
 
