@@ -110,7 +110,7 @@ def _tiles(body: Body) -> Html:
             ),
             (
                 ("Evidence", "証拠の強さ"),
-                f"{decision['e']:.3g}",
+                words.evidence(decision["e"]),
                 (f"needed: {math.exp(decision['needed']):.3g}", f"必要な値：{math.exp(decision['needed']):.3g}"),
             ),
             (
@@ -366,7 +366,7 @@ def _across(known: Sequence[Body]) -> Iterator[Html]:
             (("Gate judgements", "採否の判断"), str(judged), ("", "")),
             (("Machine", "計算の費用"), f"${usd:.4f}", ("", "")),
             (("People's time", "人の時間"), f"{minutes + taught:.1f}", ("minutes, as far as timed", "分（計測できた分）")),
-            (("Labels per point", "1ポイントあたりの判断"), "–" if label is None else f"{label:.3g}", (f"AlpacaFarm: {ALPACA_FARM}", f"AlpacaFarm：{ALPACA_FARM}")),
+            (("Judgements learnt from, per point", "1ポイントあたりの学習用の判断"), "–" if label is None else f"{label:.3g}", (f"AlpacaFarm, other models: {ALPACA_FARM}", f"AlpacaFarm（別のモデル）：{ALPACA_FARM}")),
         ]
     )  # fmt: skip
     yield section(
@@ -412,7 +412,7 @@ def _row(one: Body) -> list[object]:
         state,
         _percent(decision["win_rate"][0], decision["counted"]),
         "–" if controlled is None else f"{controlled[0]:.0%}",
-        f"{decision['e']:.3g} / {math.exp(decision['needed']):.3g}",
+        f"{words.evidence(decision['e'])} / {math.exp(decision['needed']):.3g}",
         decision["counted"],
         "–" if value is None else f"{value:.2f}",
         "–" if one["drift"] is None else f"{one['drift']['distinct'][0]:.2f} → {one['drift']['distinct'][1]:.2f}",
