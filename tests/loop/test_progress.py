@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tomoni.feedback.workspace import machine
@@ -67,6 +68,7 @@ def press(
 seconds = st.floats(0.01, 300)
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(seconds, min_size=len(STAGES), max_size=len(STAGES)), st.integers(0, 3), st.integers(16, 500))
 def test_whatever_the_stages_take_the_bar_never_goes_back_and_ends_full(
     tmp_path_factory: pytest.TempPathFactory, took: list[float], imitations: int, prompts: int
@@ -153,10 +155,13 @@ def test_the_bar_moves_while_a_model_is_loaded_and_stops_when_that_fails(
     progress = Progress(tmp_path, Pace.usual(), clock)
     seen: set[float] = set()
     with pytest.raises(KeyboardInterrupt), progress.opaque("reading"):
-        while len(seen) < 8:
+        for _ in range(8):
             seen.add(progress.done)
-            clock.now += 0.01
+            before, clock.now = progress.part, clock.now + 0.5
+            end = time.monotonic() + 20
+            while progress.part == before and time.monotonic() < end:
+                time.sleep(0.001)
         raise KeyboardInterrupt
     share = USUAL["reading"] / (sum(USUAL.values()) - USUAL["imitating"])
-    assert 0 < max(seen) < share  # loading is not over
+    assert len(seen) == 8 and 0 < max(seen) < share  # loading is not over
     assert not [thread for thread in threading.enumerate() if thread.name == "tomoni-progress"]
