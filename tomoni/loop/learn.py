@@ -135,12 +135,13 @@ def practise(
     base: Version, material: Material, registry: Registry, plan: Plan, folder: Path, progress: Progress
 ) -> Practised:
     """Train a candidate from `base` in `folder / "run"`; nothing is registered."""
-    from tomoni.evaluate.subject import open_subject
-
-    registry.verify(base)
-    before = open_subject(base.model)
     corrections = material.snapshot.corrections
-    far = bool(corrections) and practice.surprise(before, corrections) > practice.SURPRISE
+    with progress.opaque("reading"):
+        from tomoni.evaluate.subject import open_subject
+
+        registry.verify(base)
+        before = open_subject(base.model)
+        far = bool(corrections) and practice.surprise(before, corrections) > practice.SURPRISE
     progress.plan(len(material.practise), imitating=far)
     drawn = sample(before, material, plan, progress)
     progress.say("fitting")
