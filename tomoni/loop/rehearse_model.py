@@ -22,7 +22,7 @@ import numpy as np
 from tomoni.errors import ConfigError, RunError
 from tomoni.feedback.arrays import Float
 from tomoni.feedback.ask import Candidates, choose
-from tomoni.feedback.entries import NewPrompt
+from tomoni.feedback.entries import NewPrompt, prompt_id
 from tomoni.feedback.head import Head
 from tomoni.feedback.resolve import resolve
 from tomoni.feedback.store import Store
@@ -89,7 +89,7 @@ def _tuned(part: Form, folder: Path) -> Path:
 
 def _prompts(records: Iterable[Mapping[str, Any]]) -> list[Prompt]:
     found = [(Message("user", record["messages"][0]["content"]),) for record in records]
-    return list(dict.fromkeys(found))
+    return list({prompt_id(one): one for one in found}.values())
 
 
 @dataclass(slots=True)
