@@ -127,7 +127,7 @@ def test_the_protocol_is_hashed_as_it_stands() -> None:
 def test_what_is_not_there_is_refused_with_what_is(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="E7"):
         next(rehearse(QUICK, ["E7"]))
-    assert main(["rehearse", "rounds", "--tier", "tiny"]) == 1
+    assert main(["rehearse", "rounds", "--tier", "tiny"]) == 2
     assert "numbers" in capsys.readouterr().err
 
 

@@ -58,13 +58,14 @@ def rehearse_model(form: Form, seeds: range, only: Sequence[str]) -> Iterator[Fi
         if not only or "E8" in only:
             courses = []
             for seed in seeds:
-                course = Match(form["model"], tuned, Path(folder) / f"w{seed}", seed).course()
-                courses.append(course)
-                for number, turn in enumerate(course.turns, 1):
-                    what = f"seed {seed}, round {number} ({turn.fault}): {'promoted' if turn.promoted else 'kept'} after {turn.judged}"
-                    yield Figure(
-                        "E8", f"{what}; true win rate of the candidate", turn.truth, float("nan"), float("nan")
+                match = Match(form["model"], tuned, Path(folder) / f"w{seed}", seed)
+                for number, turn in enumerate(match.turns(), 1):
+                    outcome = f"{'promoted' if turn.promoted else 'kept'} after {turn.judged} judgements"
+                    name = (
+                        f"model, seed {seed}, round {number} ({turn.fault}): {outcome}; true win rate of the candidate"
                     )
+                    yield Figure("E8", name, turn.truth, float("nan"), float("nan"))
+                courses.append(match.course())
             yield from figures(courses, form["e8"]["criteria"], int(form["resamples"]))
 
 
@@ -129,25 +130,30 @@ class Match:
             store.add_prompts([NewPrompt(one, "world", topic=_topic(one)) for one in practise])
             store.add_prompts([NewPrompt(one, "world", topic=_topic(one), held_out=True) for one in held_out])
         self.said = 0
+        self.served: list[Version] = []
+        self.played: list[Turn] = []
 
-    def course(self) -> Course:
+    def turns(self) -> Iterator[Turn]:
+        """Each round as it ends."""
         registry = Registry.open(self.folder)
-        first = _current(registry)
-        turns: list[Turn] = []
-        served = [first]
+        self.served = [_current(registry)]
         for number in range(1, int(self.part["e8"]["rounds"]) + 1):
             fault: Fault = "coins" if self.rng.random() < float(self.part["e8"]["faults"]["coins"]) else "none"
             self._ask(registry, number, coin=fault == "coins")
             played, judged = self._play()
             promoted = played.state == "promoted"
-            truth = self.better(played.candidate, served[-1])
+            truth = self.better(played.candidate, self.served[-1])
             if promoted:
-                served.append(played.candidate)
-            worst = min((self.better(served[-1], other) for other in served[:-1]), default=1.0)
-            turns.append(Turn(fault, promoted, truth, int(self.part["e8"]["labels"]), judged, worst))
-        last = served[-1]
-        diversity = self._distinct(last) / self._distinct(first)
-        return Course(turns, self.better(last, first) if last.id != first.id else 0.5, diversity)
+                self.served.append(played.candidate)
+            worst = min((self.better(self.served[-1], other) for other in self.served[:-1]), default=1.0)
+            self.played.append(Turn(fault, promoted, truth, int(self.part["e8"]["labels"]), judged, worst))
+            yield self.played[-1]
+
+    def course(self) -> Course:
+        """Of the rounds that were played."""
+        first, last = self.served[0], self.served[-1]
+        reached = self.better(last, first) if last.id != first.id else 0.5
+        return Course(self.played, reached, self._distinct(last) / self._distinct(first))
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
