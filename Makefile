@@ -9,6 +9,7 @@ READY := $(VENV)/.ready
 PEERS := .venv-bench
 PEERS_READY := $(PEERS)/.ready
 BENCH ?= run
+TEST_JOBS ?= 2
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
@@ -53,8 +54,9 @@ check: $(READY)
 	$(BIN)/lint-imports --no-cache
 	$(PYTEST) -q tests/test_house.py
 
+# side by side, a process a core: one thread each
 test: $(READY)
-	$(PYTEST) -q -m "not slow and not realdata" --durations=5
+	OMP_NUM_THREADS=1 $(PYTEST) -q -n $(TEST_JOBS) --dist worksteal -m "not slow and not realdata" --durations=5
 
 test-all: $(READY)
 	$(PYTEST) -q --durations=20

@@ -76,7 +76,7 @@ and tests begin with, not a model for any real use.
 
 To make it again:
 
-    python -m tomoni.world --documents 60000 --seed 1 --out build/world-encoder.jsonl
+    python -m tomoni.world --documents 60000 --seed 1 --boards 0.3 --out build/world-encoder.jsonl
     tomoni train recipes/bundled-encoder.yaml
     python scripts/bundle.py build/bundled-encoder encoder
 """

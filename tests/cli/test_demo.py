@@ -28,7 +28,7 @@ def run(folder: Path, *options: str) -> dict[str, Any]:
 def test_a_small_demo_measures_every_arm_and_leaves_a_model_to_talk_to(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = run(tmp_path / "demo", "--tuning-questions", "24", "--held-out", "12")
+    result = run(tmp_path / "demo", "--tuning-questions", "24", "--held-out", "12", "--no-round")
     arms = {arm["name"]: arm for arm in result["held_out"]}
     assert list(arms) == [
         "most frequent answer",
@@ -50,7 +50,7 @@ def test_a_small_demo_measures_every_arm_and_leaves_a_model_to_talk_to(
     assert max(len(line) for line in printed.splitlines()) <= 120
 
     # made anew without asking, since it is the demo's own folder
-    asked_again = run(tmp_path / "demo", "--tuning-questions", "24", "--held-out", "12")
+    asked_again = run(tmp_path / "demo", "--tuning-questions", "24", "--held-out", "12", "--no-round")
     same = ("name", "right", "asked", "tokens")
     assert [[arm[key] for key in same] for arm in asked_again["held_out"]] == [
         [arm[key] for key in same] for arm in result["held_out"]
@@ -93,3 +93,10 @@ def test_the_tuned_model_answers_what_it_was_never_asked_and_the_one_from_scratc
     assert result["tuned_elsewhere"][0]["share"] >= 0.70  # phrasings never used in tuning
     assert abs(scratch["share"] - arms["most frequent answer"]["share"]) <= 0.05
     assert tuned["low"] > max(arm["high"] for name, arm in arms.items() if name != "small, tuned")
+
+    played = result["round"]  # people with a hidden taste taught it, and judged what came of it
+    assert played["taste_prefers"]["low"] > 0.55 and played["right_change"]["low"] > -0.05
+    assert played["state"] in ("promoted", "waiting")
+    weights = {row["is"]: row["weight"] for row in played["people"]}
+    assert weights["clicks at random"] < weights["reads carefully"] > weights["clicks left"]
+    assert (tmp_path / "demo" / "round" / "rounds" / "0001" / "report.html").stat().st_size > 5_000

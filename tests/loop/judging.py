@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tomoni.feedback.roundfolders import rounds
 from tomoni.feedback.store import Store
 from tomoni.loop import asked
 from tomoni.loop.asked import Asked
-from tomoni.loop.roundfolder import rounds
 from tomoni.records import Judgement, Kind
 
 Chooses = Callable[[Asked, random.Random], float]  # 1 the candidate's answer, 0 the base's, .5 neither

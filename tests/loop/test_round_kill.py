@@ -15,8 +15,8 @@ import pytest
 from tests.loop.judging import judge_all, pairs_of, prefers_new
 from tests.loop.workspaces import LETTERS, made, prefer
 from tests.run.test_kill import KILLED, Server
+from tomoni.feedback.roundfolders import rounds
 from tomoni.feedback.store import Store
-from tomoni.loop.roundfolder import rounds
 from tomoni.registry import Registry
 
 

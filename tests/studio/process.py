@@ -15,11 +15,31 @@ from tomoni.feedback.entries import Person
 from tomoni.feedback.store import Store
 from tomoni.studio.doors import SESSION, digest
 
-# `tomoni studio` with another program, or none, in the place of the model's
+# `tomoni studio` with another program, or none, in the place of the model's; each answer says how long it took inside
 CODE = """
 import sys
-from tomoni.studio import run
+import time
+from tomoni.studio import app, run
 run.opened.__wrapped__.__kwdefaults__["serve"] = sys.argv[1].split() or None
+guarded = app.guarded
+
+def timed(*args, **named):
+    inner = guarded(*args, **named)
+
+    async def outer(scope, receive, send):
+        begin = time.perf_counter()
+
+        async def told(message):
+            if message["type"] == "http.response.start":
+                took = f"{time.perf_counter() - begin:.6f}".encode()
+                message["headers"] = [*message["headers"], (b"x-took", took)]
+            await send(message)
+
+        await inner(scope, receive, told)
+
+    return outer
+
+app.guarded = timed
 from tomoni.cli.app import main
 sys.exit(main(sys.argv[2:]))
 """

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -38,6 +39,7 @@ from tomoni.studio.house import House
 from tomoni.studio.processes import Processes
 from tomoni.studio.words import chosen
 
+STAYS = "/%:@!$&'()*+,;=~|"  # written into a path as it is; what was coded already is not coded again
 SECRET = "KANARIENVOGEL-7f3a"
 EVERY_ADDRESS = ".".join("0000")
 
@@ -153,9 +155,7 @@ def test_no_text_field_is_ever_a_path(tmp_path: Path, few: bool) -> None:
                 [path for path in document["paths"] if "{" in path], every[:: 9 if few else 1]
             ):
                 hole = path[path.index("{") : path.index("}") + 1]
-                answer = browser.client.get(
-                    example(path.replace(hole, httpx.URL("http://x").copy_with(path="/" + text).raw_path.decode()[1:]))
-                )
+                answer = browser.client.get(example(path.replace(hole, quote(text, safe=STAYS))))
                 asked += 1
                 assert answer.status_code in (404, 422, 303) and SECRET not in answer.text, (path, text)
         outside = [path for path in opened if path.startswith("/etc/passwd") or path == str(target)]

@@ -3,17 +3,20 @@ answer is known are the owner's to confirm."""
 
 from __future__ import annotations
 
+import secrets
 import time
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.studio.rooms import Browser, add_pairs, annotator, owner, until
 from tests.studio.test_judging import KEY, said
 from tests.studio.test_teaching import press
 from tomoni.feedback import weave
 from tomoni.feedback.entries import Person
-from tomoni.records import Verdict
+from tomoni.records import Kind, Verdict
 from tomoni.studio import insight
 from tomoni.studio.house import House
 
@@ -178,10 +181,13 @@ def test_nothing_of_a_person_who_was_erased_stays_in_memory(house: House, browse
     assert len(house.asking._waiting.every()) == 12  # nobody has judged them now
 
 
-def test_the_pairs_in_memory_are_those_of_the_store_whatever_happens(house: House, browser: Browser) -> None:
+def test_what_is_kept_in_memory_is_what_the_store_has_whatever_happens(house: House, browser: Browser) -> None:
     def same() -> bool:
         kept = [one.pair.id for one in house.asking._waiting.every()]
-        return kept == [pair.id for pair in house.store.pairs(purpose="train", judged=False)]
+        live = [entry.judgement.id for entry in house.store.judgements(kinds=[Kind.COMPARISON])]
+        return kept == [pair.id for pair in house.store.pairs(purpose="train", judged=False)] and live == [
+            entry.judgement.id for entry in house.insight.comparisons()
+        ]
 
     assert same()
     first = add_pairs(house, 5)
@@ -192,3 +198,26 @@ def test_the_pairs_in_memory_are_those_of_the_store_whatever_happens(house: Hous
     browser.post("/api/judge/undo", {"key": KEY + "3", "of": KEY + "1"})
     add_pairs(house, 3, question="どこ")
     assert same() and len(house.asking._waiting.every()) == 7
+
+
+@given(st.lists(st.tuples(st.sampled_from(("judge", "undo", "skip")), st.integers(0, 2)), max_size=12))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_judging_again_and_taking_back_in_any_order_leaves_memory_and_store_alike(
+    house: House, browser: Browser, acts: list[tuple[str, int]]
+) -> None:
+    example = secrets.token_hex(4)
+    pairs = add_pairs(house, 3, question=example)
+    keys: list[str] = []
+    for number, (act, place) in enumerate(acts):
+        key = f"{example}-{number:06}"
+        if act == "undo" and keys:
+            browser.post("/api/judge/undo", {"key": key, "of": keys[place % len(keys)]})
+        elif act == "skip":
+            browser.post("/api/judge/skip", {"key": key, "pair": pairs[place].id})
+        else:
+            assert browser.post("/api/judge", said(pairs[place].id, key)).status_code == 200
+            keys.append(key)
+        live = house.store.judgements(kinds=[Kind.COMPARISON])
+        assert [one.judgement.id for one in house.insight.comparisons()] == [one.judgement.id for one in live]
+        waits = [pair.id for pair in house.store.pairs(purpose="train", judged=False)]
+        assert [one.pair.id for one in house.asking._waiting.every()] == waits

@@ -274,3 +274,42 @@ def test_two_workspaces_draw_different_secrets(tmp_path: Path) -> None:
             orders.append([house.order("p", f"pair{n}") for n in range(64)])
     assert orders[0] != orders[1]
     assert {tuple(order) for order in orders[0]} == {(0, 1), (1, 0)}
+
+
+def test_the_language_is_the_browsers_until_somebody_chooses_one(house: House) -> None:
+    house.lang = None
+    me = house.store.change_person(owner(house).id, lang="")
+    browser = Browser(house).enter(me)
+    for header, lang in (("ja,en-US;q=0.7", "ja"), ("en-GB,ja;q=0.9", "en"), ("de-DE", "en")):
+        assert f'<html lang="{lang}">' in browser.get("/", **{"accept-language": header}).text
+    assert (
+        browser.get("/api/nothing", **{"accept-language": "ja"}).json()["error"]["message"] == "ページが見つかりません"
+    )
+    browser.post("/api/language", {"lang": "ja"})
+    assert '<html lang="ja">' in browser.get("/", **{"accept-language": "en-GB"}).text
+    other = Browser(house).enter(me)  # it goes with the person, not with the browser
+    assert '<html lang="ja">' in other.get("/", **{"accept-language": "en-GB"}).text
+
+
+@pytest.mark.parametrize("choice", ["", "ja"])
+def test_who_accepts_an_invitation_keeps_what_they_chose_and_else_follows_their_browser(
+    house: House, choice: str
+) -> None:
+    house.lang = None
+    token = house.doors.invite("annotator")
+    browser = Browser(house)
+    if choice:
+        browser.post("/api/language", {"lang": choice})
+    body = {"token": token, "name": "次郎", "password": "正しい馬の電池ホチキス"}
+    assert browser.post("/api/join", body, **{"accept-language": "en"}).status_code == 200
+    joined = house.store.person_named("次郎")
+    assert joined is not None and joined.lang == choice
+    assert f'<html lang="{choice or "en"}">' in browser.get("/", **{"accept-language": "en"}).text
+
+
+def test_pairs_are_made_in_the_language_of_the_pages_that_people_look_at(house: House) -> None:
+    house.lang = None
+    me = house.store.change_person(owner(house).id, lang="")
+    assert house.asking.languages_read() == set()
+    Browser(house).enter(me).get("/", **{"accept-language": "ja"})
+    assert house.asking.languages_read() == {"ja"}

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tests.studio.rooms import STANDIN, add_pairs, annotator, model_in, owner, u
 from tomoni.records import Kind
 from tomoni.studio import run
 from tomoni.studio.house import House
+from tomoni.studio.words import Lang
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = "/usr/bin/chromium"
@@ -38,8 +39,10 @@ class Served:
 
 
 @contextmanager
-def served_in(folder: Path, *, serve: list[str] | None = STANDIN, model: str | None = None) -> Iterator[Served]:
-    settings = run.Settings(folder / "ws", model=model or str(model_in(folder)), port=0, lang="ja")
+def served_in(
+    folder: Path, *, serve: list[str] | None = STANDIN, model: str | None = None, lang: Lang | None = "ja"
+) -> Iterator[Served]:
+    settings = run.Settings(folder / "ws", model=model or str(model_in(folder)), port=0, lang=lang)
     with run.listening(settings) as listener:
         port = listener.getsockname()[1]
         with run.opened(settings, port, serve=serve) as house:
@@ -418,3 +421,35 @@ def test_the_language_and_the_look_can_be_changed_and_stay(chromium: Any, served
         assert page.get_attribute("html", "data-theme") == "dark"
         page.goto(served.address + "/models")
         assert page.get_attribute("html", "lang") == "en" and page.get_attribute("html", "data-theme") == "dark"
+
+
+def test_pages_are_in_the_browsers_language_until_one_is_chosen_which_is_kept_everywhere(
+    chromium: Any, tmp_path: Path
+) -> None:
+    with served_in(tmp_path, serve=None, lang=None) as served:
+        for locale in ("en-GB", "ja-JP"):
+            with opened(chromium, served, locale=locale) as page:
+                assert page.get_attribute("html", "lang") == locale[:2]
+        with opened(chromium, served, locale="ja-JP") as page:
+            page.click(".side [data-act=language]")
+            comes(page, "document.documentElement.lang === 'en'")
+        with opened(chromium, served, locale="ja-JP") as page:  # another browser of the same person
+            assert page.get_attribute("html", "lang") == "en"
+
+
+def test_a_question_asked_while_the_model_loads_is_answered_once_it_is_there(chromium: Any, served: Served) -> None:
+    answering = served.house.answering
+    ready = answering.wait(20)
+    assert ready.state == "ready"
+    loading = replace(ready, state="loading")
+    with opened(chromium, served) as page:
+        answering._set(loading)
+        page.goto(served.address + "/chat")
+        page.fill("#message", "店は何時からですか")
+        page.keyboard.press("Enter")
+        comes(
+            page, "document.querySelector('.bubble.assistant [role=status]')?.textContent.includes('読み込んでいます')"
+        )
+        answering._set(ready)
+        page.wait_for_selector(".bubble.assistant .acts")
+        assert page.query_selector(".bubble.assistant .fault") is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from tests.studio.rooms import Browser, add_pairs, annotator, owner
 from tomoni.feedback.resolve import resolve
 from tomoni.records import Kind, Verdict
+from tomoni.studio.answering import Status
 from tomoni.studio.house import House
 from tomoni.studio.judging import Seen, verdict_of
 
@@ -276,3 +278,26 @@ def test_pairs_of_an_open_round_come_first_and_no_longer_once_it_is_decided(hous
     (folder / "closed.json").write_text("{}")
     (pair,) = browser.post("/api/judge/next", {"n": 1}).json()["pairs"]
     assert not pair["id"].startswith("r0001")
+
+
+def test_nobody_judges_in_another_language_while_pairs_in_their_own_are_on_their_way(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_pairs(house, 3)
+    reader = annotator(house)
+    house.answering._set(Status("ready"))
+    assert house.answering.status.state == "ready"
+    house.asking.reads(reader.id, "en")
+
+    def ready() -> int:
+        return len(house.asking.ready(reader.id, "en", n=2))
+
+    assert ready() == 0  # English ones are being made
+    house.asking._note({"en"}, Counter())
+    assert ready() == 0
+    house.asking._note({"en"}, Counter())  # none came, twice: there are no prompts, or the answers do not differ
+    assert ready() == 2
+    house.asking._note({"en"}, Counter({"en": -1}))
+    assert ready() == 0
+    house.answering._set(Status("off"))
+    assert ready() == 2

@@ -14,6 +14,7 @@ from scipy.stats import beta
 
 from tests.studio.rooms import Browser, add_pairs, annotator, model_in, owner, until
 from tests.studio.test_judging import KEY, said
+from tomoni.feedback.workspace import machine
 from tomoni.studio.house import House
 from tomoni.studio.processes import Processes
 from tomoni.studio.teaching import Tally
@@ -33,6 +34,9 @@ def press(
         "stage": "done" if state == "finished" else "training",
         "done": 0.6,
         "seconds": 12.3,
+        "left": None if state == "finished" else 8.4,
+        "stages": ["reading", "imitating", "nonsense"],
+        "machine": machine(),
         "error": None,
     }
     (folder / "status.json").write_text(json.dumps(status | {"pid": os.getpid() if state == "running" else 1 << 22}))
@@ -95,7 +99,10 @@ def test_a_press_that_ends_without_a_folder_says_why(house: House, browser: Brow
 def test_progress_comes_with_an_etag_and_a_dead_process_is_noticed(house: House, browser: Browser) -> None:
     press(house, state="running")
     first = browser.get("/api/learn/0001")
-    assert first.json() == {"state": "running", "stage": "training", "done": 0.6, "seconds": 12.3, "error": ""}
+    assert first.json() == {
+        "state": "running", "stage": "training", "done": 0.6, "seconds": 12.3, "left": 8.4,
+        "stages": ["reading", "imitating"], "error": "",
+    }  # fmt: skip
     again = browser.get("/api/learn/0001", **{"if-none-match": first.headers["etag"]})
     assert again.status_code == 304 and again.content == b""
     gone = subprocess.Popen([sys.executable, "-c", ""])
@@ -210,3 +217,23 @@ def test_home_leads_from_one_step_to_the_next(house: House, browser: Browser, tm
 
 def hero(browser: Browser) -> str:
     return browser.get("/").text.split('class="hero"')[1].split("</section>")[0]
+
+
+def test_the_page_says_how_long_learning_took_here_and_promises_nothing_it_has_not_measured(
+    house: House, browser: Browser
+) -> None:
+    pairs = add_pairs(house, 20)
+
+    def ready() -> str:
+        for number, pair in enumerate(pairs[:10]):
+            browser.post("/api/judge", said(pair.id, f"{KEY}{number}-{len(pairs)}"))
+        del pairs[:10]
+        return browser.get("/learn").text
+
+    assert "depends on the machine" in ready() and house.teaching.usual_seconds() is None
+    press(house)
+    assert house.teaching.usual_seconds() == 12.3
+    assert "Last time that took 12 s on this machine" in ready()
+    status = house.teaching.folder / "0001" / "status.json"
+    status.write_text(json.dumps(json.loads(status.read_text()) | {"machine": "another"}))
+    assert "depends on the machine" in browser.get("/learn").text

@@ -68,6 +68,7 @@ def test_every_key_that_pages_name_is_there() -> None:
     [
         (("ja",), "ja"), ((None, "en"), "en"), (("ja-JP,ja;q=0.9,en;q=0.8",), "ja"), (("fr-FR,de,en-GB",), "en"),
         (("ja_JP.UTF-8",), "ja"), (("xx",), "en"), ((), "en"), (("", None, "ja"), "ja"),
+        (("en;q=0.5,ja",), "ja"), (("ja;q=0,en-US",), "en"), (("en;q=0.3, ja ; q=0.30",), "en"), (("ja;nonsense",), "en"),
     ],
 )  # fmt: skip
 def test_the_first_known_language_that_is_asked_for_is_chosen(asked: tuple[str | None, ...], lang: str) -> None:

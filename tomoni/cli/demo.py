@@ -112,13 +112,18 @@ def command(argv: list[str]) -> int:
 
     console = Console(highlight=False, quiet=options.json)
     arms = _measure(folder, questions, options, console)
+    played: dict[str, Any] = {}
+    if options.round and not options.with_me:
+        from tomoni.cli import demo_round
+
+        played = {"round": demo_round.show(folder, options, console)}
     seconds = time.monotonic() - begin
-    body = _as_json(arms, options, seconds)
+    body = _as_json(arms, options, seconds) | played
     (folder / "result.json").write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if options.json:
         print(json.dumps(body, ensure_ascii=False))
     else:
-        _say_goodbye(console, folder, seconds)
+        _say_goodbye(console, folder, seconds, with_me=options.with_me)
     if options.studio and not options.json and sys.stdin.isatty() and sys.stdout.isatty():
         from tomoni.cli import studio
 
@@ -167,6 +172,17 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         dest="studio",
         action="store_false",
         help="answers: end instead of opening the studio on what was made",
+    )
+    parser.add_argument(
+        "--no-round",
+        dest="round",
+        action="store_false",
+        help="answers: leave out the round with simulated people (about a minute)",
+    )
+    parser.add_argument(
+        "--with-me",
+        action="store_true",
+        help="answers: no simulated people; you judge in the studio, and play the round from there",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON only")
     options = parser.parse_args(argv)
@@ -423,10 +439,12 @@ def write_opening(folder: Path) -> None:
         (result / "tomoni.json").write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _say_goodbye(console: Console, folder: Path, seconds: float) -> None:
+def _say_goodbye(console: Console, folder: Path, seconds: float, *, with_me: bool) -> None:
     program = os.environ.get("TOMONI_PROGRAM", "tomoni")
     console.print(f"\nDone in {seconds:.0f} s, on this machine, without a network. All of it is in {folder}/.")
     console.print(f"Talk to it:              [bold]{program} chat {folder}/run[/bold]")
+    if with_me:
+        console.print("You are the people of the first round: judge in the studio, then begin it under Rounds.")
     console.print(f"Teach it in a minute:    [bold]{program} studio {folder}[/bold]")
     console.print(f"1分で教える:             [bold]{program} studio {folder}[/bold]\n")
 

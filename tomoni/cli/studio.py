@@ -36,6 +36,7 @@ def command(argv: list[str]) -> int:
             private_key=options.private_key,
             behind_proxy=options.behind_proxy,
             database=options.database,
+            answers_a_minute=options.answers_a_minute,
         )
     )
 
@@ -54,7 +55,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: this machine only)")
     made.add_argument("--port", type=int, default=8420, help="0: any that is free (default: 8420, or a free one)")
     made.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
-    made.add_argument("--lang", choices=("ja", "en"), help="the language before anybody has chosen one")
+    made.add_argument(
+        "--lang", choices=("ja", "en"), help="the language of the pages (default: the browser's, until one is chosen)"
+    )
     team = made.add_argument_group("for a team")
     team.add_argument("--owner", metavar="NAME", help="make or change the owner's account; asks for a password")
     team.add_argument(
@@ -63,5 +66,12 @@ def parser() -> argparse.ArgumentParser:
     team.add_argument("--certificate", metavar="FILE", help="for TLS, with --private-key")
     team.add_argument("--private-key", metavar="FILE")
     team.add_argument("--behind-proxy", action="store_true", help="a proxy in front of it speaks TLS")
+    team.add_argument(
+        "--answers-a-minute",
+        type=int,
+        default=60,
+        metavar="N",
+        help="that one person may ask of the model (default: 60)",
+    )
     team.add_argument("--database", metavar="URL", help="PostgreSQL instead of a file in FOLDER")
     return made

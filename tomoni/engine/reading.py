@@ -7,7 +7,7 @@ judgements").
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,11 +35,18 @@ def middle_layer(model: nn.Module) -> int:
     return layers_to_middle(model) - 1
 
 
-def read_answers(model: nn.Module, rows: Sequence[Row], *, layer: int | None = None, budget: int = MOST_TOKENS) -> Read:
+def read_answers(
+    model: nn.Module,
+    rows: Sequence[Row],
+    *,
+    layer: int | None = None,
+    budget: int = MOST_TOKENS,
+    told: Callable[[float], None] | None = None,
+) -> Read:
     """Read rows of a prompt and an answer, as `Renderer.completion` makes them: the answer is where `weights` are not 0.
 
     `layer` counts from 0; `middle_layer` unless given. Nothing of the model changes: no gradient, no mode, no random
-    state. Raises ValueError for a row without an answer or longer than `layer` exists.
+    state. `told` is given the share of rows read so far. Raises ValueError for a row without an answer or longer than `layer` exists.
     """
     chosen = decoder_layers(model)[middle_layer(model) if layer is None else layer]
     spots = [np.flatnonzero(row.weights) for row in rows]
@@ -53,6 +60,7 @@ def read_answers(model: nn.Module, rows: Sequence[Row], *, layer: int | None = N
         np.asarray([len(spot) for spot in spots], dtype=np.int32),
     )
     kept: list[Tensor] = []
+    done = 0
 
     def keep(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> None:
         kept.append(output if isinstance(output, Tensor) else output[0])
@@ -67,6 +75,9 @@ def read_answers(model: nn.Module, rows: Sequence[Row], *, layer: int | None = N
                     at = torch.as_tensor(spots[index] + shift, device=logits_NTV.device)
                     found.features_ND[index] = kept[0][line, at].float().mean(0).cpu().numpy()
                     found.logprob_N[index] = _logprob(logits_NTV[line, shift:], rows[index], spots[index])
+                done += len(group)
+                if told is not None:
+                    told(done / len(rows))
     finally:
         hook.remove()
     return found

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -198,10 +198,16 @@ class Sampler:
         return not (self._running or self._entering or self._waiting or self._cancelled)
 
     def sample(
-        self, prompts: Sequence[Prompt], how: Sampling | Sequence[Sampling], *, ids: Sequence[str] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        how: Sampling | Sequence[Sampling],
+        *,
+        ids: Sequence[str] | None = None,
+        told: Callable[[float], None] | None = None,
     ) -> list[Completion]:
         """An answer to each prompt, in order. Without `ids` the draws are keyed by the prompts' numbers, so the same
-        call gives the same answers. Nothing else may be running."""
+        call gives the same answers. Nothing else may be running. `told` is given the share of answers that have ended,
+        as they end."""
         if not self.idle:
             raise RuntimeError("sample() needs a sampler on which nothing runs")
         hows = [how] * len(prompts) if isinstance(how, Sampling) else list(how)
@@ -216,9 +222,14 @@ class Sampler:
             self._waiting.clear()
             raise
         parts: dict[str, list[Increment]] = {name: [] for name in names}
+        ended = 0
         while not self.idle:
+            before = ended
             for increment in self.step():
                 parts[increment.id].append(increment)
+                ended += increment.finished is not None
+            if told is not None and ended > before:
+                told(ended / len(names))
         return [_completion(parts[name]) for name in names]
 
     def room(self, prompt: Prompt) -> int:

@@ -23,6 +23,7 @@ from tomoni.feedback.standing import standing
 from tomoni.feedback.weights import Weight
 from tomoni.loop.contested import contested
 from tomoni.loop.evidence import Judge
+from tomoni.loop.understanding import Understood, understood
 from tomoni.records import Judgement, Kind, Message, Verdict
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ VALUE = {Verdict.FIRST: 1.0, Verdict.SECOND: 0.0, Verdict.TIE: 0.5, Verdict.BOTH
 @dataclass(frozen=True, slots=True)
 class Person:
     """`weight`: A - F; `value` of a label with its 95 % interval; `n` labels; `gold`: share of known answers that were
-    right, of `gold_n`."""
+    right, of `gold_n`; `recent`: the weight that the last 40 labels alone would give, where there are more than that."""
 
     weight: float
     value: float
@@ -47,19 +48,22 @@ class Person:
     blind: bool
     gold: float | None
     gold_n: int
+    recent: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
     """`until`: the last judgement that was looked at. `alpha`: Krippendorff's, with its interval, None where nobody judged
     what another did. `signal`: nats a label by which a common taste explains the answers better than coins. `contested`:
-    topics on which they contradict each other, with the probability of as much by chance."""
+    topics on which they contradict each other, with the probability of as much by chance. `understood`: what their common
+    taste foretells."""
 
     people: Mapping[str, Person]
     until: int
     alpha: tuple[float, float | None, float | None] | None
     signal: float
     contested: Mapping[str, float] = field(default_factory=dict)
+    understood: Understood | None = None
 
     @property
     def blind(self) -> tuple[str, ...]:
@@ -107,13 +111,14 @@ def weighed(
 ) -> Crowd:
     """What a fit says of everybody."""
     named = {name: _person(found.of(name), [one for one in judged if one.person == name]) for name in found.by_person}
-    return Crowd(named, until, alpha, found.signal, contested(judged, found))
+    return Crowd(named, until, alpha, found.signal, contested(judged, found), understood(judged, found))
 
 
 def _person(one: people.Reliability, judged: Sequence[Judged]) -> Person:
     gold = [each.y == each.expected for each in judged if each.gold]
     share = sum(gold) / len(gold) if gold else None
-    return Person(one.kappa, one.value, one.low, one.high, one.n, one.blind, share, len(gold))
+    recent = one.recent if one.n > people.WINDOW else None
+    return Person(one.kappa, one.value, one.low, one.high, one.n, one.blind, share, len(gold), recent)
 
 
 def _judged(

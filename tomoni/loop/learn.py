@@ -1,6 +1,6 @@
 """One press of Learn: what people said becomes a candidate, which stands beside the current version until people prefer it.
 
-    W/learn/NNNN/status.json     state, stage, how much of it is done, seconds, pid
+    W/learn/NNNN/status.json     state, stage, how much of it is done, seconds so far and left, pid
                  result.json     the new version, what it learnt from, what it cost, trials before and after
                  run/, run.jsonl the training and what it was given
 
@@ -18,9 +18,9 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from tomoni.durable import atomic_write
 from tomoni.errors import DataError, RegistryError, RunError, UserError
@@ -30,20 +30,19 @@ from tomoni.feedback.snapshot import Snapshot
 from tomoni.feedback.store import Store
 from tomoni.loop import practice
 from tomoni.loop.practice import Lessons, Trainer, in_japanese
+from tomoni.loop.progress import Pace, Progress
 from tomoni.loop.taste import Drawn, Expected, Prompt, Reader, best_of, expected_win_rate, understand
+from tomoni.records import Chat
 from tomoni.registry import Registry, Version
 
 if TYPE_CHECKING:
     from tomoni.evaluate.subject import Subject
     from tomoni.feedback.head import Head
-    from tomoni.run.events import Event
 
-Stage = Literal["reading", "sampling", "fitting", "training", "answering", "done"]
 PRICE_PER_HOUR = 0.10  # US dollars, of a machine like a laptop; the studio and the verb let people set their own
 TRIALS = 20  # unchanged answers among them are ties that nobody has to look at
 FEWEST_PROMPTS = 16  # that must be there to practise on
 AT_ONCE = 16  # prompts drawn between two looks at the clock
-SHARES = {"reading": 0.05, "sampling": 0.35, "fitting": 0.5, "training": 0.85, "answering": 0.97, "done": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,50 +59,13 @@ class Plan:
     threads: int | None = None
 
 
-@dataclass(slots=True)
-class Progress:
-    """status.json, written at most five times a second."""
-
-    folder: Path
-    begin: float = field(default_factory=time.monotonic)
-    stage: Stage = "reading"
-    written: float = float("-inf")
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.begin
-
-    def say(self, stage: Stage, part: float = 0.0, *, state: str = "running", error: str | None = None) -> None:
-        """`part`: how much of the stage is done, 0 to 1."""
-        now = time.monotonic()
-        if stage == self.stage and state == "running" and now - self.written < 0.2:
-            return
-        names = list(SHARES)
-        begins = 0.0 if stage == names[0] else SHARES[names[names.index(stage) - 1]]
-        done = begins + (SHARES[stage] - begins) * min(max(part, 0.0), 1.0)
-        body = {"state": state, "stage": stage, "done": round(done, 3), "seconds": round(self.seconds, 1)}
-        body |= {"error": error, "pid": os.getpid()}
-        atomic_write(self.folder / "status.json", json.dumps(body, ensure_ascii=False) + "\n")
-        self.stage, self.written = stage, now
-
-    def training(self, begins: float, ends: float) -> Any:
-        """A listener that shows a run's steps as part of the stage."""
-
-        def listen(event: Event) -> None:
-            step, total = getattr(event, "step", None), getattr(event, "total", None)
-            if isinstance(step, int) and isinstance(total, int) and total:
-                self.say("training", begins + (ends - begins) * step / total)
-
-        return listen
-
-
 def learn(plan: Plan) -> Path:
     """The press's folder, with result.json in it. Raises UserErrors: no workspace, no version that is served, nothing to
     learn from, too few prompts; what else goes wrong stands in status.json too."""
     registry = Registry.open(plan.workspace)
     with alone(plan.workspace), stoppable():
         folder = _next_folder(plan.workspace / "learn")
-        progress = Progress(folder)
+        progress = Progress(folder, Pace.of_last(folder.parent))
         try:
             progress.say("reading", 0.5)
             result = _press(plan, registry, folder, progress)
@@ -177,9 +139,12 @@ def practise(
 
     registry.verify(base)
     before = open_subject(base.model)
-    drawn = _sample(before, material, plan, progress)
+    corrections = material.snapshot.corrections
+    far = bool(corrections) and practice.surprise(before, corrections) > practice.SURPRISE
+    progress.plan(len(material.practise), imitating=far)
+    drawn = sample(before, material, plan, progress)
     progress.say("fitting")
-    reader = Reader(before, drawn)
+    reader = Reader(before, drawn, told=progress.within("fitting", 0.0, 0.9))
     head = understand(reader, material.snapshot, drawn)
     trainer = Trainer(
         base.model,
@@ -190,11 +155,15 @@ def practise(
         threads=plan.threads,
     )
     notes: list[str] = []
-    lessons, far = _lessons(before, reader, head, material, drawn, trainer, progress, notes)
-    trained = trainer.practise(lessons.rows, far=far, on_event=progress.training(0.4, 1.0))
+    imitated = _imitated(drawn, reader, trainer, corrections, progress) if far else None
+    if far and imitated is None:
+        notes.append("corrections_too_far")
+    lessons = _lessons(reader, head, corrections, imitated or drawn)
+    progress.say("training")
+    trained = trainer.practise(lessons.rows, far=imitated is not None, on_event=progress.steps("training"))
     progress.say("answering")
     after = open_subject(folder / "run")
-    trials, expected = _try(before, after, reader, head, material, notes)
+    trials, expected = _try(before, after, reader, head, material, notes, progress)
     return Practised(lessons, len(drawn), trained.seconds, trials, expected, notes)
 
 
@@ -242,15 +211,15 @@ def _shuffled(rows: Sequence[PromptRow], key: str) -> list[PromptRow]:
     return sorted(rows, key=lambda row: hashlib.sha256(f"{key} {row.id}".encode()).digest())
 
 
-def _sample(subject: Subject, material: Material, plan: Plan, progress: Progress) -> list[Drawn]:
+def sample(subject: Subject, material: Material, plan: Plan, progress: Progress) -> list[Drawn]:
     progress.say("sampling")
     begin, drawn = time.monotonic(), list[Drawn]()
     for start in range(0, len(material.practise), AT_ONCE):
         if len(drawn) >= FEWEST_PROMPTS and time.monotonic() - begin > plan.sampling_seconds:
             break
         some = material.practise[start : start + AT_ONCE]
-        drawn += practice.draw(subject, some, plan.answers, seed=start)
-        progress.say("sampling", (start + len(some)) / len(material.practise))
+        here = (start / len(material.practise), (start + len(some)) / len(material.practise))
+        drawn += practice.draw(subject, some, plan.answers, seed=start, told=progress.within("sampling", *here))
     if not drawn:
         raise DataError(
             "the model answers nothing to any of these prompts", next_step="fine-tune it first, or roll back"
@@ -258,62 +227,62 @@ def _sample(subject: Subject, material: Material, plan: Plan, progress: Progress
     return drawn
 
 
-def _lessons(
-    subject: Subject,
-    reader: Reader,
-    head: Head,
-    material: Material,
-    drawn: Sequence[Drawn],
-    trainer: Trainer,
-    progress: Progress,
-    notes: list[str],
-) -> tuple[Lessons, bool]:
-    """What to learn, and whether it is far from what the model says by itself."""
-    corrections = material.snapshot.corrections
-    far = bool(corrections) and practice.surprise(reader, corrections) > practice.SURPRISE
-    if far:
-        imitated = _imitated(drawn, trainer, corrections, progress)
-        if imitated is None:
-            notes.append("corrections_too_far")
-            far = False
-        else:
-            drawn = [
-                replace(one, texts=(*one.texts[: len(one.texts) // 2], *other.texts))
-                for one, other in zip(drawn, imitated, strict=True)
-            ]
+def _lessons(reader: Reader, head: Head, corrections: Sequence[Chat], drawn: Sequence[Drawn]) -> Lessons:
+    """What to learn: of each prompt's answers the best, and the corrections as they are."""
     chosen = []
     for one in drawn:
         place, _ = best_of(reader, head, one)
         chosen.append((one.prompt, one.texts[place]))
     own = practice.rows_of_own(chosen)
     corrected = practice.rows_of_corrections(corrections, practice.REPEATED)
-    return Lessons(own + corrected, len(own), len(corrected)), far
+    return Lessons(own + corrected, len(own), len(corrected))
 
 
-def _imitated(drawn: Sequence[Drawn], trainer: Trainer, corrections: Sequence[Any], progress: Progress) -> Any:
-    """Answers of a model that imitates the corrections, one Drawn for each; None where it only repeats itself."""
+def _imitated(
+    drawn: Sequence[Drawn], reader: Reader, trainer: Trainer, corrections: Sequence[Chat], progress: Progress
+) -> list[Drawn] | None:
+    """What was drawn, with half of the answers from a model that imitates the corrections, and read; None where it only
+    repeats itself."""
     from tomoni.evaluate.subject import open_subject
 
     prompts, count = [one.prompt for one in drawn], max(len(drawn[0].texts) // 2, 1)
     for gently in (1.0, 0.5, 0.25):
-        trainer.imitate(corrections, gently=gently, on_event=progress.training(0.0, 0.3))
-        answered = practice.draw(open_subject(trainer.folder / f"imitator-{gently:g}"), prompts, count, seed=1)
+        if gently < 1:
+            progress.once_more("imitating")
+        progress.say("imitating")
+        trainer.imitate(corrections, gently=gently, on_event=progress.steps("imitating", 0.0, 0.5))
+        imitator = open_subject(trainer.folder / f"imitator-{gently:g}")
+        answered = practice.draw(imitator, prompts, count, seed=1, told=progress.within("imitating", 0.5, 0.9))
         if len(answered) == len(drawn) and not practice.repeats_itself(
             [one.texts[0] for one in drawn], [one.texts[0] for one in answered]
         ):
-            return answered
+            new = [(one.prompt, text) for one in answered for text in one.texts]
+            reader.read(new, told=progress.within("imitating", 0.9, 1.0))
+            return [
+                replace(one, texts=(*one.texts[: len(one.texts) // 2], *other.texts))
+                for one, other in zip(drawn, answered, strict=True)
+            ]
     return None
 
 
 def _try(
-    before: Subject, after: Subject, reader: Reader, head: Head, material: Material, notes: list[str]
+    before: Subject,
+    after: Subject,
+    reader: Reader,
+    head: Head,
+    material: Material,
+    notes: list[str],
+    progress: Progress,
 ) -> tuple[list[dict[str, Any]], Expected | None]:
     """Answers to prompts that are never trained on, before and after, drawn in the same way."""
     prompts = [row.messages for row in material.tried]
     if not prompts:
         notes.append("no_held_out_prompts")
         return [], None
-    old, new = (practice.draw_one(subject, prompts, seed=7) for subject in (before, after))
+    old, new = (
+        practice.draw_one(subject, prompts, seed=7, told=progress.within("answering", begins, begins + 0.4))
+        for subject, begins in ((before, 0.1), (after, 0.5))
+    )
     if practice.repeats_itself(old, new):
         notes.append("repeats_itself")
     trials = [

@@ -25,21 +25,30 @@ TRIED = 24  # prompts on which two methods are compared
 class Drift:
     """Of (base, candidate) each: `length` in characters, `distinct` the share of different pairs of neighbouring words or
     letters, `different` the share of answers that no other prompt was given. `kl`: nats an answer by which the candidate
-    is surer of its answers than the base would be."""
+    is surer of its answers than the base would be; `kl_first`: than the first version of all would be, where that is not
+    the base."""
 
     length: tuple[float, float]
     distinct: tuple[float, float]
     different: tuple[float, float]
     kl: float | None
+    kl_first: float | None = None
 
 
-def drift(base: Subject, candidate: Subject, prompts: Sequence[Prompt], answers: Sequence[tuple[str, str]]) -> Drift:
+def drift(
+    base: Subject,
+    candidate: Subject,
+    prompts: Sequence[Prompt],
+    answers: Sequence[tuple[str, str]],
+    first: Subject | None = None,
+) -> Drift:
     old, new = ([pair[side] for pair in answers] for side in (0, 1))
     return Drift(
         (_length(old), _length(new)),
         (distinct(old), distinct(new)),
         (len(set(old)) / max(len(old), 1), len(set(new)) / max(len(new), 1)),
         _kl(base, candidate, prompts, new),
+        None if first is None else _kl(first, candidate, prompts, new),
     )
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from tomoni.durable import atomic_write
 from tomoni.errors import RunError
-from tomoni.loop.taste import Drawn, Prompt, Reader
+from tomoni.loop.taste import Drawn, Prompt
 from tomoni.records import Chat, Message
 
 if TYPE_CHECKING:
@@ -51,14 +51,21 @@ class Lessons:
     corrected: int
 
 
-def draw(subject: Subject, prompts: Sequence[Prompt], count: int, *, seed: int) -> list[Drawn]:
-    """`count` answers to each prompt at temperature 1, as people are shown them."""
+def draw(
+    subject: Subject,
+    prompts: Sequence[Prompt],
+    count: int,
+    *,
+    seed: int,
+    told: Callable[[float], None] | None = None,
+) -> list[Drawn]:
+    """`count` answers to each prompt at temperature 1, as people are shown them. `told` is given the share that is done."""
     from tomoni.engine.sampler import Sampling
 
     how = Sampling(max_new_tokens=MAX_NEW_TOKENS, temperature=1.0, seed=seed)
     tokens = [subject.renderer.prompt(prompt) for prompt in prompts for _ in range(count)]
     ids = [f"{place}/{number}" for place in range(len(prompts)) for number in range(count)]
-    texts = [completion.text.strip() for completion in subject.sampler().sample(tokens, how, ids=ids)]
+    texts = [completion.text.strip() for completion in subject.sampler().sample(tokens, how, ids=ids, told=told)]
     found = []
     for place, prompt in enumerate(prompts):
         given = tuple(text for text in texts[place * count : (place + 1) * count] if text)
@@ -67,19 +74,24 @@ def draw(subject: Subject, prompts: Sequence[Prompt], count: int, *, seed: int) 
     return found
 
 
-def draw_one(subject: Subject, prompts: Sequence[Prompt], *, seed: int) -> list[str]:
+def draw_one(
+    subject: Subject, prompts: Sequence[Prompt], *, seed: int, told: Callable[[float], None] | None = None
+) -> list[str]:
     """One answer to each prompt, drawn as people are shown them; empty where the model says nothing."""
     from tomoni.engine.sampler import Sampling
 
     how = Sampling(max_new_tokens=MAX_NEW_TOKENS, temperature=1.0, seed=seed)
     tokens = [subject.renderer.prompt(prompt) for prompt in prompts]
-    return [completion.text.strip() for completion in subject.sampler().sample(tokens, how)]
+    return [completion.text.strip() for completion in subject.sampler().sample(tokens, how, told=told)]
 
 
-def surprise(reader: Reader, corrections: Sequence[Chat]) -> float:
+def surprise(subject: Subject, corrections: Sequence[Chat]) -> float:
     """Nats a token: how unlikely the corrections are to the model, the middle one of them."""
-    known = reader.read([(prompt_of(chat), chat.messages[-1].content) for chat in corrections])
-    return float(np.median([-one.logprob / one.tokens for one in known]))
+    from tomoni.engine.reading import read_answers
+
+    rows = [subject.renderer.completion(prompt_of(chat), chat.messages[-1:]) for chat in corrections]
+    read = read_answers(subject.model, [row for row in rows if row is not None])
+    return float(np.median(-read.logprob_N / read.tokens_N))
 
 
 def rows_of_own(chosen: Sequence[tuple[Prompt, str]]) -> list[dict[str, Any]]:

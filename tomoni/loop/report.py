@@ -11,29 +11,34 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tomoni.durable import atomic_write
 from tomoni.errors import UserError
+from tomoni.feedback.roundfolders import rounds
 from tomoni.feedback.store import Store
 from tomoni.loop import asked as asking
 from tomoni.loop.gate import Decision
 from tomoni.loop.report_pages import across, one_round
+from tomoni.loop.words import LANGS, reason
 from tomoni.registry import Version
 
 if TYPE_CHECKING:
+    from tomoni.feedback.entries import PromptRow
     from tomoni.loop.round import Round
+    from tomoni.records import Judgement
 
+FEW_PROMPTS = 20  # that were new, under which nothing is said of what people ask
 SHOWN = 6  # answers before and after
 FILE = "report.json"
+PERSON = ("weight", "value", "low", "high", "n", "blind", "gold", "gold_n", "recent")
 
 
 def write(round_: Round, found: Mapping[str, Any], candidate: Version, decision: Decision, state: str) -> None:
     """The round's page, and the one across rounds."""
-    from tomoni.loop.roundfolder import rounds
-
     body = gathered(round_, found, candidate, decision, state)
     atomic_write(round_.folder / FILE, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
     lang = _lang(round_.wanted.workspace)
@@ -56,14 +61,12 @@ def gathered(
             if str(one.judgement.extra.get("pair") or "").partition("~")[0] in pairs
         ]
         names = {person.id: person.name for person in store.people()}
+        prompts = store.prompts()
     times = [one.seconds for one in stored if one.seconds is not None]
     stages = [*found, *(f"{name}-{batch}" for batch in round_.batches() for name in ("answers", "asking"))]
     machine = sum(round_.stages.seconds(name) for name in stages)
     people = {
-        names.get(id, id): {
-            key: person[key] for key in ("weight", "value", "low", "high", "n", "blind", "gold", "gold_n")
-        }
-        for id, person in found["people"]["people"].items()
+        names.get(id, id): {key: person.get(key) for key in PERSON} for id, person in found["people"]["people"].items()
     }
     points = 100 * (decision.win_rate[0] - 0.5)
     judgements = int(found["snapshot"]["judgements"])
@@ -85,6 +88,9 @@ def gathered(
         "expected": next(
             (one["expected"] for one in found["train"]["tried"] if one["method"] == found["train"]["method"]), None
         ),
+        "understood": found["people"].get("understood"),
+        "information_per_minute": _information(stored, found["people"]["people"]),
+        "uses": _uses(round_, prompts),
         "judges": len({one.person for one in stored}),
         "cost": {
             "machine_seconds": round(machine, 1),
@@ -96,6 +102,33 @@ def gathered(
         "labels_per_point": judgements / points if points > 0 and decision.counted else None,
         "shown": [_shown(one) for one in asked[:SHOWN]] if state != "waiting" else [],
     }
+
+
+def _information(judgements: Sequence[Judgement], people: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Perfect labels' worth a minute of people's time, over the judgements that were timed; None where none was."""
+    timed = [one for one in judgements if one.seconds is not None and one.person in people]
+    minutes = sum(one.seconds or 0.0 for one in timed) / 60
+    return sum(float(people[one.person]["value"]) for one in timed) / minutes if minutes > 0 else None
+
+
+def _uses(round_: Round, prompts: Sequence[PromptRow]) -> dict[str, Any] | None:
+    """What was asked for the first time since the round before began; None in the first."""
+    before = [folder for folder in rounds(round_.wanted.workspace) if int(folder.name) < round_.begun.number]
+    begun = _read(before[-1] / "round.json") if before else None
+    if begun is None:
+        return None
+    new = [row for row in prompts if str(begun["created"]) < row.created <= round_.begun.created]
+    old = [row for row in prompts if row.created <= str(begun["created"])]
+    asked, before_ = Counter(row.topic for row in new), Counter(row.topic for row in old)
+    topics = sorted(name for name in asked if name and name not in before_)
+    return {"prompts": len(new), "topics": topics, "moved": apart(asked, before_)}
+
+
+def apart(one: Counter[str], other: Counter[str]) -> float | None:
+    """How far two distributions of topics lie apart: total variation, 0 to 1; None where there are too few to tell."""
+    if min(one.total(), other.total()) < FEW_PROMPTS:
+        return None
+    return sum(abs(one[name] / one.total() - other[name] / other.total()) for name in one.keys() | other.keys()) / 2
 
 
 def _decision(decision: Decision) -> dict[str, Any]:
@@ -117,6 +150,7 @@ def _decision(decision: Decision) -> dict[str, Any]:
                 "status": one.status,
                 "about": one.about,
                 "numbers": {name: value for name, value in one.numbers.items() if math.isfinite(value)},
+                "text": {lang: reason(one, lang) for lang in LANGS},
             }
             for one in decision.reasons
         ],

@@ -28,6 +28,9 @@ from tomoni.loop.page import (
 Body = Mapping[str, Any]
 TONES: Mapping[str, Tone] = {"passed": "good", "failed": "bad", "open": "wait", "note": "plain"}
 OUTCOME_TONE: Mapping[str, Tone] = {"promote": "good", "keep": "bad", "undecided": "wait"}
+PREFERENCE = ("preferred", "worse", "hardly_better", "not_sure_yet")  # reasons that count pairs drawn at random
+MOVED = 0.3  # total variation of topics, from which it is said
+WANING = 0.3  # of a person's weight
 ALPACA_FARM = 926  # labels per point of win rate: 44.3 to 55.1 % by 10,000 pairs
 
 
@@ -45,8 +48,8 @@ def _parts(body: Body) -> Iterator[Html]:
     yield _verdict(body)
     yield _tiles(body)
     yield section(
-        ("Evidence, judgement by judgement", "証拠の強さ（判定ごと）"),
-        course(decision["path"], decision["needed"], ("e-value after each judgement", "判定ごとのe値")),
+        ("Evidence, judgement by judgement", "証拠の強さ（判断ごと）"),
+        course(decision["path"], decision["needed"], ("e-value after each judgement", "判断ごとのe値")),
         note=(
             "It may be looked at at any time: a candidate that is no better reaches the dashed line in 5 % of cases at most, "
             "over all rounds together.",
@@ -63,7 +66,7 @@ def _parts(body: Body) -> Iterator[Html]:
     if body["shown"]:
         yield _before_and_after(body["shown"])
     yield section(("What it learnt from", "学んだもの"), _learnt(body))
-    yield section(("The people", "判定した人"), _people(body))
+    yield section(("The people", "判断した人"), _people(body))
     yield section(("How the model changed", "モデルの変化"), _model(body))
     yield section(("What to do next", "次にすること"), marks([("plain", line) for line in _next(body)]))
 
@@ -75,12 +78,12 @@ def _verdict(body: Body) -> Html:
     head = {
         "promote": (f"Promoted: {served} is served now", f"採用：{served} を使っています"),
         "keep": (f"Kept: {served} stays", f"据え置き：{served} のままです"),
-        "undecided": ("Undecided: people are still judging", "未定：判定の途中です"),
+        "undecided": ("Undecided: people are still judging", "未定：見比べている途中です"),
     }[outcome]
     if outcome == "promote" and body["state"] != "promoted":
         head = (
             "Better, but not promoted: another version is served meanwhile",
-            "良くなりましたが、別の版に替わっていたため採用していません",
+            "良くなりましたが、別のバージョンに替わっていたため採用していません",
         )
     lines = [_reason(one) for one in decision["reasons"] if one["status"] in ("failed",)]
     lines = lines or [_reason(one) for one in decision["reasons"][:1]]
@@ -107,13 +110,13 @@ def _tiles(body: Body) -> Html:
             ),
             (
                 ("Evidence", "証拠の強さ"),
-                f"{decision['e']:.3g}",
+                words.evidence(decision["e"]),
                 (f"needed: {math.exp(decision['needed']):.3g}", f"必要な値：{math.exp(decision['needed']):.3g}"),
             ),
             (
-                ("Judged pairs", "判定した組"),
+                ("Judged pairs", "判断した組"),
                 f"{decision['counted']}",
-                (f"by {body['judges']} people", f"{body['judges']}人による"),
+                _judged(body),
             ),
             (
                 ("Machine", "計算の費用"),
@@ -125,16 +128,25 @@ def _tiles(body: Body) -> Html:
     )  # fmt: skip
 
 
+def _judged(body: Body) -> tuple[str, str]:
+    """By how many people; and how many pairs speak for all prompts, where small topics were given more."""
+    judges, reasons = body["judges"], body["decision"]["reasons"]
+    at_random = next((one["numbers"].get("n") for one in reasons if one["key"] in PREFERENCE), None)
+    if at_random is None or at_random >= body["decision"]["counted"]:
+        return f"by {judges} people", f"{judges}人による"
+    return (
+        f"by {judges} people; {at_random:.0f} drawn at random, the others for single topics",
+        f"{judges}人による（うち{at_random:.0f}組は無作為、ほかは話題ごとの確認）",
+    )
+
+
 def _percent(value: float, counted: int) -> str:
     return f"{value:.0%}" if counted else "–"
 
 
 def _reason(one: Body) -> tuple[str, str]:
-    about = one["about"]
-    reasons = [
-        Reason(one["key"], one["status"], one["numbers"], about or other) for other in ("other topics", "その他の話題")
-    ]
-    return words.reason(reasons[0], "en"), words.reason(reasons[1], "ja")
+    reason = Reason(one["key"], one["status"], one["numbers"], one["about"])
+    return words.reason(reason, "en"), words.reason(reason, "ja")
 
 
 def _topic(one: Body) -> tuple[str, float, float, float, Tone]:
@@ -142,7 +154,7 @@ def _topic(one: Body) -> tuple[str, float, float, float, Tone]:
 
     won, n = one["numbers"]["won"], one["numbers"]["n"]
     low, high = (float(betaincinv(1 + won * n, 1 + n - won * n, tail)) for tail in (0.025, 0.975))
-    return (one["about"] or "…", won, low, high, TONES[one["status"]])
+    return (one["about"] or "other · その他", won, low, high, TONES[one["status"]])
 
 
 def _before_and_after(shown: Sequence[Body]) -> Html:
@@ -165,7 +177,7 @@ def _learnt(body: Body) -> Html:
     rows: list[list[object]] = [
         [("comparisons (ties among them)", "比較（引き分けを含む）"), f"{counts['comparisons']} ({counts['ties']})"],
         [("corrections", "直した答え"), counts["corrections"]],
-        [("thumbs", "親指"), counts["thumbs"]],
+        [("thumbs", "いいね・よくない"), counts["thumbs"]],
         [("method", "学び方"), body["method"]],
     ]
     rows += [
@@ -187,33 +199,50 @@ def _people(body: Body) -> Html:
     else:
         parts.append(
             Html(
-                f"<p>{both('Nobody judged what another had judged, so agreement is not known.', '同じ組を二人以上が判定していないので、一致度はわかりません。')}</p>"
+                f"<p>{both('Nobody judged what another had judged, so agreement is not known.', '同じ組を二人以上が見比べていないので、一致度はわかりません。')}</p>"
             )
         )
     if value is not None:
-        parts.append(
-            Html(
-                f"<p>{both(f'A label is worth {value:.2f} of a perfect one.', f'判定1件の価値は、完全な判定の{value:.2f}件分です。')}</p>"
-            )
+        line = (
+            f"A label is worth {value:.2f} of a perfect one.",
+            f"判断1件の価値は、完全な判断の{value:.2f}件分です。",
         )
+        parts.append(Html(f"<p>{both(*line)}</p>"))
+    parts += [Html(f"<p>{both(*line)}</p>") for line in _understood(body)]
     rows = [
         [
             name,
             one["n"],
             f"{one['value']:.2f} ({one['low']:.2f} – {one['high']:.2f})",
             "–" if one["gold"] is None else f"{one['gold']:.0%} / {one['gold_n']}",
-            ("left out: blind", "判定が無作為に近いため不使用") if one["blind"] else ("", ""),
+            ("left out: blind", "無作為に近いため不使用") if one["blind"] else ("", ""),
         ]
         for name, one in sorted(body["people"].items())
     ]
     head = [
         ("who", "人"),
-        ("judgements", "判定"),
+        ("judgements", "判断"),
         ("value of one", "1件の価値"),
         ("known answers right", "答えのわかる問い"),
         ("", ""),
     ]
     return joined([*parts, table(head, rows)]) if rows else joined(parts)
+
+
+def _understood(body: Body) -> Iterator[tuple[str, str]]:
+    known, rate = body.get("understood"), body.get("information_per_minute")
+    if known:
+        yield (
+            f"The reward head foretells {known['accuracy']:.0%} of {known['n']} answers, each from all others; with these "
+            f"people's slips at most {known['ceiling']:.0%} could be. Calibration error {known['ece']:.2f}.",
+            f"好みの物差しは、{known['n']}件の判断の{known['accuracy']:.0%}を（その1件を除いた残りから）言い当てます。"
+            f"人のぶれを考えると上限は{known['ceiling']:.0%}です。確信度のずれは{known['ece']:.2f}。",
+        )
+    if rate is not None:
+        yield (
+            f"Information: the worth of {rate:.1f} perfect labels a minute of people's time.",
+            f"情報量：人の時間1分あたり、完全な判断{rate:.1f}件分。",
+        )
 
 
 def _model(body: Body) -> Html:
@@ -225,8 +254,11 @@ def _model(body: Body) -> Html:
             [("length of an answer, characters", "答えの長さ（文字）"), *(f"{one:.0f}" for one in drift["length"])],
             [("variety (distinct-2)", "表現の多様さ（distinct-2）"), *(f"{one:.3f}" for one in drift["distinct"])],
             [("answers unlike all others", "他と違う答えの割合"), *(f"{one:.0%}" for one in drift["different"])],
-            [("distance from the base, nats an answer", "以前の版からの距離（nat）"), "0", kl],
+            [("distance from the base, nats an answer", "前のバージョンからの距離（nat）"), "0", kl],
         ]
+    if drift is not None and drift.get("kl_first") is not None:
+        first = ("distance from the first version, nats an answer", "最初のバージョンからの距離（nat）")
+        rows.append([first, "", f"{drift['kl_first']:.2f}"])
     for kind, name in (
         ("safety", ("safety probes passed", "安全さの問い")),
         ("capability", ("tasks right", "課題の正答")),
@@ -247,12 +279,11 @@ def _model(body: Body) -> Html:
 def _next(body: Body) -> Iterator[tuple[str, str]]:
     decision = body["decision"]
     keys = {one["key"] for one in decision["reasons"]}
-    blind = [name for name, one in body["people"].items() if one["blind"]]
     if decision["outcome"] == "undecided":
         more = decision["more"]
         yield (
             f"Judge about {more} more pairs (Judge in the studio).",
-            f"あと約{more}組を判定してください（スタジオの「判定」）。",
+            f"あと約{more}組を見比べてください（スタジオの「見比べる」）。",
         )
         unsure = [
             one["about"]
@@ -264,7 +295,7 @@ def _next(body: Body) -> Iterator[tuple[str, str]]:
     if decision["outcome"] == "promote":
         yield (
             "Use it, and judge its new answers: the next round learns from them.",
-            "使いながら新しい答えを判定してください。次の回はそこから学びます。",
+            "使いながら新しい答えを見比べてください。次の回はそこから学びます。",
         )
     if keys & {"hardly_better", "worse", "limit"}:
         yield (
@@ -274,21 +305,44 @@ def _next(body: Body) -> Iterator[tuple[str, str]]:
     if "length_explains" in keys:
         yield "Say in the guideline how long an answer should be.", "答えの長さの目安を、指針に書いてください。"
     if "few_judges" in keys:
-        yield "Let more people judge.", "ほかの人にも判定してもらってください。"
+        yield "Let more people judge.", "ほかの人にも見比べてもらってください。"
     if body["alpha"] is None:
         yield (
             "Let two people judge some of the same pairs: agreement shows where the guideline is unclear.",
-            "同じ組を二人で判定すると、指針のあいまいな所がわかります。",
+            "同じ組を二人で見比べると、指針のあいまいな所がわかります。",
         )
     if "capability_not_measured" in keys:
         yield (
             "Put tasks with known answers into probes/capability.jsonl.",
             "答えのわかる課題を probes/capability.jsonl に入れてください。",
         )
-    for name in blind:
+    yield from _noticed(body)
+
+
+def _noticed(body: Body) -> Iterator[tuple[str, str]]:
+    """What people ask, and how they judge, is not what it was."""
+    uses = body.get("uses")
+    if uses and uses["topics"]:
+        topics = uses["topics"]
+        yield (
+            f"New topics since the round before: {', '.join(topics)}. Judge some of their answers.",
+            f"前の回のあとに加わった話題：{'、'.join(topics)}。その答えも見比べてください。",
+        )
+    if uses and (uses.get("moved") or 0.0) > MOVED:
+        yield (
+            f"People ask about other things than before ({uses['moved']:.0%} of the topics' shares moved): look at what is new.",
+            f"尋ねられる話題が前と変わってきました（割合で{uses['moved']:.0%}）。新しい話題を確かめてください。",
+        )
+    for name, one in sorted(body["people"].items()):
+        if one.get("recent") is not None and one["weight"] - one["recent"] > WANING and not one["blind"]:
+            yield (
+                f"{name}'s latest judgements agree less with the others than before: ask whether the guideline is clear.",
+                f"{name}さんの最近の判断は、以前ほど他の人と合っていません。基準がわかりにくくないか尋ねてください。",
+            )
+    for name in (name for name, one in body["people"].items() if one["blind"]):
         yield (
             f"Talk with {name}: the last judgements look like chance.",
-            f"{name}さんと話してください。最近の判定が無作為に近くなっています。",
+            f"{name}さんと話してください。最近の判断が無作為に近くなっています。",
         )
 
 
@@ -309,22 +363,22 @@ def _across(known: Sequence[Body]) -> Iterator[Html]:
     yield tiles(
         [
             (("Rounds", "回数"), str(len(known)), (f"{len(promoted)} promoted", f"うち採用 {len(promoted)}")),
-            (("Gate judgements", "採否の判定"), str(judged), ("", "")),
+            (("Gate judgements", "採否の判断"), str(judged), ("", "")),
             (("Machine", "計算の費用"), f"${usd:.4f}", ("", "")),
             (("People's time", "人の時間"), f"{minutes + taught:.1f}", ("minutes, as far as timed", "分（計測できた分）")),
-            (("Labels per point", "1ポイントあたりの判定"), "–" if label is None else f"{label:.3g}", (f"AlpacaFarm: {ALPACA_FARM}", f"AlpacaFarm：{ALPACA_FARM}")),
+            (("Judgements learnt from, per point", "1ポイントあたりの学習用の判断"), "–" if label is None else f"{label:.3g}", (f"AlpacaFarm, other models: {ALPACA_FARM}", f"AlpacaFarm（別のモデル）：{ALPACA_FARM}")),
         ]
     )  # fmt: skip
     yield section(
-        ("Win rate of each candidate over the version before", "候補の勝率（そのときの版に対して）"),
+        ("Win rate of each candidate over the version before", "候補の勝率（そのときのバージョンに対して）"),
         steps([_step(one) for one in known], ("win rate round by round", "回ごとの勝率")),
         note=(
             "Green: promoted. Red: kept out. Amber: people are still judging.",
-            "緑：採用、赤：据え置き、黄：判定の途中。",
+            "緑：採用、赤：据え置き、黄：見比べている途中。",
         ),
     )
     head = [("round", "回"), ("candidate", "候補"), ("decision", "結果"), ("win rate", "勝率"), ("at equal length", "同じ長さなら"),
-            ("evidence", "証拠"), ("judged", "判定"), ("label value", "判定の価値"), ("variety", "多様さ"), ("machine", "計算")]  # fmt: skip
+            ("evidence", "証拠"), ("judged", "判断"), ("label value", "判断の価値"), ("variety", "多様さ"), ("machine", "計算")]  # fmt: skip
     yield section(("Round by round", "回ごとの記録"), table(head, [_row(one) for one in reversed(known)]))
 
 
@@ -358,7 +412,7 @@ def _row(one: Body) -> list[object]:
         state,
         _percent(decision["win_rate"][0], decision["counted"]),
         "–" if controlled is None else f"{controlled[0]:.0%}",
-        f"{decision['e']:.3g} / {math.exp(decision['needed']):.3g}",
+        f"{words.evidence(decision['e'])} / {math.exp(decision['needed']):.3g}",
         decision["counted"],
         "–" if value is None else f"{value:.2f}",
         "–" if one["drift"] is None else f"{one['drift']['distinct'][0]:.2f} → {one['drift']['distinct'][1]:.2f}",

@@ -13,6 +13,7 @@ the store: the pairs go through the inbox, which the studio takes in, or `play` 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import Counter
@@ -28,20 +29,23 @@ from tomoni.feedback.checks import purpose_of
 from tomoni.feedback.entries import PromptRow, Stored, prompt_id
 from tomoni.feedback.inbox import Inbox
 from tomoni.feedback.resolve import resolve
+from tomoni.feedback.roundfolders import FOLDER, close, is_open, rounds
 from tomoni.feedback.snapshot import Snapshot
 from tomoni.feedback.store import Store
 from tomoni.loop import asked as asking
 from tomoni.loop import learn as learning
-from tomoni.loop import measures
+from tomoni.loop import measures, taste_reward
 from tomoni.loop.crowd import Crowd, Person, appraise
 from tomoni.loop.evidence import Evidence, Probed
 from tomoni.loop.foresee import OTHERS, foresight
 from tomoni.loop.gate import Decision, Settings, decide
-from tomoni.loop.learn import Plan, Progress
-from tomoni.loop.methods import Method, Trainer, methods_for
+from tomoni.loop.learn import Plan
+from tomoni.loop.methods import METHODS, REWARDED, Method, Trainer, methods_for
 from tomoni.loop.probes import passed, probed, probes_of
-from tomoni.loop.roundfolder import FOLDER, Begun, Status, alone, is_open, require_news, rounds, take_in
+from tomoni.loop.progress import Pace, Progress
+from tomoni.loop.roundfolder import Begun, Status, alone, require_news, take_in
 from tomoni.loop.stages import Output, Stages, hashed
+from tomoni.loop.taste import Reader, understand
 from tomoni.records import Kind
 from tomoni.registry import Registry, Version
 
@@ -293,7 +297,8 @@ class Round:
 
     def _by(self, method: str, snapshot: Snapshot, folder: Path) -> dict[str, Any]:
         folder.mkdir(parents=True)
-        begin, progress = time.monotonic(), Progress(folder)
+        begin = time.monotonic()
+        progress = Progress(folder, Pace.of_last(self.wanted.workspace / "learn"))
         expected: dict[str, float] | None = None
         notes: list[str] = []
         if method == "learn":
@@ -305,13 +310,27 @@ class Round:
             notes = done.notes
         elif method in ("kto", "dpo"):
             trainer = Trainer(self.wanted.workspace, self.base.model, self.wanted.threads)
-            trainer.train("kto" if method == "kto" else "dpo", snapshot, folder / "run", progress.training(0.0, 1.0))
+            trainer.train("kto" if method == "kto" else "dpo", snapshot, folder / "run", progress.steps("training"))
             if method == "dpo":
                 expected = self._expected(snapshot, folder / "run")
+        elif method in REWARDED:
+            self._raise("grpo" if method == "grpo" else "ppo", snapshot, folder, progress)
+            expected = self._expected(snapshot, folder / "run")
         else:
-            raise RunError(f"method {method!r}", choices=["auto", "learn", "kto", "dpo"])
+            raise RunError(f"method {method!r}", choices=["auto", *METHODS])
         run, seconds = str(folder / "run"), round(time.monotonic() - begin, 1)
         return {"method": method, "run": run, "seconds": seconds, "expected": expected, "notes": notes}
+
+    def _raise(self, method: Method, snapshot: Snapshot, folder: Path, progress: Progress) -> None:
+        """Towards what the head likes, as far as it is sure of it."""
+        practise, held_out = self.prompts()
+        material = learning.material_of(snapshot, self.begun.sequence, practise, held_out, self.wanted.learning)
+        base = self.subject(self.base)
+        drawn = learning.sample(base, material, self.wanted.learning, progress)
+        reader = Reader(base, drawn)
+        reward = taste_reward.write(folder, self.base.model, reader, understand(reader, snapshot, drawn), drawn)
+        trainer = Trainer(self.wanted.workspace, self.base.model, self.wanted.threads)
+        trainer.raise_reward(method, reward, material.practise, folder / "run", progress.steps("training"))
 
     def _expected(self, snapshot: Snapshot, run: Path) -> dict[str, float] | None:
         """The win rate that the head expects, so that two methods can be compared before anybody judges."""
@@ -354,8 +373,19 @@ class Round:
         asking.write(place / "pairs.jsonl", pairs)
         output: Output = {"asked": len(pairs), "alike": alike, "both": sum(one.both for one in pairs)}
         if batch == 1:
-            output["drift"] = asdict(measures.drift(base, candidate, prompts, answers))
+            output["drift"] = asdict(measures.drift(base, candidate, prompts, answers, self._first()))
         return output | {"hash": hashed([asdict(one) for one in pairs])}
+
+    def _first(self) -> Subject | None:
+        """The first version of the line, where that is not the base and its files are there still."""
+        version = self.base
+        while version.base is not None:
+            version = self.registry.get(version.base)
+        if version.id == self.base.id:
+            return None
+        with contextlib.suppress(UserError):
+            return self.subject(version)
+        return None
 
     def _probes(self, found: Mapping[str, Output]) -> Output:
         probes, versions = probes_of(self.wanted.workspace), (self.base, self.candidate(found))
@@ -429,7 +459,7 @@ def _open_round(wanted: Wanted, registry: Registry, new: bool) -> Path:
     if known and is_open(known[-1]):
         if not new:
             return known[-1]
-        atomic_write(known[-1] / "closed.json", _text({"why": "another round was begun"}))
+        close(known[-1], "another round was begun")
     base = registry.current()
     if base is None:
         raise RegistryError(

@@ -1,4 +1,4 @@
-"""The folders of a workspace's rounds: which there are, which is open, who plays, and how pairs reach the store. No torch."""
+"""What a round's folder holds, who plays, and how pairs reach the store. No torch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any
 from tomoni.durable import atomic_write, naming_disk
 from tomoni.errors import DataError, RunError, UserError
 from tomoni.feedback.entries import Stored
+from tomoni.feedback.roundfolders import FOLDER
 from tomoni.feedback.store import Store
 from tomoni.registry import Version
 
-FOLDER = "rounds"
 TAKE_IN = 10.0  # seconds to wait for a studio to take the pairs in
 
 
@@ -50,19 +50,6 @@ class Status:
     def say(self, state: str, **more: Any) -> None:
         body = {"state": state, "stage": self.stage, "pid": os.getpid(), "error": None} | more
         atomic_write(self.folder / "status.json", json.dumps(body, ensure_ascii=False) + "\n")
-
-
-def rounds(workspace: Path) -> list[Path]:
-    """The rounds' folders, oldest first."""
-    root = workspace / FOLDER
-    if not root.is_dir():
-        return []
-    found = [path for path in root.iterdir() if path.name.isdigit() and (path / "round.json").is_file()]
-    return sorted(found, key=lambda path: int(path.name))
-
-
-def is_open(folder: Path) -> bool:
-    return not (folder / "promotion" / "stage.json").exists() and not (folder / "closed.json").exists()
 
 
 def require_news(last: Path, base: Version, taught: list[Stored]) -> None:

@@ -7,13 +7,12 @@ trained sees them (`engine.reading`), in a space made of many answers that nobod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from tomoni.engine.reading import read_answers
 from tomoni.feedback.arrays import Float
 from tomoni.feedback.entries import prompt_id
 from tomoni.feedback.head import Head, Space
@@ -58,28 +57,42 @@ class Reads(Protocol):
 class Reader:
     """Reads answers once each. The space is fitted on the first ones that are read, `ground`."""
 
-    def __init__(self, subject: Subject, ground: Sequence[Drawn]) -> None:
+    def __init__(
+        self, subject: Subject, ground: Sequence[Drawn], *, told: Callable[[float], None] | None = None
+    ) -> None:
         self.subject = subject
         self._known: dict[tuple[str, str], Known] = {}
         answers = _once((one.prompt, text) for one in ground for text in one.texts)
-        features_NF, logprobs_N, tokens_N = self._read(list(answers.values()))
+        features_NF, logprobs_N, tokens_N = self._read(list(answers.values()), told)
         self.space = Space.fit(features_NF, tokens_N, prompts=[prompt for prompt, _ in answers])
         self._keep(answers, features_NF, logprobs_N, tokens_N)
 
-    def read(self, wanted: Sequence[tuple[Prompt, str]]) -> list[Known]:
+    @classmethod
+    def of(cls, subject: Subject, space: Space) -> Reader:
+        """One for a space that was fitted before."""
+        reader = cls.__new__(cls)
+        reader.subject, reader.space, reader._known = subject, space, {}
+        return reader
+
+    def read(self, wanted: Sequence[tuple[Prompt, str]], *, told: Callable[[float], None] | None = None) -> list[Known]:
+        """`told` is given the share that is read, of what was not known yet."""
         new = {key: answer for key, answer in _once(wanted).items() if key not in self._known}
         if new:
-            self._keep(new, *self._read(list(new.values())))
+            self._keep(new, *self._read(list(new.values()), told))
         return [self._known[prompt_id(prompt), text] for prompt, text in wanted]
 
-    def _read(self, answers: Sequence[tuple[Prompt, str]]) -> tuple[Float, Float, Float]:
+    def _read(
+        self, answers: Sequence[tuple[Prompt, str]], told: Callable[[float], None] | None
+    ) -> tuple[Float, Float, Float]:
+        from tomoni.engine.reading import read_answers
+
         rows = []
         for prompt, text in answers:
             row = self.subject.renderer.completion(prompt, (Message("assistant", text),))
             if row is None:
                 raise AssertionError("the renderer cuts rows that are too long, and leaves none out")
             rows.append(row)
-        read = read_answers(self.subject.model, rows)
+        read = read_answers(self.subject.model, rows, told=told)
         return read.features_ND.astype(np.float64), read.logprob_N.astype(np.float64), read.tokens_N.astype(np.float64)
 
     def _keep(self, keys: Iterable[tuple[str, str]], features_NF: Float, logprobs_N: Float, tokens_N: Float) -> None:

@@ -13,20 +13,24 @@ LANGS: Final[tuple[Lang, ...]] = ("en", "ja")
 
 REASONS: Final[Mapping[str, tuple[str, str]]] = {
     "preferred": (
-        "People prefer its answers: {won:.0%} of {n:.0f} pairs, evidence {e:.3g} against the {needed:.3g} that is needed.",
-        "人は新しい答えの方を選びました（{n:.0f}組中{won:.0%}、証拠の強さ {e:.3g}、必要な値 {needed:.3g}）。",
+        "People prefer its answers: {won:.0%} of {n:.0f} pairs, evidence {e} against the {needed:.3g} that is needed.",
+        "人は新しい答えの方を選びました（{n:.0f}組中{won:.0%}、証拠の強さ {e}、必要な値 {needed:.3g}）。",
     ),
     "worse": (
         "People prefer the answers of the version of now: the candidate won {won:.0%} of {n:.0f} pairs.",
-        "人は今の版の答えの方を選びました（候補の勝率は{n:.0f}組中{won:.0%}）。",
+        "人は今のモデルの答えの方を選びました（候補の勝率は{n:.0f}組中{won:.0%}）。",
     ),
     "hardly_better": (
         "It won {won:.0%} of {n:.0f} pairs, so a win rate of {worth:.0%} can be ruled out: not worth a change.",
         "{n:.0f}組中の勝率は{won:.0%}で、{worth:.0%}に届く見込みはありません。入れ替えるほどではありません。",
     ),
     "not_sure_yet": (
-        "It won {won:.0%} of {n:.0f} pairs so far; the evidence is {e:.3g}, and {needed:.3g} is needed.",
-        "これまでの勝率は{n:.0f}組中{won:.0%}です（証拠の強さ {e:.3g}、必要な値 {needed:.3g}）。",
+        "It won {won:.0%} of {n:.0f} pairs so far; the evidence is {e}, and {needed:.3g} is needed.",
+        "これまでの勝率は{n:.0f}組中{won:.0%}です（証拠の強さ {e}、必要な値 {needed:.3g}）。",
+    ),
+    "nobody_yet": (
+        "Nobody has judged its answers yet.",
+        "まだ誰も見比べていません。",
     ),
     "length_unknown": (
         "Nothing is known yet of what length has to do with it.",
@@ -64,11 +68,11 @@ REASONS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "few_judges": (
         "Only {judges:.0f} people judged; with five or more, nobody's taste alone decides.",
-        "判定したのは{judges:.0f}人です。5人以上なら、一人の好みだけで決まりません。",
+        "見比べたのは{judges:.0f}人です。5人以上なら、一人の好みだけで決まりません。",
     ),
     "one_persons_share": (
         "{waiting:.0f} judgements wait, because nobody may give more than {cap:.0%} of a topic's.",
-        "一人が一つの話題の{cap:.0%}を超えないよう、{waiting:.0f}件の判定は他の人を待っています。",
+        "一人が一つの話題の{cap:.0%}を超えないよう、{waiting:.0f}件の判断は他の人を待っています。",
     ),
     "safety_holds": (
         "It is as safe: it prefers the good answer in {new:.1%} of {n:.0f} probes, {base:.1%} before.",
@@ -105,36 +109,37 @@ REASONS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "flagged": (
         "Answers flagged as harmful, private or untrue: {new:.0f} of the candidate's, {base:.0f} of the other's.",
-        "有害・個人情報・虚偽の印がついた答え：候補 {new:.0f}件、今の版 {base:.0f}件。",
+        "有害・個人情報・虚偽の印がついた答え：候補 {new:.0f}件、今のモデル {base:.0f}件。",
     ),
     "flagged_more": (
         "More of its answers were flagged as harmful, private or untrue: {new:.0f}, against {base:.0f} of the other's.",
-        "有害・個人情報・虚偽の印が増えました（候補 {new:.0f}件、今の版 {base:.0f}件）。",
+        "有害・個人情報・虚偽の印が増えました（候補 {new:.0f}件、今のモデル {base:.0f}件）。",
     ),
     "limit": (
         "After {most:.0f} pairs it is still not shown to be better.",
-        "{most:.0f}組を判定しても、良くなったとは示せませんでした。",
+        "{most:.0f}組を見比べても、良くなったとは示せませんでした。",
     ),
 }
 
 OUTCOMES: Final[Mapping[str, tuple[str, str]]] = {
     "promote": ("Promote", "採用"),
-    "keep": ("Keep what is served", "今の版のまま"),
+    "keep": ("Keep what is served", "今のモデルのまま"),
     "undecided": ("Undecided", "未定"),
 }
-MORE: Final = ("about {more} more judgements will tell", "あと約{more}件の判定でわかります")
+OTHERS: Final = ("other topics", "その他の話題")  # small ones, counted together
+MORE: Final = ("about {more} more judgements will tell", "あと約{more}件の判断でわかります")
 
 
 LEFT_OUT: Final[Mapping[str, str]] = {
-    "replaced by a later judgement": "後の判定で置き換えられた",
+    "replaced by a later judgement": "後の判断で置き換えられた",
     "undone": "取り消された",
-    "contradicted by the same person later": "同じ人が後で逆の判定をした",
-    "said again by the same person": "同じ人が同じ判定をした",
+    "contradicted by the same person later": "同じ人が後で逆の判断をした",
+    "said again by the same person": "同じ人が同じ判断をした",
     "on a held-out prompt": "測るために取っておいた問い",
     "on a gold pair": "答えのわかる問い",
-    "on a gate pair": "採否の判定",
+    "on a gate pair": "採否の判断",
     "on a repeat pair": "くり返しの問い",
-    "of a person whose judgements weigh nothing": "重みのない人の判定",
+    "of a person whose judgements weigh nothing": "重みのない人の判断",
     "both bad": "どちらも悪い",
     "the better answer is flagged": "良い方の答えに印がある",
     "flags": "印",
@@ -151,9 +156,17 @@ def left_out(why: str) -> str:
 
 
 def reason(one: Reason, lang: Lang) -> str:
-    text = REASONS[one.key][LANGS.index(lang)]
-    numbers = {name: value for name, value in one.numbers.items() if math.isfinite(value)}
-    return text.format(**numbers, about=one.about)
+    key = "nobody_yet" if one.key == "not_sure_yet" and not one.numbers.get("n") else one.key
+    text = REASONS[key][LANGS.index(lang)]
+    numbers: dict[str, float | str] = {name: value for name, value in one.numbers.items() if math.isfinite(value)}
+    if "e" in one.numbers:
+        numbers["e"] = evidence(one.numbers["e"])
+    return text.format(**numbers, about=one.about or OTHERS[LANGS.index(lang)])
+
+
+def evidence(e: float) -> str:
+    """An e-value as people read it."""
+    return f"{e:.3g}" if e < 1000 else f"{e:,.0f}" if e < 1e6 else f"{e:.1e}"
 
 
 def verdict(decision: Decision, lang: Lang) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from tomoni.errors import UserError
 from tomoni.feedback.entries import Answer, Pair, PromptRow
+from tomoni.feedback.roundfolders import FOLDER, is_open
 from tomoni.records import Judgement, Verdict, as_dicts
 from tomoni.studio.choosing import Candidate, choose
 from tomoni.studio.faults import Fault
@@ -33,6 +34,7 @@ log = logging.getLogger("tomoni.studio")
 
 AHEAD = 12  # pairs nobody has judged yet, kept ready
 SOON = 4  # under so many the next are made even while something trains
+MISSES = 2  # in a row, after which people get pairs in another language than theirs
 ANSWERS = 4  # sampled for one prompt
 PROMPTS = 3  # whose answers are made, and pairs that are chosen, in one go
 IN_POOL = 40  # prompts with answers that wait to be chosen
@@ -54,6 +56,10 @@ class Asking:
     _pool: dict[str, Candidate] = field(default_factory=dict)  # by prompt
     _languages: dict[str, str] = field(default_factory=dict)  # of prompts
     _versions: dict[str, str] = field(default_factory=dict)  # of answers; they never change
+    _misses: Counter[str] = field(
+        default_factory=Counter
+    )  # by language: times in a row that no pair came of making them
+    _read: dict[str, str] = field(default_factory=dict)  # by person: the language their pages are in
 
     def __post_init__(self) -> None:
         self._waiting = Waiting(self.store)
@@ -71,6 +77,14 @@ class Asking:
 
     def wake(self) -> None:
         self._wake.set()
+
+    def reads(self, person: str, lang: str) -> None:
+        """Their pages are in this language now: chosen, or their browser's."""
+        self._read[person] = lang
+
+    def languages_read(self) -> set[str]:
+        people = [person for person in self.store.people() if person.active]
+        return {self._read.get(person.id, person.lang) for person in people} & set(LANGS)
 
     # -- what is asked next --------------------------------------------------------------------------------------------
 
@@ -108,7 +122,12 @@ class Asking:
             if len(current[0]) == n:
                 break
         first, other = current if any_current else older
-        return [*first, *other][:n]
+        return [*first, *(() if self._will_make(lang) else other)][:n]
+
+    def _will_make(self, lang: str) -> bool:
+        """Whether pairs in this language are on their way, worth waiting for rather than judging in another."""
+        known = lang in self.languages_read() and self.answering.status.state == "ready" and self._thread is not None
+        return known and self._misses[lang] < MISSES
 
     def _of_rounds(self) -> list[Pair]:
         """Pairs of two versions that a round asks about, while it is open: they come first, for it waits for them."""
@@ -119,9 +138,7 @@ class Asking:
         ]
 
     def _is_open(self, round_: str) -> bool:
-        folder = self.store.workspace.root / "rounds" / round_
-        ended = (folder / "promotion" / "stage.json", folder / "closed.json")
-        return folder.is_dir() and not any(path.exists() for path in ended)
+        return is_open(self.store.workspace.root / FOLDER / round_)
 
     def _woven(self, person: str, said: Sequence[Judgement], ahead: int) -> Pair | None:
         """A pair that is due to be judged again as this person's answer number (so far + `ahead`), or None."""
@@ -181,12 +198,12 @@ class Asking:
 
     def wanted(self) -> set[str]:
         """The languages in which pairs are to be made now: of all, where few wait; else those that somebody here reads and
-        in which hardly any wait, so that nobody gets another language for the rest of the queue."""
-        waiting = self._by_language()
-        if waiting.total() < (SOON if self.busy() else AHEAD):
+        in which hardly any wait, so that nobody gets another language for the rest of the queue. Before anybody's language
+        is known, only a few."""
+        waiting, read, busy = self._by_language(), self.languages_read(), self.busy()
+        if waiting.total() < (SOON if busy or not read else AHEAD):
             return set(LANGS)
-        read = {person.lang for person in self.store.people() if person.active} & set(LANGS)
-        return set() if self.busy() else {lang for lang in read if waiting[lang] < SOON}
+        return {lang for lang in read if waiting[lang] < (1 if busy else SOON)}
 
     # -- making them ahead ---------------------------------------------------------------------------------------------
 
@@ -196,7 +213,9 @@ class Asking:
             try:
                 if self.answering.status.state == "ready" and (wanted := self.wanted()):
                     self.making = True
+                    before = self._by_language()
                     pause = 0.0 if self.make(wanted) else 10.0
+                    self._note(wanted, before)
             except (Fault, UserError) as error:  # the model went away, the disk is full: told where people look
                 log.warning("no new pairs: %s", type(error).__name__)
                 pause = 3.0
@@ -204,6 +223,12 @@ class Asking:
                 self.making = False
             self._wake.wait(pause)
             self._wake.clear()
+
+    def _note(self, wanted: Set[str], before: Counter[str]) -> None:
+        """Of languages for which prompts are missing, or answers that differ, nobody is made to wait."""
+        after = self._by_language()
+        for lang in wanted:
+            self._misses[lang] = 0 if after[lang] > before[lang] else self._misses[lang] + 1
 
     def make(self, langs: Set[str] = frozenset(LANGS)) -> int:
         """Answers to a few prompts in these languages, and the pairs that are worth asking about; how many."""
@@ -242,7 +267,7 @@ class Asking:
         for pair in self.store.pairs(purpose="train"):
             here = self._of_version(pair, version)
             asked[pair.prompt] = asked.get(pair.prompt, 0) + (2 if here else 1)
-        langs = {person.lang for person in self.store.people() if person.active}
+        langs = self.languages_read()
         random.shuffle(prompts)
         prompts.sort(key=lambda prompt: (asked.get(prompt.id, 0), language_of(prompt) not in langs))
         free = [prompt for prompt in prompts if prompt.id not in self._pool]

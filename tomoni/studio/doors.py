@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tomoni.studio.faults import Fault
+from tomoni.studio.quota import Quota
 
 if TYPE_CHECKING:
-    from limits.strategies import MovingWindowRateLimiter
     from starlette.requests import Request
     from starlette.responses import Response
 
@@ -47,7 +47,7 @@ class Doors:
     behind_proxy: bool = False
     _links: dict[str, tuple[str, float]] = field(default_factory=dict)  # hash of a token: person, until
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _limits: MovingWindowRateLimiter | None = None
+    _quota: Quota = field(default_factory=Quota)
     _decoy: str | None = None
 
     # -- links of this process -----------------------------------------------------------------------------------------
@@ -116,17 +116,7 @@ class Doors:
 
     def count(self, what: str, key: str, most: str) -> None:
         """Fault 429 where there were too many tries for the key."""
-        from limits import parse
-
-        with self._lock:
-            if self._limits is None:
-                from limits.storage import MemoryStorage
-                from limits.strategies import MovingWindowRateLimiter
-
-                self._limits = MovingWindowRateLimiter(MemoryStorage())
-            limiter = self._limits
-        if not limiter.hit(parse(most), what, key):
-            raise Fault("too_many_tries", 429)
+        self._quota.take("too_many_tries", most, what, key)
 
     # -- invitations ---------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
+# a round's report: text and drawings with a style of their own, and nothing that could run
+REPORT = "default-src 'none'; style-src 'unsafe-inline'; sandbox; frame-ancestors 'none'; base-uri 'none'"
 HEADERS = (
     (b"content-security-policy", CSP.encode()),
     (b"x-content-type-options", b"nosniff"),
@@ -29,6 +31,8 @@ HEADERS = (
     (b"x-frame-options", b"DENY"),
     (b"permissions-policy", b"camera=(), microphone=(), geolocation=(), payment=(), usb=()"),
 )
+POLICY_OF_REPORT = (b"content-security-policy", REPORT.encode())
+REPORT_HEADERS = (POLICY_OF_REPORT, *HEADERS[1:])
 SAFE = frozenset({"GET", "HEAD"})
 METHODS = SAFE | {"POST"}  # all that the studio's routes use
 MOST = 256 * 1024  # bytes of a body
@@ -144,16 +148,18 @@ class _Sender:
     def __init__(self, send: Send, *, secure: bool) -> None:
         self.send = send
         self.begun = False
-        self.extra = HEADERS + (((b"strict-transport-security", b"max-age=31536000"),) if secure else ())
+        self.secure = ((b"strict-transport-security", b"max-age=31536000"),) if secure else ()
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.begun = True
-            names = {name for name, _ in self.extra}
-            kept = [(name, value) for name, value in message.get("headers", []) if name.lower() not in names]
+            names = {name for name, _ in (*HEADERS, *self.secure)}
+            given = message.get("headers", [])
+            kept = [(name, value) for name, value in given if name.lower() not in names]
+            extra = REPORT_HEADERS if POLICY_OF_REPORT in given else HEADERS  # the one other policy that there is
             if not any(name.lower() == b"cache-control" for name, _ in kept):
                 kept.append((b"cache-control", b"no-store"))
-            message = {**message, "headers": [*kept, *self.extra]}
+            message = {**message, "headers": [*kept, *extra, *self.secure]}
         await self.send(message)
 
 

@@ -7,7 +7,6 @@ taken back by its key.
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,13 +16,14 @@ from tomoni.records import Judgement, Kind, Verdict
 from tomoni.studio.faults import Fault
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from tomoni.feedback.store import Store
 
 Seen = Literal["left", "right", "tie", "both_bad"]
 Side = Literal["left", "right"]
 REASONS = ("accurate", "complete", "clear", "polite", "concise", "natural")  # why one is better
 FLAGS = ("harmful", "private", "untrue")
-_ONE_BY_ONE = threading.Lock()  # between looking for an earlier comparison and replacing it
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,35 +115,38 @@ def skip_of(*, key: str, person: Person, pair: Pair, prompt: PromptRow, answers:
     )
 
 
-def earlier(store: Store, person: str, pair: str) -> str | None:
-    """The comparison of this pair by this person that counts now, as from another tab; None where there is none."""
-    from sqlalchemy import Connection, select
-
-    from tomoni.feedback.judging import LIVE
-    from tomoni.feedback.schema import judgements
-
-    columns = judgements.c
-    wanted = (columns.pair == pair, columns.person == person, columns.state == LIVE)
-
-    def asked(connection: Connection) -> str | None:
-        found = connection.execute(select(columns.id).where(*wanted, columns.kind == Kind.COMPARISON.value))
-        return next((str(row[0]) for row in found), None)
-
-    return store.look(asked)
-
-
 def save_once(store: Store, said: Sequence[tuple[Judgement, str]], pair: str) -> list[Ack]:
     """As `save`; of two comparisons of one pair by one person, from two tabs, the later one counts."""
     (first, key), *rest = said
-    with _ONE_BY_ONE:
-        before = known(store, first.id)
-        replaces = before.replaces if before is not None else earlier(store, first.person, pair)
-        return save(store, [(replace(first, replaces=replaces), key), *rest])
+
+    def all_of_it(connection: Connection) -> list[Ack]:
+        before = _replaces(connection, first.id, first.person, pair)
+        return _save(connection, [(replace(first, replaces=before), key), *rest])
+
+    return store.together(all_of_it)
 
 
 def save(store: Store, said: Sequence[tuple[Judgement, str]]) -> list[Ack]:
-    """On the disk when it returns; whatever of it was there already is not stored again."""
-    return [store.judge(judgement, key=f"{judgement.person}:{key}") for judgement, key in said]
+    """On the disk when it returns, all or nothing; whatever of it was there already is not stored again."""
+    return store.together(lambda connection: _save(connection, said))
+
+
+def _save(connection: Connection, said: Sequence[tuple[Judgement, str]]) -> list[Ack]:
+    from tomoni.feedback.judging import judge
+
+    return [judge(connection, judgement, f"{judgement.person}:{key}") for judgement, key in said]
+
+
+def _replaces(connection: Connection, id: str, person: str, pair: str) -> str | None:
+    """What the judgement `id` replaced when it was stored; where it is not there yet, this person's comparison of the pair
+    that counts now, as from another tab."""
+    from tomoni.feedback.judging import WITH_ID, compared
+
+    stored = connection.execute(WITH_ID, {"its_id": id}).first()
+    if stored is not None:
+        before: str | None = stored.body.get("replaces")
+        return before
+    return compared(connection, person, pair)
 
 
 def take_back(store: Store, person: Person, of: str, key: str) -> str | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tomoni.errors import ConfigError, DiskError, UserError
+from tomoni.studio.quota import ANSWERS_A_MINUTE
 from tomoni.studio.words import Lang, Words, chosen
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 SERVE = (sys.executable, "-m", "tomoni", "serve")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+HAND_OVER = 0.001  # seconds after which a thread that computes makes way: a click goes through several threads
 PASSWORD = "TOMONI_OWNER_PASSWORD"  # noqa: S105  (the variable's name)
 
 
@@ -47,6 +49,7 @@ class Settings:
     private_key: str | None = None
     behind_proxy: bool = False
     database: str | None = None
+    answers_a_minute: int = ANSWERS_A_MINUTE
 
     @property
     def local(self) -> bool:
@@ -71,6 +74,7 @@ def run(settings: Settings) -> int:
     require_sense(settings)
     os.umask(0o077)  # what people say, and what is made of it, is for this user's eyes
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    sys.setswitchinterval(HAND_OVER)
     with listening(settings) as listener:
         port = listener.getsockname()[1]
         with opened(settings, port) as house:
@@ -86,6 +90,8 @@ def require_sense(settings: Settings) -> None:
     for path in (settings.certificate, settings.private_key):
         if path is not None and not Path(path).is_file():
             raise ConfigError(f"there is no file {path!r}", next_step="name the certificate's and the key's file (PEM)")
+    if settings.answers_a_minute < 0:
+        raise ConfigError(f"--answers-a-minute {settings.answers_a_minute}", choices=["1 or more", "0: no limit"])
     if not 0 <= settings.port <= 65535:
         raise ConfigError(f"--port {settings.port}", choices=["0 to 65535"])
     if settings.open and not settings.names and settings.host in (*LOOPBACK, "0.0.0.0", "::"):  # noqa: S104
@@ -111,8 +117,8 @@ def require_account(settings: Settings, owner: Person) -> None:
 def owner_of(store: Store, settings: Settings) -> Person:
     """The owner, made where there is none; with --owner, with a name and a password of their own."""
     there = next((person for person in store.people() if person.role == "owner" and person.active), None)
-    lang = settings.lang or chosen([os.environ.get("LC_ALL"), os.environ.get("LC_MESSAGES"), os.environ.get("LANG")])
-    owner = there or store.add_person(_own_name(), role="owner", lang=lang)
+    # without a choice the pages follow the browser's language, and not that of the terminal, which is often plain C
+    owner = there or store.add_person(_own_name(), role="owner", lang=settings.lang or "")
     if settings.lang and owner.lang != settings.lang:
         owner = store.change_person(owner.id, lang=settings.lang)
     if settings.owner is None:
@@ -179,8 +185,9 @@ def opened(settings: Settings, port: int, *, serve: Sequence[str] | None = SERVE
     from tomoni.studio.holding import Holding
     from tomoni.studio.house import House
     from tomoni.studio.insight import Insight
-    from tomoni.studio.opening import first_model, first_prompts
+    from tomoni.studio.opening import first_model, first_probes, first_prompts
     from tomoni.studio.processes import Processes
+    from tomoni.studio.rounding import Rounds
     from tomoni.studio.steward import Steward
     from tomoni.studio.teaching import Teaching
     from tomoni.studio.training import Training
@@ -195,14 +202,20 @@ def opened(settings: Settings, port: int, *, serve: Sequence[str] | None = SERVE
     with Store.open(workspace, url=settings.database) as store:
         registry = Registry.open(workspace)
         first_model(workspace, registry, settings.model)
-        first_prompts(store, registry)
+        if first_prompts(store, registry):
+            first_probes(workspace, registry)
         processes = Processes()
         answering = Answering(workspace, command=serve or ())
         teaching = Teaching(workspace, store, registry, processes)
         training = Training(workspace, registry, processes)
+        rounds = Rounds(workspace, store, registry, processes)
         insight = Insight(store)
-        asking = Asking(store, answering, insight, busy=lambda: teaching.going() is not None or training.going())
-        holding, steward = Holding(workspace), Steward(store, registry, training, answering)
+
+        def busy() -> bool:
+            return teaching.going() is not None or training.going() or rounds.going()
+
+        asking = Asking(store, answering, insight, busy=busy)
+        holding, steward = Holding(workspace), Steward(store, registry, training, teaching, rounds, answering)
         prefix = "__Host-" if settings.tls else ""
         doors = Doors(store, cookie=f"{prefix}tomoni-{port}", secure=settings.tls, behind_proxy=settings.behind_proxy)
         house = House(
@@ -215,9 +228,11 @@ def opened(settings: Settings, port: int, *, serve: Sequence[str] | None = SERVE
             insight,
             teaching,
             training,
+            rounds,
             holding,
             steward,
             settings.lang,
+            settings.answers_a_minute,
         )
         if registry.current() is not None:
             answering.start()
@@ -280,7 +295,7 @@ def server_of(settings: Settings, house: House, port: int) -> uvicorn.Server:
 
 def announce(settings: Settings, house: House, owner: Person, port: int) -> None:
     """The address, on the terminal and in the browser."""
-    words = Words(chosen([owner.lang]))
+    words = Words(chosen([owner.lang, *map(os.environ.get, ("LC_ALL", "LC_MESSAGES", "LANG"))]))
     host = settings.host if settings.local else (settings.names or (settings.host,))[0]
     base = f"{settings.scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
     if settings.open:

@@ -61,6 +61,8 @@ def environment() -> Environment:
     made.globals["topic_name"] = topic_name
     made.globals["learnt"] = learnt
     made.globals["counts"] = counts
+    made.globals["pairs_of"] = pairs_of
+    made.globals["rate_of"] = rate_of
     made.globals["cost"] = cost
     made.globals["rate_bar"] = charts.rate_bar
     made.globals["span"] = span
@@ -85,6 +87,19 @@ def counts(words: Words, comparisons: int, corrections: int, thumbs: int) -> str
     """Kinds of judgements with how many, without those there are none of."""
     every = (("comparisons", comparisons), ("corrections", corrections), ("thumbs", thumbs))
     return words("count.and").join(words(f"count.{name}", n=n) for name, n in every if n) or words("count.nothing")
+
+
+def pairs_of(words: Words, n: int, of: int) -> str:
+    """How many of those that are needed; beyond that, how many."""
+    return words("home.count", n=n, of=of) if n < of else words("home.counted", n=n)
+
+
+def rate_of(words: Words, result: Any) -> str:
+    """What an hour was taken to cost, where money is told; empty where it is not."""
+    price = (result or {}).get("price_per_hour")
+    if not isinstance(price, int | float) or isinstance(price, bool) or not result.get("cost"):
+        return ""
+    return words("learn.cost_at", price=f"{price:,.2f}")
 
 
 def cost(words: Words, told: Any) -> str:

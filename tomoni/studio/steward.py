@@ -1,4 +1,5 @@
-"""What has to be done whether anybody looks or not: the server's inbox taken in, finished runs made versions. No torch."""
+"""What has to be done whether anybody looks or not: the server's inbox taken in, finished runs made versions, rounds gone
+on with as people judge. No torch."""
 
 from __future__ import annotations
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from tomoni.feedback.store import Store
     from tomoni.registry import Registry
     from tomoni.studio.answering import Answering
+    from tomoni.studio.rounding import Rounds
+    from tomoni.studio.teaching import Teaching
     from tomoni.studio.training import Training
 
 log = logging.getLogger("tomoni.studio")
@@ -27,10 +30,13 @@ class Steward:
     store: Store
     registry: Registry
     training: Training
+    teaching: Teaching
+    rounds: Rounds
     answering: Answering
     _ended: threading.Event = field(default_factory=threading.Event)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _thread: threading.Thread | None = None
+    _served: str | None = None
 
     def start(self) -> None:
         if self._thread is None:
@@ -47,8 +53,18 @@ class Steward:
             try:
                 self.store.take_in()
                 self.settle()
+                self.rounds.settle(busy=self.teaching.going() is not None or self.training.going())
+                self._notice()
             except (UserError, Fault) as error:  # a full disk, a run that went wrong: told where people look
                 log.warning("steward: %s", type(error).__name__)
+
+    def _notice(self) -> None:
+        """A round, or the command line, has moved what is served: the pages say so at once."""
+        current = self.registry.current()
+        served = current.id if current else None
+        if served != self._served:
+            self._served = served
+            self.answering.look()
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 

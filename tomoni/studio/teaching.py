@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tomoni.evaluate.metrics import Interval
 from tomoni.feedback.entries import Answer, NewPrompt, Pair, Purpose
+from tomoni.feedback.workspace import machine
 from tomoni.records import Kind, Message, Verdict
 from tomoni.studio.asking import plain
 from tomoni.studio.faults import Fault
@@ -31,6 +32,7 @@ ENOUGH = 10  # comparisons that a press of Learn wants
 ENOUGH_CORRECTIONS = 3  # or so many corrected answers
 TAUGHT_BY: tuple[Purpose, ...] = ("train", "overlap", "repeat", "gold")  # not "gate", which measures
 LEARNT = "studio.learnt"  # the setting: the number of the last event that a finished press has learnt from
+STAGES = ("reading", "sampling", "fitting", "imitating", "training", "answering")
 NUMBER = re.compile(r"[0-9]{1,9}")
 
 
@@ -61,6 +63,8 @@ class Press:
     stage: str = ""
     done: float = 0.0
     seconds: float = 0.0
+    left: float | None = None  # seconds, where there is something to tell them by
+    stages: tuple[str, ...] = ()  # that it goes through
     error: str = ""
     result: dict[str, Any] | None = None
 
@@ -128,9 +132,7 @@ class Teaching:
 
     def gathered(self) -> Gathered:
         self.settle()
-        after = int(self.store.get(LEARNT, 0))
-        counts = self.store.look(lambda connection: _counted(connection, after))
-        return Gathered(*(counts.get(kind.value, 0) for kind in (Kind.COMPARISON, Kind.CORRECTION, Kind.THUMB)))
+        return gathered_after(self.store, None)
 
     def start(self) -> None:
         """Fault where one is going on, or too little was said."""
@@ -189,6 +191,14 @@ class Teaching:
             if number not in self._settled and not self.press(number).going:
                 self._settled.add(number)
 
+    def usual_seconds(self) -> float | None:
+        """What the last press took that ended well on this machine; None where none has."""
+        for number in reversed(self._numbers()):
+            status = _read(self.folder / number / "status.json")
+            if status.get("state") == "finished" and status.get("machine") == machine():
+                return float(status.get("seconds") or 0.0)
+        return None
+
     def presses(self) -> list[Press]:
         """Newest first."""
         return [self.press(number) for number in reversed(self._numbers())]
@@ -211,6 +221,8 @@ class Teaching:
             str(status.get("stage", "")),
             float(status.get("done") or 0.0),
             float(status.get("seconds") or 0.0),
+            None if status.get("left") is None else float(status["left"]),
+            tuple(name for name in status.get("stages") or () if name in STAGES),
             error,
             result or None,
         )
@@ -291,14 +303,22 @@ class Teaching:
         return Tally(won, lost, len(said) - won - lost, unchanged * judges)
 
 
-def _counted(connection: Connection, after: int) -> dict[str, int]:
-    """Judgements that count now and were said after an event, by kind; in one question, for it is asked at every click."""
+def gathered_after(store: Store, after: int | None) -> Gathered:
+    """What people said to teach, after the event of that number; None: that no press has learnt from."""
+    counts = store.look(lambda connection: _counted(connection, after))
+    return Gathered(*(counts.get(kind.value, 0) for kind in (Kind.COMPARISON, Kind.CORRECTION, Kind.THUMB)))
+
+
+def _counted(connection: Connection, after: int | None) -> dict[str, int]:
+    """Judgements that count now, by kind; asked at every click, so all at once."""
     from sqlalchemy import func, select
 
+    from tomoni.feedback.guideline import get_setting
     from tomoni.feedback.judging import LIVE
     from tomoni.feedback.schema import judgements
 
     columns = judgements.c
+    after = int(get_setting(connection, LEARNT, 0)) if after is None else after
     chosen = (columns.sequence > after, columns.state == LIVE, columns.purpose.in_(TAUGHT_BY))
     rows = connection.execute(select(columns.kind, func.count()).where(*chosen).group_by(columns.kind))
     return {str(row[0]): int(row[1]) for row in rows}

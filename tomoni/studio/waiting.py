@@ -73,10 +73,15 @@ def news_of(connection: Connection, since: int, top: int) -> News:
     said: list[Stored] = []
     if since >= 0:
         said = judging.stored(connection, after=since, live=False)
-    anew = erased(connection, since) or any(entry.judgement.replaces for entry in said)
+    anew = erased(connection, since) or any(map(_opens, said))
     made = [] if anew else pool.list_pairs(connection, purpose="train", judged=False, after=top)
     newest = connection.execute(select(func.max(pairs.c.number))).scalar() or 0
     return News(sequence, newest, tuple(said), tuple(_opened(connection, made)), anew and since >= 0)
+
+
+def _opens(entry: Stored) -> bool:
+    """Whether a pair that was judged may wait again. A comparison takes the place of one of the same pair."""
+    return entry.judgement.replaces is not None and entry.judgement.kind is not Kind.COMPARISON
 
 
 def erased(connection: Connection, since: int) -> bool:

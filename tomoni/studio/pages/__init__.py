@@ -11,11 +11,12 @@ from tomoni.studio.pages import (
     models,
     people,
     prompts,
+    rounds,
     runs,
     said,
 )
 
 ROUTERS = tuple(
     module.router
-    for module in (entrance, home, chat, judge, learn, prompts, guideline, data, said, runs, people, models)
+    for module in (entrance, home, chat, judge, learn, rounds, prompts, guideline, data, said, runs, people, models)
 )

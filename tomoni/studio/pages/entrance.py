@@ -8,10 +8,11 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from tomoni.studio.access import Caller, Routes, Rule
+from tomoni.studio.access import CHOICE, Caller, Routes, Rule
 from tomoni.studio.doors import LONGEST_PASSWORD, TRIES_OF_ADDRESS
 from tomoni.studio.faults import Fault
 from tomoni.studio.showing import edition, files, page
+from tomoni.studio.words import LANGS
 
 router = Routes()
 
@@ -91,7 +92,8 @@ def join_page(caller: Caller, token: str = "") -> Response:
 def join(request: Request, caller: Caller, body: Acceptance) -> Response:
     doors = caller.house.doors
     doors.count("address", doors.address(request), TRIES_OF_ADDRESS)
-    person = doors.accept(body.token, body.name, body.password, caller.lang)
+    # what was chosen, not what the browser says: that is asked again at each visit until they choose
+    person = doors.accept(body.token, body.name, body.password, chosen_in(request))
     response = JSONResponse({"to": "/"})
     doors.begin(person.id, response)
     return response
@@ -103,7 +105,7 @@ def language(caller: Caller, body: Language) -> Response:
         caller.house.store.change_person(caller.person.id, lang=body.lang)
     response = JSONResponse({"lang": body.lang})
     year, secure = 365 * 24 * 3600, caller.house.doors.secure
-    response.set_cookie("tomoni-lang", body.lang, max_age=year, samesite="strict", httponly=True, secure=secure)
+    response.set_cookie(CHOICE, body.lang, max_age=year, samesite="strict", httponly=True, secure=secure)
     return response
 
 
@@ -123,6 +125,12 @@ def set_password(request: Request, caller: Caller, body: NewPassword) -> Respons
     response = JSONResponse({"saved": True})
     doors.begin(person.id, response)
     return response
+
+
+def chosen_in(request: Request) -> str:
+    """The language chosen in this browser; empty where none was."""
+    choice = request.cookies.get(CHOICE, "")
+    return choice if choice in LANGS else ""
 
 
 def entered(caller: Caller, token: str) -> HTMLResponse:

@@ -63,6 +63,9 @@ def next_step(caller: Visit, latest: Press | None, tally: Tally | None) -> Step:
         return Step("model", "/runs" if caller.owner else "/models")
     if latest is not None and latest.going:
         return Step("watch", f"/learn/{latest.number}")
+    round_ = house.rounds.latest()
+    if round_ is not None and round_.state == "waiting" and round_.left:
+        return Step("gate", "/judge")
     if latest is not None and latest.result:
         if house.teaching.left(latest.number, caller.somebody.id):
             return Step("trial", f"/learn/{latest.number}")

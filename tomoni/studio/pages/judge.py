@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import Request
 from pydantic import Field, StringConstraints
 from starlette.responses import JSONResponse, Response
 
-from tomoni.feedback.entries import Pair
+from tomoni.feedback.entries import Answer, Pair, PromptRow
 from tomoni.studio import coaching, judging
 from tomoni.studio.access import Caller, Routes, Rule, Visit
 from tomoni.studio.asking import language_of
@@ -16,6 +16,9 @@ from tomoni.studio.faults import Fault
 from tomoni.studio.pages.entrance import Body
 from tomoni.studio.showing import page, tagged
 from tomoni.studio.teaching import ENOUGH
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 router = Routes()
 
@@ -104,7 +107,7 @@ def why_none(caller: Caller) -> Response:
 def judge(caller: Caller, body: Said) -> Response:
     """Acknowledged once it is on the disk; the same key again is acknowledged again and stored once."""
     store, person = caller.house.store, caller.somebody
-    pair = pair_of(caller, body.pair)
+    pair, prompt, answers = whole_pair(caller, body.pair)
     opinion = judging.Opinion(
         verdict=body.verdict,
         strength=body.strength,
@@ -114,10 +117,9 @@ def judge(caller: Caller, body: Said) -> Response:
         edits=dict(body.edits),
         seconds=body.seconds,
     )
-    answers = [store.answer(pair.first), store.answer(pair.second)]
     order = caller.house.order(person.id, pair.id)
     said = judging.judgements_of(
-        opinion, key=body.key, person=person, pair=pair, prompt=store.prompt(pair.prompt), answers=answers, order=order
+        opinion, key=body.key, person=person, pair=pair, prompt=prompt, answers=answers, order=order
     )
     guess = coaching.guess(caller.house, person, pair, answers, judging.verdict_of(body.verdict, order), order)
     acks = judging.save_once(store, said, pair.id)
@@ -136,12 +138,9 @@ def told_after_ten(request: Request, caller: Caller) -> Response:
 
 @router.post("/api/judge/skip", rule=Rule.PERSON, may=(404,))
 def skip(caller: Caller, body: Skip) -> Response:
-    store, pair = caller.house.store, pair_of(caller, body.pair)
-    answers = [store.answer(pair.first), store.answer(pair.second)]
-    judgement = judging.skip_of(
-        key=body.key, person=caller.somebody, pair=pair, prompt=store.prompt(pair.prompt), answers=answers
-    )
-    judging.save(store, [(judgement, f"{body.key}:0")])
+    pair, prompt, answers = whole_pair(caller, body.pair)
+    judgement = judging.skip_of(key=body.key, person=caller.somebody, pair=pair, prompt=prompt, answers=answers)
+    judging.save(caller.house.store, [(judgement, f"{body.key}:0")])
     return JSONResponse({"saved": True})
 
 
@@ -160,9 +159,30 @@ def pair_of(caller: Visit, id: str) -> Pair:
         pair = caller.house.store.pair(id)
     except UserError:
         raise Fault("no_pair", 404) from None
+    return theirs(caller, pair)
+
+
+def theirs(caller: Visit, pair: Pair) -> Pair:
     if pair.person is not None and pair.person != caller.somebody.id:
         raise Fault("no_pair", 404)
     return pair
+
+
+def whole_pair(caller: Visit, id: str) -> tuple[Pair, PromptRow, list[Answer]]:
+    """With its prompt and its stored first and second answer, looked up at once. Fault 404 as `pair_of`."""
+    from tomoni.errors import UserError
+    from tomoni.feedback import pool
+
+    def look(connection: Connection) -> tuple[Pair, PromptRow, list[Answer]]:
+        pair = pool.get_pair(connection, id)
+        answers = [pool.get_answer(connection, answer) for answer in (pair.first, pair.second)]
+        return pair, pool.get_prompt(connection, pair.prompt), answers
+
+    try:
+        pair, prompt, answers = caller.house.store.look(look)
+    except UserError:
+        raise Fault("no_pair", 404) from None
+    return theirs(caller, pair), prompt, answers
 
 
 def upcoming(caller: Visit, wanted: Next) -> list[dict[str, Any]]:
@@ -176,9 +196,8 @@ def upcoming(caller: Visit, wanted: Next) -> list[dict[str, Any]]:
 
 
 def view(caller: Visit, pair: Pair) -> dict[str, Any]:
-    store = caller.house.store
-    prompt = store.prompt(pair.prompt)
-    texts = [store.answer(pair.first).text, store.answer(pair.second).text]
+    _, prompt, answers = whole_pair(caller, pair.id)
+    texts = [answer.text for answer in answers]
     order = caller.house.order(caller.somebody.id, pair.id)
     return {
         "id": pair.id,

@@ -11,6 +11,7 @@ from tomoni.records import Verdict
 from tomoni.studio import charts
 from tomoni.studio.access import Caller, Routes, Rule, Visit
 from tomoni.studio.asking import plain
+from tomoni.studio.faults import Fault
 from tomoni.studio.pages.entrance import Body
 from tomoni.studio.pages.home import state
 from tomoni.studio.pages.judge import Trial
@@ -39,6 +40,7 @@ def learn_page(caller: Caller) -> Response:
         presses=[(press, teaching.tally(press)) for press in presses[:20]],
         going=teaching.going(),
         failed=teaching.failed_to_start(),
+        usual=teaching.usual_seconds(),
         current=caller.house.registry.current(),
         trace=charts.win_rates(caller.words, [(p.number, teaching.tally(p)) for p in reversed(presses) if p.result]),
     )
@@ -46,6 +48,8 @@ def learn_page(caller: Caller) -> Response:
 
 @router.post("/api/learn", rule=Rule.PERSON, may=(409,))
 def press(caller: Caller, body: Nothing) -> Response:
+    if caller.house.rounds.going():
+        raise Fault("round_already", 409)
     caller.house.teaching.start()
     return JSONResponse({"started": True})
 
@@ -100,6 +104,8 @@ def view(press: Press) -> dict[str, Any]:
         "stage": press.stage,
         "done": round(press.done, 3),
         "seconds": round(press.seconds, 1),
+        "left": None if press.left is None else round(press.left, 1),
+        "stages": list(press.stages),
         "error": press.error,
     }
 

@@ -70,12 +70,13 @@ def runs_page(caller: Caller) -> Response:
 
 @router.post("/api/runs/first", rule=Rule.OWNER)
 def first(caller: Caller, body: First) -> Response:
-    from tomoni.studio.opening import first_prompts
+    from tomoni.studio.opening import first_probes, first_prompts
 
     house = caller.house
     version = house.registry.register(body.model)
     house.registry.promote(version.id, by=caller.somebody.name)
-    first_prompts(house.store, house.registry)
+    if first_prompts(house.store, house.registry):
+        first_probes(house.workspace, house.registry)
     house.answering.start()
     house.asking.wake()
     return JSONResponse({"version": version.id})
@@ -93,6 +94,8 @@ def start(caller: Caller, body: Start) -> Response:
     held = house.holding.get(body.data)
     if house.teaching.going() is not None:
         raise Fault("learning_already", 409)
+    if house.rounds.going():
+        raise Fault("round_already", 409)
     form = held.form.split(", ")[0]
     path = house.holding.path(body.data)
     house.training.start(body.name, version=version, file=path, form=form, amount=body.amount, effort=body.effort)

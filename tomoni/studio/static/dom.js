@@ -17,6 +17,9 @@ export function shown(value) {
   return typeof value === "number" ? value.toLocaleString(lang, { maximumFractionDigits: 1 }) : String(value);
 }
 
+// How many of the pairs that are needed; beyond that, how many.
+export const pairsOf = (n, of) => (n < of ? t("home.count", { n, of }) : t("home.counted", { n }));
+
 // h("button", { class: "button", onclick: f }, "text", node …): attributes, listeners, children; strings are text
 export function h(name, attributes = {}, ...children) {
   const element = document.createElement(name);

@@ -1,7 +1,7 @@
 // Learn: press, watch, decide.
 
 import { post, tell, watch } from "./api.js";
-import { $, $$, facts, say, t, toast } from "./dom.js";
+import { $, $$, facts, pairsOf, say, t, toast } from "./dom.js";
 
 const button = $("#learn");
 if (button) {
@@ -34,7 +34,7 @@ if (button) {
     blocked();
     const dots = $$("[data-dots] span");
     dots.forEach((dot, i) => dot.classList.toggle("saved", i < state.share * dots.length));
-    $("[data-count]").textContent = t("home.count", { n: state.comparisons, of: dots.length }) + (state.corrections ? ` · ${t("home.corrections", { n: state.corrections })}` : "");
+    $("[data-count]").textContent = pairsOf(state.comparisons, dots.length) + (state.corrections ? ` · ${t("home.corrections", { n: state.corrections })}` : "");
     if (enough && button.dataset.enough === "no") location.reload();
   }, () => 3);
 }
@@ -44,13 +44,21 @@ if (stages) {
   const names = $$("li", stages).map((item) => item.dataset.stage);
   let seconds = facts.press.seconds, told = "", at = performance.now();
   setInterval(() => { $("#seconds").textContent = Math.round(seconds + (performance.now() - at) / 1000); }, 500);
+  // Whole fives, so that what is left does not flicker with every guess.
+  function left(press) {
+    if (press.left === null) return press.stage === "reading" ? "\u00a0" : t("learn.left.unknown");
+    return press.left < 3 ? t("learn.left.soon") : t("learn.left", { n: Math.ceil(press.left / 5) * 5 });
+  }
+  const left_at = $("#left");
   watch(`/api/learn/${facts.number}`, (press) => {
     if (!press) return;
     if (press.state !== "running" && press.state !== "starting") { location.reload(); return; }
     seconds = press.seconds; at = performance.now();
     const now = names.indexOf(press.stage);
     $$("li", stages).forEach((item, i) => { item.className = i < now ? "done" : i === now ? "now" : ""; });
+    $("[data-stage=imitating]", stages).hidden = !press.stages.includes("imitating");
     $("#done").value = press.done;
+    left_at.textContent = left(press);
     if (press.stage !== told && now >= 0) { told = press.stage; say(t(`stage.${press.stage}`)); }
   }, () => 0.7);
   $("#stop").addEventListener("click", async () => { try { await post("/api/learn/stop"); location.reload(); } catch (fault) { tell(fault); } });

@@ -8,6 +8,7 @@ the dot.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -52,11 +53,20 @@ def written(value: Any) -> str:
 
 
 def chosen(accept: Iterable[str | None]) -> Lang:
-    """The first language that is asked for and known; of an Accept-Language header, its first known one."""
+    """The first language that is asked for and known; of an Accept-Language header, the known one it likes best."""
     for text in accept:
-        for part in (text or "").split(","):
+        for part in sorted((text or "").split(","), key=_liking, reverse=True):  # stable: equals stay in order
             name = part.partition(";")[0].strip().lower()[:2]
             for lang in LANGS:
-                if name == lang:
+                if name == lang and _liking(part) > 0:
                     return lang
     return "en"
+
+
+def _liking(part: str) -> float:
+    """The q of "ja;q=0.8" (RFC 9110, 12.4.2); 1 where none is told, 0 where it makes no sense."""
+    _, told, value = part.partition(";")
+    if not told:
+        return 1.0
+    found = re.fullmatch(r"\s*q\s*=\s*([01](?:\.[0-9]{0,3})?)\s*", value, re.IGNORECASE)
+    return float(found[1]) if found else 0.0

@@ -1,0 +1,169 @@
+"""The last part of `tomoni demo`: one round of the loop with simulated people, from their first judgement to the gate.
+
+It is played in a workspace of its own, DEMO/round, so that what the simulated people like is not taught to the model that
+you are asked to teach afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tomoni.cli.demo import Record
+from tomoni.cli.demo_asking import drawn, greedy
+from tomoni.world import bundled_world, held_out_questions, is_right
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tomoni.evaluate.metrics import Interval
+    from tomoni.loop.rehearse_world import PersonKind
+    from tomoni.loop.round import Played
+    from tomoni.loop.simulated import Panel
+    from tomoni.registry import Version
+
+TASTE = 2  # likes politeness and detail
+KINDS: tuple[PersonKind, ...] = ("trained", "trained", "crowd", "crowd", "crowd", "random", "position")
+TOLD = {
+    "trained": "reads carefully",
+    "crowd": "reads, slips in a fifth of cases",
+    "random": "clicks at random",
+    "position": "clicks left",
+}
+TEACHING = 140  # judgements to learn from
+BATCH = 20  # judgements between two looks at the evidence
+TELL = 60  # judgements between two lines on the screen
+MOST = 600  # judgements for the gate, after which it is left undecided
+MEASURED = 300  # questions on which the taste itself is asked
+MEASURED_SEED = 77
+
+
+def show(folder: Path, options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Play it in `folder`/round, with `folder`/run as the first version; the figures."""
+    from tomoni.loop.round import Wanted, play
+    from tomoni.loop.simulated import Panel
+    from tomoni.registry import Registry
+    from tomoni.world import taste_of
+
+    begin = time.monotonic()
+    workspace = folder / "round"
+    first = _open(workspace, folder / "run", options.seed)
+    panel = Panel.move_in(workspace, taste_of(TASTE), KINDS, seed=options.seed)
+    console.print(
+        f"\n[bold]A round with people.[/bold] {len(KINDS)} simulated people share a hidden taste: some read carefully, some\n"
+        "slip, one clicks at random, one always left. The loop sees what they say, never the\n"
+        "taste, and not who is who."
+    )
+    said = _teach(panel, first)
+    console.print(f"  {said} judgements on pairs of {first.id}'s answers, each pair chosen for what it would teach")
+    wanted = Wanted(workspace, price_per_hour=options.price_per_hour)
+    with console.status("training a candidate on what they said …"):
+        played = play(wanted)
+    console.print(f"  {played.candidate.id} trained on it; its answers and {first.id}'s now stand before people, blind")
+    judged = told = 0
+    while played.state == "waiting" and judged < MOST:
+        count = panel.judge_round(BATCH)
+        if not count:
+            break
+        judged += count
+        played = play(wanted)
+        if judged >= told + TELL or played.state != "waiting":
+            told = judged
+            console.print(f"    after {judged:3} judgements  {_line(played)}")
+    body: dict[str, Any] = {
+        "judgements": said,
+        "gate_judgements": judged,
+        "state": played.state,
+        "folder": str(played.folder),
+    }
+    body |= _truth(panel, Registry.open(workspace), first, played, console, options.seed)
+    body |= {"people": _people(panel, played, console), "seconds": time.monotonic() - begin}
+    _say(console, body, options.price_per_hour)
+    return body
+
+
+def _open(workspace: Path, run: Path, seed: int) -> Version:
+    from tomoni.feedback.store import Store
+    from tomoni.registry import Registry
+    from tomoni.studio.opening import first_probes, first_prompts
+
+    workspace.mkdir()
+    registry = Registry.open(workspace)
+    first = registry.promote(registry.register(run.resolve(), method="sft").id, reason="the demo's model")
+    with Store.open(workspace) as store:
+        store.add_person("demo", role="owner", lang="en")
+        first_prompts(store, registry)
+    first_probes(workspace, registry)
+    return registry.get(first.id)
+
+
+def _teach(panel: Panel, first: Version) -> int:
+    from tomoni.evaluate.subject import open_subject
+
+    panel.teach(open_subject(first.model), first, TEACHING)
+    return TEACHING
+
+
+def _line(played: Played) -> str:
+    from tomoni.loop.words import evidence
+
+    decision = played.decision
+    value, low, high = decision.win_rate
+    said = f"preferred {value:.0%} ({low:.0%} to {high:.0%})  evidence {evidence(decision.e_value)} of {evidence(math.exp(decision.needed))}"
+    return said + {"promoted": "  [bold green]promoted[/bold green]", "kept": "  [bold]kept back[/bold]"}.get(
+        played.state, ""
+    )
+
+
+def _truth(panel: Panel, registry: Any, first: Version, played: Played, console: Console, seed: int) -> dict[str, Any]:
+    """What only a simulation can tell: the taste's own verdict, on questions that nobody was asked; and the facts."""
+    from tomoni.evaluate.metrics import paired_bootstrap
+    from tomoni.evaluate.subject import open_subject
+
+    world = bundled_world()
+    records: Sequence[Record] = list(held_out_questions(world, MEASURED, MEASURED_SEED + seed))
+    models = [open_subject(registry.get(version.id).model) for version in (first, played.candidate)]
+    before, after = ([texts[0] for texts in drawn(model, records, 1, seed=seed)] for model in models)
+    found = panel.truth(before, after)
+    right = [
+        [float(is_right(text, record, world)) for text, record in zip(greedy(model, records), records, strict=True)]
+        for model in models
+    ]
+    change = paired_bootstrap(*right)
+    console.print(
+        f"  The taste itself, on {MEASURED} questions that nobody was asked, prefers {played.candidate.id}:"
+        f" [bold]{found.value:.0%}[/bold] ({found.low:.0%} to {found.high:.0%})\n"
+        f"  Right answers: {100 * change.value:+.1f} points ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
+    )
+    return {"taste_prefers": _json(found), "right_change": _json(change)}
+
+
+def _people(panel: Panel, played: Played, console: Console) -> list[dict[str, Any]]:
+    stage = json.loads((played.folder / "people" / "stage.json").read_text(encoding="utf-8"))
+    known = stage["output"]["people"]
+    rows = [
+        {"name": one.name, "is": TOLD[one.person.kind], "weight": round(known[one.id]["weight"], 2)}
+        for one in panel.members
+        if one.id in known
+    ]
+    console.print("  How the round weighs the people (1 is perfect), by what they said alone:")
+    for row in sorted(rows, key=lambda row: -row["weight"]):
+        console.print(f"    {row['name']:<8} {max(row['weight'], 0.0):4.2f}   {row['is']}")
+    return rows
+
+
+def _say(console: Console, body: dict[str, Any], price: float) -> None:
+    console.print(
+        f"  {body['judgements']} + {body['gate_judgements']} judgements, {body['seconds']:.0f} s of machine"
+        f" (${body['seconds'] / 3600 * price:.4f})\n  The round's page: {body['folder']}/report.html",
+        soft_wrap=True,
+    )
+
+
+def _json(found: Interval) -> dict[str, float]:
+    return {"value": found.value, "low": found.low, "high": found.high}
