@@ -124,10 +124,10 @@ def understand(reader: Reads, snapshot: Snapshot, drawn: Sequence[Drawn]) -> Hea
     return Head.fit(np.array(deltas), y_N, weights_N=weights_N, noise_N=noise_N, length=reader.space.length)
 
 
-def best_of(reader: Reads, head: Head, drawn: Drawn) -> tuple[int, float]:
+def best_of(reader: Reads, head: Head, drawn: Drawn, *, care: float = CARE) -> tuple[int, float]:
     """Which of the answers to learn: the place of the one with the best score, and by how much it beats their mean."""
     known = reader.read([(drawn.prompt, text) for text in drawn.texts])
-    scores_N = head.mean(np.array([one.phi_D for one in known])) + CARE * np.array([one.logprob for one in known])
+    scores_N = head.mean(np.array([one.phi_D for one in known])) + care * np.array([one.logprob for one in known])
     place = int(scores_N.argmax())
     return place, float(scores_N[place] - scores_N.mean())
 
