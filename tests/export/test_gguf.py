@@ -57,7 +57,20 @@ def test_llamacpp_gives_the_logprobs_of_transformers(
     assert models.largest_difference(model, tmp_path / "m.gguf", ROWS) < bound
 
 
-@pytest.mark.parametrize("rope", [LINEAR, LLAMA3, YARN])
+@pytest.mark.parametrize(
+    "rope",
+    [
+        LINEAR,
+        LLAMA3,
+        YARN,
+        YARN | {"beta_fast": 32.0, "beta_slow": 1},
+        YARN | {"attention_factor": 1.6},
+        YARN | {"attention_factor": 0.7, "mscale": 2.0, "mscale_all_dim": 1.0},
+        YARN | {"mscale": 3.0, "mscale_all_dim": 0.5},
+        YARN | {"mscale": 3.0},
+        YARN | {"factor": None},
+    ],
+)
 def test_scaled_rotary_embeddings_are_carried_over(tmp_path: Path, rope: dict[str, Any]) -> None:
     model = models.model("llama", head_dim=32, rope_parameters=rope)
     plain = models.model("llama", head_dim=32)
@@ -124,6 +137,9 @@ def test_a_finer_form_is_nearer_to_the_model(tmp_path: Path) -> None:
         ("gemma3_text", GEMMA | {"query_pre_attn_scalar": 256}, "scaled by 256, not by the head's size 8"),
         ("llama", {"hidden_act": "gelu"}, "its activation is 'gelu'"),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "'dynamic'"),
+        ("llama", {"rope_parameters": YARN | {"truncate": False}}, "not cut off at whole dimensions"),
+        ("llama", {"rope_parameters": YARN | {"beta_fast": 6.0}}, "has beta_fast 6; llama.cpp computes it with 32"),
+        ("qwen3", {"rope_parameters": YARN | {"beta_slow": 2}}, "has beta_slow 2; llama.cpp computes it with 1"),
         ("qwen3", {"rope_parameters": LLAMA3}, "'llama3'"),
         ("qwen3", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}, "a sliding window only"),
     ],
