@@ -32,7 +32,8 @@ def measure(job: Mapping[str, Any], clock: Clock) -> dict[str, Any]:
         cfg = Config(
             model_name_or_path=job["model"], train_file=(str(folder / "train.jsonl"),), output_dir=f"{scratch}/run",
             train=job["train"], num_train_epochs=job["epochs"], batch_size=job["batch"], learning_rate=job["rate"],
-            seed=job["seed"], threads=job["threads"], max_length=128, on_long_rows="truncate", device="cpu", **apart,
+            seed=job["seed"], threads=job["threads"], max_length=128, on_long_rows="truncate", device="cpu", pool=job.get("pool"),
+            head_start=job.get("head_start", "solved"), **apart,
         )  # fmt: skip
         with clock:
             result = start(cfg)

@@ -24,7 +24,7 @@ import tomoni
 from tomoni.durable import atomic_write
 from tomoni.errors import DiskError, ModelError, RunError, did_you_mean
 
-BUNDLED: Final = ("small", "large")
+BUNDLED: Final = ("small", "large", "encoder")
 RESULTS: Final = ("model", "adapter")  # where a run leaves what it trained
 FETCHED: Final = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 # files in subfolders and "consolidated" weights are the same model once more in another program's form

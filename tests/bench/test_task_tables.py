@@ -42,6 +42,34 @@ def test_ratios_are_of_seeds_that_both_sides_have(tmp_path: Path) -> None:
     assert section in report.render([], tasks=[section])
 
 
+def test_speed_is_the_median_of_the_ratios_turn_by_turn(tmp_path: Path) -> None:
+    (tmp_path / "task_speed").mkdir()
+    taken = {"HF Trainer, top 2, grouped": (60.0, 90.0, 40.0), "tomoni, top 2": (20.0, 20.0, 20.0)}
+    runs = [
+        {"shape": "deep", "side": side, "turn": turn, "cpu_seconds": seconds}
+        for side, turns in taken.items()
+        for turn, seconds in enumerate(turns)
+    ]
+    result = {"runs": runs, "machine": RESULT["machine"]}
+    (tmp_path / "task_speed" / "banking77.json").write_text(json.dumps(result), encoding="utf-8")
+    (section,) = task_tables.sections(tmp_path)
+    assert "tomoni, top 2 : HF Trainer, top 2, grouped | 3x | 3.00x | 2.00 to 4.50 |" in section
+    assert "HF Trainer, all, grouped" not in section  # not measured yet
+
+
+def test_what_continued_pretraining_brings_is_told_with_its_interval(tmp_path: Path) -> None:
+    (tmp_path / "japanese_encoder").mkdir()
+    found = {
+        "data": "Livedoor", "measure": "accuracy", "rows": {"train": 4421, "test": 1471}, "percent": True,
+        "found": {"head": {"value": 0.9, "low": 0.88, "high": 0.92}}, "cpu_seconds": {"head": 61.4},
+        "paired": {"head": {"value": 0.021, "low": 0.01, "high": 0.032, "p": 0.0001}},
+    }  # fmt: skip
+    (tmp_path / "japanese_encoder" / "livedoor.json").write_text(json.dumps(found), encoding="utf-8")
+    (section,) = task_tables.sections(tmp_path)
+    assert "| Livedoor | accuracy | 4,421 / 1,471 | head | 90.00 % (88.0 to 92.0) | 61 |" in section
+    assert "brings +2.10 points (+1.00 to +3.20, paired by text; McNemar p = 0.0001)" in section
+
+
 def test_nothing_measured_is_no_section(tmp_path: Path) -> None:
     assert task_tables.sections(tmp_path) == []
 

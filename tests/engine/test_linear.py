@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from tomoni.engine import linear
 from tomoni.engine.linear import STRENGTHS, solve
 
 RNG = np.random.default_rng(0)
@@ -92,3 +94,22 @@ def test_a_feature_that_hardly_moves_gets_no_giant_weight() -> None:
     assert np.abs(found.weight_CD).max() < 100
     without = solve(np.delete(faint, 5, 1), labels, kind="class", size=3)
     assert found.loss == pytest.approx(without.loss, abs=5e-3)
+
+
+def test_scores_are_held_in_parts_where_there_are_many_and_the_solution_is_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = solve(X, LABELS, kind="class", size=3, strength=1e-3)
+    seen: list[int] = []
+    scores = linear._Problem.scores
+
+    def counted(self: linear._Problem, flat: np.ndarray, x_ND: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x_ND) * self.size)
+        return scores(self, flat, x_ND)
+
+    monkeypatch.setattr(linear._Problem, "scores", counted)
+    monkeypatch.setattr(linear, "SCORES_AT_ONCE", 100)
+    parts = solve(X, LABELS, kind="class", size=3, strength=1e-3)
+    assert max(seen) <= 100 and sum(seen) >= 240 * 3
+    np.testing.assert_allclose(parts.weight_CD, whole.weight_CD, rtol=1e-3, atol=1e-4)
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-6)

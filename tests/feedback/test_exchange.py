@@ -132,8 +132,8 @@ def test_a_file_that_is_not_ours_is_not_read_as_ours(store: Store, tmp_path: Pat
 def test_what_cannot_be_done_is_said(store: Store, tmp_path: Path) -> None:
     file = tmp_path / "x.jsonl"
     file.write_text("{}")
-    with pytest.raises(UserError, match=r"csv.*not known"):
-        export(store, tmp_path / "new", form="csv")
+    with pytest.raises(UserError, match=r"xlsx.*not known"):
+        export(store, tmp_path / "new", form="xlsx")
     with pytest.raises(UserError, match=r"possible: jsonl, trl"):
         import_(store, [file], form="xml")
     with pytest.raises(UserError, match="exists already"):

@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.loop.judging import judge_all, pairs_of, prefers_new
@@ -17,10 +18,11 @@ from tomoni.feedback.entries import NewPrompt, prompt_id
 from tomoni.feedback.roundfolders import rounds
 from tomoni.feedback.store import Store
 from tomoni.feedback.workspace import Hold, find
-from tomoni.loop import probes, roundfolder
+from tomoni.loop import methods, probes, roundfolder
 from tomoni.loop import round as rounds_module
 from tomoni.loop.gate import Settings
 from tomoni.loop.round import Wanted, play
+from tomoni.loop.taste_reward import TasteReward
 from tomoni.records import Judgement, Kind
 from tomoni.registry import Registry
 from tomoni.world import safety_probes
@@ -297,3 +299,21 @@ def test_the_reports_show_the_figures_in_both_languages_and_hide_who_is_who_whil
     across = (path / "rounds" / "report.html").read_text(encoding="utf-8")
     assert "0001/report.html" in across and "v1 → v2" in across
     assert body["cost"]["judging_seconds"] == pytest.approx(4.0 * played.decision.said)
+
+
+@pytest.mark.parametrize("method", ["grpo", "ppo"])
+def test_the_heads_score_can_be_raised_as_a_reward(
+    workspace: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, method: Any
+) -> None:
+    path, _ = workspace
+    few = {"grpo": {"batch_size": 2, "num_generations": 2, "max_steps": 2}, "ppo": {"batch_size": 4, "max_steps": 2}}
+    monkeypatch.setitem(methods.STEPS, method, {**methods.STEPS[method], **few[method], "max_completion_length": 8})
+    played = play(Wanted(path, method=method, **SMALL))
+    tried = read(played.folder / "train" / "stage.json")["output"]["tried"]
+    assert [one["method"] for one in tried] == [method] and tried[0]["expected"] is not None
+    reward = TasteReward(played.folder / "train" / method / "taste.json")
+    prompt = [{"role": "user", "content": "a?"}]
+    liked, disliked, empty = reward.score([prompt] * 3, ["AAAA", "zzzz", ""])
+    assert liked > disliked and all(np.isfinite([liked, disliked, empty]))
+    caution = np.sqrt(np.trace(reward.head.covariance_DD))
+    assert liked < float(np.linalg.norm(reward.head.w_D)) * 100 and caution > 0

@@ -17,13 +17,14 @@ from tests.run.test_tasks import Stopping
 from tomoni import losses
 from tomoni.data.masking import LOOKING, Masking
 from tomoni.data.tasks import TaskRenderer
+from tomoni.engine import masked
 from tomoni.engine.engine import Engine
 from tomoni.errors import ConfigError, ModelError
 from tomoni.records import Source, Text
 from tomoni.rows import Item
 from tomoni.run import start
 from tomoni.run.outcome import Result
-from tomoni.settings.pretrain import Config
+from tomoni.settings.pretrain import Config, Shape
 
 STORY = "むかし、山田さんは東京の大学でパンを食べた。And Mary went to New York by bus."
 
@@ -140,6 +141,22 @@ def test_an_encoder_from_scratch_learns_and_plain_transformers_loads_it(text: Pa
     ids = tokenizer(f"むかし、山田さんは{tokenizer.mask_token}の大学")["input_ids"]
     assert ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id
     assert theirs(torch.tensor([ids])).logits.shape == (1, len(ids), theirs.config.vocab_size)
+
+
+def test_a_new_model_has_no_dropout_and_a_step_to_the_next_place_is_the_same_turn_everywhere() -> None:
+    shape = Shape(hidden_size=64, num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=128)
+    made = masked.new_model(shape, tiny.encoder_tokenizer(), seed=3)
+    assert all(module.p == 0 for module in made.modules() if isinstance(module, torch.nn.Dropout))
+    positions = made.bert.embeddings.position_embeddings.weight.detach()
+    near = torch.nn.functional.cosine_similarity(positions[:-1], positions[1:])
+    far = torch.nn.functional.cosine_similarity(positions[:-9], positions[9:])
+    assert float(near.std()) < 1e-4 and float(far.std()) < 1e-4
+    assert float(near.mean()) > float(far.mean())
+    # about as large as what is drawn
+    drawn = made.bert.embeddings.word_embeddings.weight.detach()
+    assert float(positions.std()) == pytest.approx(float(drawn.std()), rel=0.2)
+    again = masked.new_model(shape, tiny.encoder_tokenizer(), seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), again.parameters(), strict=True))
 
 
 def digest(folder: Path) -> dict[str, str]:

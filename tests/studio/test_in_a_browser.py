@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -435,3 +435,21 @@ def test_pages_are_in_the_browsers_language_until_one_is_chosen_which_is_kept_ev
             comes(page, "document.documentElement.lang === 'en'")
         with opened(chromium, served, locale="ja-JP") as page:  # another browser of the same person
             assert page.get_attribute("html", "lang") == "en"
+
+
+def test_a_question_asked_while_the_model_loads_is_answered_once_it_is_there(chromium: Any, served: Served) -> None:
+    answering = served.house.answering
+    ready = answering.wait(20)
+    assert ready.state == "ready"
+    loading = replace(ready, state="loading")
+    with opened(chromium, served) as page:
+        answering._set(loading)
+        page.goto(served.address + "/chat")
+        page.fill("#message", "店は何時からですか")
+        page.keyboard.press("Enter")
+        comes(
+            page, "document.querySelector('.bubble.assistant [role=status]')?.textContent.includes('読み込んでいます')"
+        )
+        answering._set(ready)
+        page.wait_for_selector(".bubble.assistant .acts")
+        assert page.query_selector(".bubble.assistant .fault") is None

@@ -23,6 +23,7 @@ from tomoni.records import Kind
 from tomoni.studio.judging import id_of
 
 VERDICTS = ("left", "right", "tie", "both_bad")
+STEADY = 25.0  # seconds that are measured
 PATIENCE = 10.0  # seconds for an answer
 Entry = dict[str, Any]
 
@@ -41,6 +42,13 @@ class World:
     inside: list[float] = field(default_factory=list)  # of that, between the request's head and the answer's
     statuses: Counter[int] = field(default_factory=Counter)
     lines: set[asyncio.StreamWriter] = field(default_factory=set)
+    outboxes: list[deque[Entry]] = field(default_factory=list)
+
+    async def caught_up(self) -> None:
+        """Until what gathered while nobody answered has been sent: people come at their own pace then."""
+        async with asyncio.timeout(300):
+            while sum(map(len, self.outboxes)) > 3:
+                await asyncio.sleep(0.1)
 
     def cut_the_lines(self) -> None:
         self.cut = True
@@ -110,6 +118,7 @@ class Annotator:
 
     async def live(self) -> None:
         lines = [Line(self.world, self.cookie) for _ in range(2)]
+        self.world.outboxes.append(self.outbox)
         await asyncio.sleep(self.drawn.uniform(0, 2 * self.think))
         for number in range(self.most):
             if self.world.ended:
@@ -172,7 +181,9 @@ async def torment(world: World, studio: Studio, *, kills: int, cut: float, stead
         await asyncio.sleep(drawn.uniform(0.05, 0.7))
         await asyncio.to_thread(studio.kill)
         await asyncio.to_thread(studio.up)
-    await asyncio.sleep(1.0 if steady else 0)
+    if steady:
+        await world.caught_up()
+        await asyncio.sleep(1.0)
     world.steady, before = steady > 0, studio.cpu()
     await asyncio.sleep(steady)
     world.cpu = studio.cpu() - before
@@ -209,14 +220,18 @@ def work(folder: Path, *, people: int, think: float, **how: Any) -> tuple[World,
 
 
 def require_that_all_is_there(world: World, annotators: list[Annotator], studio: Studio) -> int:
-    """Every judgement that was acknowledged stands in the store as it was said, once. How many."""
+    """Every judgement that was acknowledged stands in the store as it was said, once. How many. Of several of one pair by
+    one person the one that came last counts."""
     assert set(world.statuses) == {200}, world.statuses
     with Store.open(studio.workspace) as store:
-        stored = store.judgements(kinds=[Kind.COMPARISON])
+        stored = store.judgements(kinds=[Kind.COMPARISON], live=False)
+        counts = {entry.judgement.id for entry in store.judgements(kinds=[Kind.COMPARISON])}
         assert store.look(lambda connection: connection.exec_driver_sql("PRAGMA integrity_check").scalar()) == "ok"
     by_id = {entry.judgement.id: entry.judgement for entry in stored}
     assert len(by_id) == len(stored), "a judgement stands there twice"
     assert [entry.sequence for entry in stored] == sorted(entry.sequence for entry in stored)
+    last = {(entry.judgement.person, entry.judgement.extra["pair"]): entry.judgement.id for entry in stored}
+    assert counts == set(last.values())
     said = 0
     for annotator in annotators:
         assert not annotator.outbox
@@ -245,15 +260,16 @@ def test_judgements_survive_five_kills_and_a_cut_network(tmp_path: Path) -> None
 def test_fifty_annotators_lose_nothing_in_a_hundred_kills_and_a_long_cut(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world, annotators, studio = work(tmp_path, people=50, think=3.0, kills=100, cut=15.0, steady=25.0)
+    world, annotators, studio = work(tmp_path, people=50, think=3.0, kills=100, cut=15.0, steady=STEADY)
     said = require_that_all_is_there(world, annotators, studio)
     assert said > 1_000 and len(world.waits) > 200
+    assert world.cpu / len(world.waits) < 0.025  # seconds of CPU; those by the clock are the machine's as well
     p50, p99 = np.percentile(world.waits, [50, 99])
     i50, i99 = np.percentile(world.inside, [50, 99])
     again = sum(annotator.again for annotator in annotators)
     with capsys.disabled():
         print(
             f"\n{said} judgements acknowledged in 100 kills, {again} of them sent again, none lost, none twice; "
-            f"acknowledged in {1000 * p50:.0f} ms (median) and {1000 * p99:.0f} ms (p99), inside the studio in {1000 * i50:.0f} and {1000 * i99:.0f} ms, {len(world.waits)} measured at {len(world.waits) / 25:.0f} a second; "
+            f"acknowledged in {1000 * p50:.0f} ms (median) and {1000 * p99:.0f} ms (p99), inside the studio in {1000 * i50:.0f} and {1000 * i99:.0f} ms, {len(world.waits)} measured at {len(world.waits) / STEADY:.0f} a second; "
             f"{1000 * world.cpu / len(world.waits):.1f} ms of CPU each"
         )

@@ -81,9 +81,9 @@ def test_imported_prompts_have_personal_data_hidden_and_come_once(house: House, 
     ],
 )  # fmt: skip
 def test_files_that_cannot_be_read_are_refused_with_a_reason(
-    browser: Browser, name: str, content: str, code: str
+    visitor: Browser, name: str, content: str, code: str
 ) -> None:
-    answer = browser.post("/api/data/look", {"name": name, "content": content})
+    answer = visitor.post("/api/data/look", {"name": name, "content": content})
     assert 400 <= answer.status_code < 500 and answer.json()["error"]["code"] == code
 
 
@@ -149,9 +149,9 @@ def test_a_run_is_started_with_what_the_form_says_and_becomes_a_version_that_is_
 
 
 @pytest.mark.parametrize("name", ["../x", "-rf", ".hidden", "a b", "a;rm", "", "x" * 64, "名前", "a/b", "$(id)"])
-def test_hostile_run_names_are_refused(browser: Browser, name: str) -> None:
-    assert browser.post("/api/runs/start", {"name": name, "data": "0123456789ab"}).status_code == 422
-    assert browser.get(f"/runs/{name or '%20'}").status_code in (404, 422)
+def test_hostile_run_names_are_refused(visitor: Browser, name: str) -> None:
+    assert visitor.post("/api/runs/start", {"name": name, "data": "0123456789ab"}).status_code == 422
+    assert visitor.get(f"/runs/{name or '%20'}").status_code in (404, 422)
 
 
 @pytest.mark.parametrize("form", ["messages", "preference", "unpaired"])
@@ -349,3 +349,33 @@ def test_one_command_prints_an_address_that_opens_and_ends_with_all_it_started(t
         assert process.wait(20) == 0
         process.stdout.close()
     until(lambda: all(not os.path.exists(f"/proc/{child}") for child in children))
+
+
+def test_one_person_may_ask_so_many_answers_a_minute_and_is_told_when_again(
+    house: House, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.answers_a_minute = 3
+    monkeypatch.setattr(Answering, "require", lambda _: "http://127.0.0.1:9")  # nobody answers there
+    ask = {"messages": [{"role": "user", "content": "何時？"}]}
+    other = Browser(house).enter(annotator(house))
+    for _ in range(3):
+        assert browser.post("/api/chat", ask).status_code != 429
+    refused = browser.post("/api/chat", ask)
+    assert refused.status_code == 429 and 1 <= int(refused.headers["retry-after"]) <= 60
+    error = refused.json()["error"]
+    assert error["code"] == "too_many_asked" and f"{refused.headers['retry-after']} s" in error["next"]
+    assert other.post("/api/chat", ask).status_code != 429  # the others are not kept waiting
+    both = ask | {"versions": ["v1", "v1"]}
+    assert other.post("/api/models/both", both).status_code != 429
+    refused = other.post("/api/models/both", both)  # two answers
+    assert refused.status_code == 429 and "秒ほど待ってから" in refused.json()["error"]["next"]
+    house.answers_a_minute = 0
+    assert browser.post("/api/chat", ask).status_code != 429
+
+
+def test_too_many_tries_at_the_door_say_when_again(house: House) -> None:
+    stranger = Browser(house)
+    body = {"name": "太郎", "password": "間違いの合言葉です"}
+    answers = [stranger.post("/api/sign-in", body) for _ in range(9)]
+    assert [answer.status_code for answer in answers[-2:]] == [403, 429]
+    assert 200 < int(answers[-1].headers["retry-after"]) <= 300

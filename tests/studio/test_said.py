@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import json
 import zipfile
@@ -90,11 +91,11 @@ def test_a_file_with_a_bad_row_changes_nothing_unless_one_says_so(house: House, 
     ],
 )
 def test_what_cannot_be_read_is_refused_with_a_reason(
-    house: House, browser: Browser, name: str, content: str, form: str
+    shared: House, visitor: Browser, name: str, content: str, form: str
 ) -> None:
-    answer = take(browser, content, name, form=form)
+    answer = take(visitor, content, name, form=form)
     assert answer.status_code in (400, 422) and answer.json()["error"]["message"]
-    assert house.store.judgements() == []
+    assert shared.store.judgements() == []
 
 
 def test_only_the_owner_takes_judgements_out_or_in(house: House, browser: Browser) -> None:
@@ -105,3 +106,15 @@ def test_only_the_owner_takes_judgements_out_or_in(house: House, browser: Browse
     assert browser.get("/api/data/export?form=trl").json()["error"]["code"] == "nothing_said"
     exported = browser.get("/api/data/export").text
     assert "password" not in exported and "token_hash" not in exported
+
+
+def test_the_table_opens_in_excel_with_japanese_and_without_formulas(house: House, browser: Browser) -> None:
+    assert browser.get("/api/data/export?form=csv").json()["error"]["code"] == "nothing_said"
+    (pair,) = add_pairs(house, 1)
+    browser.post("/api/judge", said(pair.id, comment="=1+1"))
+    sent = browser.get("/api/data/export?form=csv")
+    assert sent.headers["content-type"] == "text/csv; charset=utf-8" and sent.content.startswith(b"\xef\xbb\xbf")
+    assert ".csv" in sent.headers["content-disposition"]
+    (row,) = csv.DictReader(io.StringIO(sent.content.decode("utf-8-sig"), newline=""))
+    assert (row["prompt"], row["answer 1"], row["comment"]) == ("何時に開きますか0", "開きます。0", "'=1+1")
+    assert "/api/data/export?form=csv" in browser.get("/data").text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import subprocess
 import sys
 from itertools import islice
@@ -21,6 +22,7 @@ from tomoni.world import (
     most_frequent_answers,
     pretraining_documents,
     safety_cases,
+    scenes,
     span_questions,
     tagged_texts,
     taste_of,
@@ -206,6 +208,25 @@ def test_classified_texts_have_all_classes_and_no_text_has_two() -> None:
         assert len(set(label_of.values())) == classes
     with pytest.raises(ValueError, match="reviews"):
         list(classified_texts(WORLD, 1, 0, task="reviews"))
+
+
+def test_a_board_has_one_kind_of_notice_only_and_often_both_languages() -> None:
+    rng = random.Random("boards")
+    boards = [scenes.board(WORLD, rng) for _ in range(300)]
+    assert {one.label for one in boards} == {*scenes.NOTICE_CLASSES, *scenes.REVIEW_CLASSES}
+    signs = {"sale": "price|discount|半額|割引|値段", "lost": "umbrella|key|cat|傘|鍵|黒猫", "weather": "wind|rain|snow|風|大雨|雪",
+             "event": "sing|puppet|lantern|歌う|人形劇|提灯", "closure": "shut|closed|no way|閉ま|休業|入れ"}  # fmt: skip
+    for one in boards:
+        if one.label in signs:
+            assert all(re.search(signs[one.label], line.lower()) for line in one.text.splitlines()), one.text
+    mixed = [one for one in boards if re.search("[a-z]{4}", one.text) and re.search("[ぁ-ん]", one.text)]
+    assert 60 < len(mixed) < 200
+
+
+def test_text_without_boards_is_as_it_was_and_a_share_of_boards_is_one() -> None:
+    assert list(pretraining_documents(WORLD, 1, 50, boards=0.0)) == DOCUMENTS[:50]
+    with_boards = list(pretraining_documents(WORLD, 1, 1000, boards=0.3))
+    assert 240 < sum("\n" in text for text in with_boards) < 380
 
 
 def test_safety_cases_have_a_bad_and_a_good_answer_in_both_languages() -> None:

@@ -2,7 +2,8 @@
 
 The notices are of the invented town, in Japanese and English: closed, a sale, a change of hours and the like. Beside the
 encoder stand what a person would try first: always the commonest class, TF-IDF of characters with a linear classifier
-(scikit-learn), and the same encoder with random weights. All are measured on the same notices, which none has seen.
+(scikit-learn), and the same encoder with random weights. All are measured on the same notices, none of which is among the
+labelled ones. What the bundled encoder has read of the town (notices, too) had no labels.
 """
 
 from __future__ import annotations
@@ -209,7 +210,7 @@ def _show_texts(console: Console, held_out: Sequence[dict[str, Any]], run: Path)
 def _table(console: Console, arms: Sequence[Arm], price: float) -> None:
     from rich.table import Table
 
-    table = Table(title="\nNotices that none has seen", title_justify="left", box=None)
+    table = Table(title="\nNotices that nobody has labelled", title_justify="left", box=None)
     table.add_column("", no_wrap=True)
     for heading in ("right", "95% interval", "seconds", "cost"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -225,6 +226,7 @@ def _table(console: Console, arms: Sequence[Arm], price: float) -> None:
     console.print(table)
     console.print(
         f"  Seconds of learning and of sorting all notices; cost at ${price:.2f} an hour (--price-per-hour).\n"
-        "  What it took to pretrain the bundled encoder is not in it.",
+        "  The bundled encoder has read of this town before, boards full of notices among it, without labels; what that\n"
+        "  took is not in it.",
         soft_wrap=True,
     )

@@ -90,7 +90,7 @@ def show(folder: Path, options: argparse.Namespace, console: Console) -> dict[st
 def _open(workspace: Path, run: Path, seed: int) -> Version:
     from tomoni.feedback.store import Store
     from tomoni.registry import Registry
-    from tomoni.studio.opening import first_prompts
+    from tomoni.studio.opening import first_probes, first_prompts
 
     workspace.mkdir()
     registry = Registry.open(workspace)
@@ -98,6 +98,7 @@ def _open(workspace: Path, run: Path, seed: int) -> Version:
     with Store.open(workspace) as store:
         store.add_person("demo", role="owner", lang="en")
         first_prompts(store, registry)
+    first_probes(workspace, registry)
     return registry.get(first.id)
 
 
@@ -109,16 +110,14 @@ def _teach(panel: Panel, first: Version) -> int:
 
 
 def _line(played: Played) -> str:
+    from tomoni.loop.words import evidence
+
     decision = played.decision
     value, low, high = decision.win_rate
-    said = f"preferred {value:.0%} ({low:.0%} to {high:.0%})  evidence {_short(decision.e_value)} of {_short(math.exp(decision.needed))}"
+    said = f"preferred {value:.0%} ({low:.0%} to {high:.0%})  evidence {evidence(decision.e_value)} of {evidence(math.exp(decision.needed))}"
     return said + {"promoted": "  [bold green]promoted[/bold green]", "kept": "  [bold]kept back[/bold]"}.get(
         played.state, ""
     )
-
-
-def _short(value: float) -> str:
-    return f"{value:.0f}" if value < 1000 else f"{value:.0e}"
 
 
 def _truth(panel: Panel, registry: Any, first: Version, played: Played, console: Console, seed: int) -> dict[str, Any]:

@@ -50,13 +50,15 @@ def help_text() -> str:
 def export(
     workspace: Workspace,
     to: Annotated[Path, typer.Option("--to", help="a new file; for --form trl a new folder")],
-    form: Form = "jsonl",
+    form: Annotated[
+        str, typer.Option("--form", help="jsonl (ours, lossless), trl, argilla, labelstudio, csv (a table)")
+    ] = "jsonl",
 ) -> int:
     """Write everything that was said to a file: ours (lossless), or another tool's form.
 
     jsonl makes the workspace anew wherever it is imported (without passwords). trl is what would be trained on, in three
-    files. argilla and labelstudio hold the judgements that count now. A CSV is not offered: spreadsheets run what cells
-    begin with.
+    files. argilla, labelstudio and csv hold the judgements that count now. In csv, a cell that a spreadsheet would compute
+    gets an apostrophe in front.
     """
     from tomoni.feedback.exchange import export as write
 

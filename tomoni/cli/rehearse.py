@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,6 +24,7 @@ Experiments with simulated people; `tomoni rehearse EXPERIMENT --help` for an ex
   people     what labels are worth, who gives good ones, and which pairs to ask (minutes; --quick: seconds)
   gate       how often a candidate that is no better is promoted, and how many judgements that takes
   poison     whether people who lie about one topic can get a candidate promoted that is worse there
+  rounds     the loop against offline training, over-optimisation, and ten rounds with the gate
 """
 
 
@@ -107,7 +108,33 @@ def poison(
     _tell(rehearse(fixed), fixed.sha256, seeds, quick, as_json)
 
 
-EXPERIMENTS: Mapping[str, Callable[..., None]] = {"people": people, "gate": gate, "poison": poison}
+def rounds(
+    quick: Annotated[bool, typer.Option("--quick", help="the small tier: shows that it runs, proves nothing")] = False,
+    only: Annotated[str, typer.Option("--only", help="some experiments: E1, E5, E8, with commas")] = "",
+    tier: Annotated[
+        str, typer.Option("--tier", help="numbers (minutes), or model: a language model of the package")
+    ] = "numbers",
+    first_seed: Annotated[
+        int | None, typer.Option("--first-seed", help="other seeds than the protocol's, to look around")
+    ] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="write the figures to this file as well")] = None,
+) -> None:
+    """Loop against offline, over-optimisation, ten rounds: experiments E1, E5 and E8 of docs/rounds.md."""
+    from tomoni.loop.rehearse_rounds import protocol, rehearse
+
+    which = TIERS.get(tier)
+    if which is None:
+        raise UserError(f'no tier "{tier}"', choices=tuple(TIERS), next_step="tomoni rehearse rounds --help")
+    fixed = protocol(quick=quick, first_seed=first_seed)
+    seeds = f"{fixed.seeds(which)[0]} to {fixed.seeds(which)[-1]}"
+    print(f"protocol {fixed.sha256}, seeds {seeds}" + (", quick tier: figures prove nothing" if quick else ""))
+    if first_seed is not None:
+        print("these are not the protocol's seeds")
+    _tell(rehearse(fixed, _listed(only.upper()), which), fixed.sha256, seeds, quick, as_json)
+
+
+TIERS: Mapping[str, Literal["numbers", "model"]] = {"numbers": "numbers", "model": "model"}
+EXPERIMENTS: Mapping[str, Callable[..., None]] = {"people": people, "gate": gate, "poison": poison, "rounds": rounds}
 
 
 def command(argv: list[str]) -> int:

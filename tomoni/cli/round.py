@@ -27,7 +27,7 @@ def play(
     workspace: Annotated[Path, typer.Argument(metavar="W", help="a workspace")],
     wait: Annotated[bool, typer.Option("--wait", help="look again as people judge, until it is decided")] = False,
     new: Annotated[bool, typer.Option("--new", help="begin another round, though one is still undecided")] = False,
-    method: Annotated[str, typer.Option(help="auto, learn, kto or dpo: how it trains")] = "auto",
+    method: Annotated[str, typer.Option(help="auto, learn, kto, dpo, grpo or ppo: how it trains")] = "auto",
     pairs: Annotated[int, typer.Option(min=8, max=2000, help="put before people, at most")] = 60,
     prompts: Annotated[int | None, typer.Option(min=1, help="to practise on")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="cores to train with (default: all)")] = None,

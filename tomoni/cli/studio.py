@@ -36,6 +36,7 @@ def command(argv: list[str]) -> int:
             private_key=options.private_key,
             behind_proxy=options.behind_proxy,
             database=options.database,
+            answers_a_minute=options.answers_a_minute,
         )
     )
 
@@ -65,5 +66,12 @@ def parser() -> argparse.ArgumentParser:
     team.add_argument("--certificate", metavar="FILE", help="for TLS, with --private-key")
     team.add_argument("--private-key", metavar="FILE")
     team.add_argument("--behind-proxy", action="store_true", help="a proxy in front of it speaks TLS")
+    team.add_argument(
+        "--answers-a-minute",
+        type=int,
+        default=60,
+        metavar="N",
+        help="that one person may ask of the model (default: 60)",
+    )
     team.add_argument("--database", metavar="URL", help="PostgreSQL instead of a file in FOLDER")
     return made

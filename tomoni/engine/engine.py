@@ -207,7 +207,7 @@ class Engine:
         if not finite:
             self._refuse_nonfinite()
         else:
-            if self.cfg.max_grad_norm:
+            if self.cfg.max_grad_norm and float(norm) + 1e-6 > self.cfg.max_grad_norm:  # else all would be times 1
                 nn.utils.clip_grads_with_norm_(weights, self.cfg.max_grad_norm, norm, foreach=True)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr * group.get("times", 1.0)

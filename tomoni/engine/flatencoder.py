@@ -3,20 +3,24 @@ read.
 
 The layers are the model's own modules (so adapters, dropout and what is trained are theirs); only the order of work is
 ours. Products see one long list of tokens instead of a rectangle for every length, and of a text that is read at its
-first token the last layer computes that token alone. Whether it gives what the model gives is tried once (`forward`).
+first token the last layer computes that token alone. Where the modules are plain ones, in float32 on a CPU, what stands
+between the products is done by `encoderparts`. Whether it gives what the model gives is tried once (`forward`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tomoni.engine import encoderparts
 from tomoni.engine.batch import Tile
+from tomoni.engine.encoderparts import Attend, Draw, FeedAddNorm, Project, ProjectAddNorm, Texts
+from tomoni.engine.kernels import library
 
 # padding costs attention only, and one more rectangle a call of it in every layer
 RECTANGLE_COST = 256
@@ -39,6 +43,19 @@ class _Layer:
     down_dropout: nn.Dropout
     norm: nn.Module
 
+    @property
+    def plain(self) -> bool:
+        """Whether `encoderparts` may do what these modules do: as they came, with nothing hooked to them."""
+        products = (self.query, self.key, self.value, self.out, self.up, self.down)
+        norms = (self.attention_norm, self.norm)
+        return (
+            all(type(module) is nn.Linear and module.bias is not None and _is_full(module) for module in products)
+            and all(type(module) is nn.LayerNorm and module.elementwise_affine and _is_full(module) for module in norms)
+            and type(self.act).__name__ == "GELUActivation"  # transformers' exact one
+            and all(dropout.p < 1 for dropout in (self.attention_dropout, self.out_dropout, self.down_dropout))
+            and not any(_hooked(module) for module in (*products, *norms, self.act))
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class _Place:
@@ -51,6 +68,7 @@ class _Place:
     real_Q: Tensor | None
     mask_N11T: Tensor | None
     first_N: Tensor  # each row's first token in the list
+    lengths_N: Tensor
 
 
 class FlatEncoder:
@@ -67,19 +85,31 @@ class FlatEncoder:
         """[N, T, D] of each tile, 0 where there is no token."""
         places = _places(tiles)
         x_QD, first = self._entering(tiles, places)
+        texts = self._texts(places)
         for layer in self.layers[first:]:
-            x_QD = self._layer(layer, x_QD, places)
+            x_QD = self._layer(layer, x_QD, places, texts)
         return [_padded(x_QD[place.start : place.end], place) for place in places]
 
     def firsts(self, tiles: Sequence[Tile]) -> Tensor:
         """[N, D] of each row's first token, in the order of the tiles' rows."""
         places = _places(tiles)
         x_QD, first = self._entering(tiles, places)
+        texts = self._texts(places)
         for layer in self.layers[first:-1]:
-            x_QD = self._layer(layer, x_QD, places)
+            x_QD = self._layer(layer, x_QD, places, texts)
         if first == len(self.layers):
             return x_QD[torch.cat([place.first_N for place in places])]
-        return self._last(self.layers[-1], x_QD, places)
+        return self._last(self.layers[-1], x_QD, places, texts)
+
+    def _texts(self, places: Sequence[_Place]) -> Texts | None:
+        """Where texts begin and end, where `encoderparts` can do the work between the products."""
+        if places[0].lengths_N.device.type != "cpu" or torch.is_autocast_enabled("cpu") or library() is None:
+            return None
+        lengths = torch.cat([place.lengths_N for place in places])
+        if int(lengths.max()) > encoderparts.LONGEST:
+            return None
+        starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        return Texts(starts, starts, self.heads)
 
     def _entering(self, tiles: Sequence[Tile], places: Sequence[_Place]) -> tuple[Tensor, int]:
         entering = tiles[0].entering
@@ -103,7 +133,9 @@ class FlatEncoder:
         project = getattr(self.model, "embeddings_project", None)
         return x_QD if project is None else project(x_QD)
 
-    def _layer(self, layer: _Layer, x_QD: Tensor, places: Sequence[_Place]) -> Tensor:
+    def _layer(self, layer: _Layer, x_QD: Tensor, places: Sequence[_Place], texts: Texts | None) -> Tensor:
+        if texts is not None and layer.plain:
+            return _fused(layer, x_QD, x_QD, texts)
         query_QD, key_QD, value_QD = layer.query(x_QD), layer.key(x_QD), layer.value(x_QD)
         seen = []
         for place in places:
@@ -111,9 +143,11 @@ class FlatEncoder:
             seen.append(_real(self._attended(layer, q, k, v, place.mask_N11T), place))
         return self._rest(layer, x_QD, torch.cat(seen) if len(seen) > 1 else seen[0])
 
-    def _last(self, layer: _Layer, x_QD: Tensor, places: Sequence[_Place]) -> Tensor:
+    def _last(self, layer: _Layer, x_QD: Tensor, places: Sequence[_Place], texts: Texts | None) -> Tensor:
         first_N = torch.cat([place.first_N for place in places])
         x_ND = x_QD[first_N]
+        if texts is not None and layer.plain:
+            return _fused(layer, x_ND, x_QD, replace(texts, asks=torch.arange(len(first_N) + 1)))
         query_ND, key_QD, value_QD = layer.query(x_ND), layer.key(x_QD), layer.value(x_QD)
         seen, row = [], 0
         for place in places:
@@ -175,6 +209,40 @@ def _distilbert(layer: Any) -> _Layer:
     )  # fmt: skip
 
 
+def _fused(layer: Any, x_AD: Tensor, x_QD: Tensor, texts: Texts) -> Tensor:
+    """The layer at the tokens that see, x_AD, which see x_QD: the same ones, or the first of each text."""
+    leaves = [leaf for part in (layer.query, layer.key, layer.value) for leaf in (part.weight, part.bias)]
+    if x_AD is x_QD:
+        query_AD, key_QD, value_QD = Project.apply(x_QD, *leaves)  # type: ignore[no-untyped-call]
+    else:
+        (query_AD,) = Project.apply(x_AD, *leaves[:2])  # type: ignore[no-untyped-call]
+        key_QD, value_QD = Project.apply(x_QD, *leaves[2:])  # type: ignore[no-untyped-call]
+    draw = _draw(layer.attention_dropout)
+    seen_AD = Attend.apply(texts, draw, query_AD, key_QD, value_QD)  # type: ignore[no-untyped-call]
+    norm, out, draw = layer.attention_norm, layer.out, _draw(layer.out_dropout)
+    parts: tuple[Tensor, ...] = (out.weight, out.bias, norm.weight, norm.bias)
+    x_AD = ProjectAddNorm.apply(draw, norm.eps, seen_AD, x_AD, *parts)  # type: ignore[no-untyped-call]
+    up, down, norm, draw = layer.up, layer.down, layer.norm, _draw(layer.down_dropout)
+    parts = (up.weight, up.bias, down.weight, down.bias, norm.weight, norm.bias)
+    fed: Tensor = FeedAddNorm.apply(draw, norm.eps, x_AD, *parts)  # type: ignore[no-untyped-call]
+    return fed
+
+
+def _draw(dropout: nn.Dropout) -> Draw:
+    """Its key is drawn as PyTorch's dropout would be, from the step's generator (`Engine`)."""
+    if not dropout.training or dropout.p == 0:
+        return Draw()
+    return Draw(int(torch.randint(2**32, ())), dropout.p)
+
+
+def _is_full(module: nn.Module) -> bool:
+    return all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in module.parameters())
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+
+
 def _dropped(x: Tensor, dropout: nn.Dropout) -> Tensor:
     return functional.dropout(x, dropout.p) if dropout.training and dropout.p > 0 else x
 
@@ -191,7 +259,7 @@ def _places(tiles: Sequence[Tile]) -> list[_Place]:
         if tile.padded:
             real_NT = torch.arange(width, device=device)[None] < lengths_N[:, None]
             real_Q, mask = real_NT.flatten().nonzero().squeeze(1), real_NT[:, None, None, :]
-        places.append(_Place(rows, width, start, start + count, real_Q, mask, first_N))
+        places.append(_Place(rows, width, start, start + count, real_Q, mask, first_N, lengths_N))
         start += count
     return places
 

@@ -28,6 +28,7 @@ ROUNDS = 500
 PRECISE = 3e-4  # the largest entry of a solution's gradient, in the evened space
 ROUGH = 1e-3  # of one that only chooses a strength
 CURVE = 0.5
+SCORES_AT_ONCE = 2**23  # numbers: 64 MiB of them in float64, and some three times that around them
 FAINT = 1e-3  # of the usual spread: a feature that moves less is not brought to the others' size
 
 
@@ -115,7 +116,13 @@ class _Problem:
         return x_ND @ weight.t() + torch.from_numpy(bias_C.copy()).to(x_ND.dtype)
 
     def loss(self, flat: NDArray[np.float64], x_ND: Tensor, y: Tensor, w_N: Tensor) -> float:
-        return float((self._losses(self.scores(flat, x_ND), y)[0].double() * w_N).sum() / w_N.sum())
+        losses = [self._losses(self.scores(flat, x_ND[part]), y[part])[0] for part in self._blocks(x_ND)]
+        return float((torch.cat(losses).double() * w_N).sum() / w_N.sum())
+
+    def _blocks(self, x_ND: Tensor) -> list[slice]:
+        """Rows whose scores are held at once: ten thousand classes of many rows would not fit."""
+        size = max(1, SCORES_AT_ONCE // self.size)
+        return [slice(start, start + size) for start in range(0, len(x_ND), size)]
 
     def _losses(self, scores_NC: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Each row's loss, and its gradient by the scores."""
@@ -137,16 +144,20 @@ class _Problem:
             return self._ridge(x_ND, y, w_N, strength), 0.0, 1
         share_N = (w_N / w_N.sum()).to(x_ND.dtype)
         even_DD = _evening(x_ND, strength, self.size)
+        blocks = self._blocks(x_ND)
         z_ND, double_DD = x_ND @ even_DD, (even_DD @ even_DD).double().numpy()
 
         def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
             v_CD, _ = self.parts(flat, x_ND.shape[1])
-            loss_N, slope_NC = self._losses(self.scores(flat, z_ND), y)
-            slope_NC *= share_N[:, None]
             pull_CD = strength * (v_CD @ double_DD)
-            gradient_CD = (slope_NC.t() @ z_ND).double().numpy() + pull_CD
-            columns = [gradient_CD, slope_NC.sum(0).double().numpy()[:, None]] if self.bias else [gradient_CD]
-            value = float(loss_N @ share_N) + float((pull_CD * v_CD).sum()) / 2
+            gradient_CD, bias_C, value = pull_CD, np.zeros(self.size), float((pull_CD * v_CD).sum()) / 2
+            for part in blocks:
+                loss_N, slope_NC = self._losses(self.scores(flat, z_ND[part]), y[part])
+                slope_NC *= share_N[part, None]
+                gradient_CD = gradient_CD + (slope_NC.t() @ z_ND[part]).double().numpy()
+                bias_C = bias_C + slope_NC.sum(0).double().numpy()
+                value += float(loss_N @ share_N[part])
+            columns = [gradient_CD, bias_C[:, None]] if self.bias else [gradient_CD]
             return value, np.concatenate(columns, 1).ravel()
 
         options = {"maxiter": ROUNDS, "gtol": precision, "ftol": 0.0, "maxcor": 20}

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from sqlalchemy import Connection, Row, delete, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, or_, select, update
 
 from tomoni.errors import UserError
 from tomoni.feedback.entries import Person, PersonRole
@@ -19,6 +19,12 @@ from tomoni.feedback.workspace import now
 ROLES: tuple[str, ...] = get_args(PersonRole)
 LONGEST_NAME = 100
 CHANGEABLE = ("name", "role", "lang", "password_hash", "active")
+WITH_ID = select(persons).where(persons.c.id == bindparam("its_id"))
+OF_SESSION = (
+    select(sessions.c.expires, sessions.c.seconds, persons)
+    .join(persons, persons.c.id == sessions.c.person)
+    .where(sessions.c.token_hash == bindparam("its_hash"))
+)
 API = "api:"  # begins the id of a person who is known only by what an application says
 
 
@@ -65,7 +71,7 @@ def everyone(connection: Connection) -> list[Person]:
 
 
 def get(connection: Connection, id: str) -> Person:
-    row = connection.execute(select(persons).where(persons.c.id == id)).one_or_none()
+    row = connection.execute(WITH_ID, {"its_id": id}).one_or_none()
     if row is None:
         raise UserError(f"there is no person {id!r}", next_step="`tomoni feedback people` lists them")
     return _person(row)
@@ -106,11 +112,7 @@ def begin(connection: Connection, person: str, token_hash: str, seconds: float, 
 
 def of_session(connection: Connection, token_hash: str) -> tuple[Person, float] | None:
     """The person, and the seconds that are left by the clock: never more than the session was begun with."""
-    row = connection.execute(
-        select(sessions.c.expires, sessions.c.seconds, persons)
-        .join(persons, persons.c.id == sessions.c.person)
-        .where(sessions.c.token_hash == token_hash)
-    ).one_or_none()
+    row = connection.execute(OF_SESSION, {"its_hash": token_hash}).one_or_none()
     if row is None or not row.active:
         return None
     return _person(row), min(row.expires - time.time(), row.seconds)

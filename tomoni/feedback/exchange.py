@@ -2,7 +2,7 @@
 
 An import is one transaction: a file with a bad row changes nothing, and every bad row is named by file, line and
 reason; with `on_bad_rows="quarantine"` the good rows are taken and the bad ones named. The same file twice counts once.
-CSV is not written: a spreadsheet may run what a cell begins with.
+A table for spreadsheets (csv) is written and not read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tomoni.durable import sync, write_synced
 from tomoni.errors import DataError, UserError, did_you_mean
 from tomoni.feedback import accounts, judging, pool
 from tomoni.feedback.entries import NewPrompt
-from tomoni.feedback.forms import argilla, labelstudio, ours, trl
+from tomoni.feedback.forms import argilla, labelstudio, ours, table, trl
 from tomoni.feedback.forms.said import Said
 from tomoni.feedback.masking import Masker
 from tomoni.feedback.resolve import resolve
@@ -31,7 +31,8 @@ from tomoni.feedback.store import Store
 from tomoni.feedback.workspace import naming
 from tomoni.records import Judgement
 
-FORMS = ("jsonl", "trl", "argilla", "labelstudio")
+FORMS = ("jsonl", "trl", "argilla", "labelstudio")  # that go out and come in
+WRITTEN = (*FORMS, "csv")
 ENDINGS = (".jsonl", ".ndjson", ".json", ".parquet")
 IMPORTED = "import:"  # begins the id of a person whom another tool's file names
 OnBadRows = Literal["stop", "quarantine"]
@@ -50,7 +51,7 @@ class Imported:
 
 def export(store: Store, path: str | Path, *, form: str = "jsonl") -> dict[str, int]:
     """Rows written, by file. `path` is a file; for trl a folder. DiskError, or UserError where it exists already."""
-    _check_form(form)
+    _check_form(form, WRITTEN)
     target = Path(path).expanduser()
     if target.exists() and not (form == "trl" and target.is_dir() and not any(target.iterdir())):
         raise UserError(f"{target} exists already", next_step="choose a name that is free")
@@ -73,6 +74,10 @@ def _texts(store: Store, target: Path, form: str) -> Iterator[tuple[Path, tuple[
         return
     if form == "jsonl":
         yield target, _lines(store.look(lambda connection: list(ours.rows_of(connection))))
+        return
+    if form == "csv":
+        names = {person.id: person.name for person in store.people()}
+        yield target, table.text_of(store.judgements(), names)
         return
     if form == "argilla":
         rows = list(argilla.rows_of(store.judgements()))
@@ -102,7 +107,7 @@ def import_(
 ) -> Imported:
     """Take files in. `person`: id of whom everything is to count as said by (default: whom the file names); `mask`
     hides personal data (default: yes; our own form is read as it is)."""
-    _check_form(form)
+    _check_form(form, FORMS)
     files = [_checked(Path(path).expanduser()) for path in paths]
     if not files:
         raise UserError("no file is named", next_step="name the files to import")
@@ -124,9 +129,11 @@ class _Wanted:
     masker: Masker | None
 
 
-def _check_form(form: str) -> None:
-    if form not in FORMS:
-        raise UserError(f"the form {form!r} is not known{did_you_mean(form, FORMS)}", choices=FORMS)
+def _check_form(form: str, forms: Sequence[str]) -> None:
+    if form in WRITTEN and form not in forms:
+        raise UserError(f"{form} is written and not read: it does not hold everything", choices=forms)
+    if form not in forms:
+        raise UserError(f"the form {form!r} is not known{did_you_mean(form, forms)}", choices=forms)
 
 
 def _checked(path: Path) -> Path:

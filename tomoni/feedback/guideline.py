@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 from typing import Any, get_args
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 
 from tomoni.errors import UserError
 from tomoni.feedback.entries import Rule, RuleStatus
@@ -17,6 +17,7 @@ from tomoni.feedback.schema import rules, settings, storable
 from tomoni.feedback.workspace import now
 
 STATUSES: tuple[str, ...] = get_args(RuleStatus)
+SETTING = select(settings.c.value).where(settings.c.key == bindparam("its_key"))
 CHANGEABLE = ("text", "status", "examples", "by")
 
 
@@ -65,7 +66,7 @@ def every(connection: Connection, *, history: bool) -> list[Rule]:
 
 
 def get_setting(connection: Connection, key: str, default: Any) -> Any:
-    row = connection.execute(select(settings.c.value).where(settings.c.key == key)).one_or_none()
+    row = connection.execute(SETTING, {"its_key": key}).one_or_none()
     return default if row is None else row.value["value"]
 
 

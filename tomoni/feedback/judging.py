@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, func, insert, select, update
 
 from tomoni.errors import UserError
 from tomoni.feedback import accounts
@@ -23,6 +23,18 @@ from tomoni.records import Judgement, Kind
 LONGEST_KEY = 200
 LIVE, REPLACED, UNDONE, UNDO = "live", "replaced", "undone", "undo"
 J = judgements.c
+# made once: to build a statement takes longer than to run it
+WITH_KEY = select(J.sequence, J.id, J.digest).where(J.key == bindparam("its_key"))
+WITH_ID = select(J.sequence, J.body, J.received).where(J.id == bindparam("its_id"))
+REPLACED_ONE = select(J.chain, J.person, J.kind).where(J.id == bindparam("its_id"))
+NO_MORE_LIVE = update(judgements).where(J.chain == bindparam("its_chain"), J.state == LIVE)
+ONE_MORE = insert(judgements)
+COMPARED = select(J.id).where(
+    J.pair == bindparam("its_pair"),
+    J.person == bindparam("its_person"),
+    J.state == LIVE,
+    J.kind == Kind.COMPARISON.value,
+)
 
 
 def judge(connection: Connection, judgement: Judgement, key: str, *, received: str | None = None) -> Ack:
@@ -30,7 +42,7 @@ def judge(connection: Connection, judgement: Judgement, key: str, *, received: s
         raise wrong(f"the key {key[:40]!r}", f"1 to {LONGEST_KEY} characters, another for each judgement")
     check(judgement)
     said = digest(judgement)
-    if (known := connection.execute(select(J.sequence, J.id, J.digest).where(J.key == key)).one_or_none()) is not None:
+    if (known := connection.execute(WITH_KEY, {"its_key": key}).one_or_none()) is not None:
         if known.digest != said:
             raise UserError(
                 f"the key {key!r} has been used for another judgement",
@@ -38,30 +50,29 @@ def judge(connection: Connection, judgement: Judgement, key: str, *, received: s
             )
         return Ack(known.sequence, known.id, duplicate=True)
     accounts.get(connection, judgement.person)
-    if connection.execute(select(J.id).where(J.id == judgement.id)).first() is not None:
+    if connection.execute(WITH_ID, {"its_id": judgement.id}).first() is not None:
         raise UserError(
             f"there is a judgement {judgement.id!r} already",
             next_step="give a new one a new id and name the old one in replaces",
         )
     chain, state = _follow(connection, judgement)
     number = note(connection, "judgement", judgement.id)
-    connection.execute(
-        insert(judgements).values(
-            sequence=number,
-            id=judgement.id,
-            key=key,
-            digest=said,
-            person=judgement.person,
-            kind=judgement.kind.value,
-            purpose=purpose_of(judgement),
-            pair=judgement.extra.get("pair"),
-            skipped=is_skip(judgement),
-            chain=chain,
-            state=state,
-            received=received or now(),
-            body=plain_judgement(judgement),
-        )
-    )
+    row = {
+        "sequence": number,
+        "id": judgement.id,
+        "key": key,
+        "digest": said,
+        "person": judgement.person,
+        "kind": judgement.kind.value,
+        "purpose": purpose_of(judgement),
+        "pair": judgement.extra.get("pair"),
+        "skipped": is_skip(judgement),
+        "chain": chain,
+        "state": state,
+        "received": received or now(),
+        "body": plain_judgement(judgement),
+    }
+    connection.execute(ONE_MORE, row)
     return Ack(number, judgement.id)
 
 
@@ -69,7 +80,7 @@ def _follow(connection: Connection, judgement: Judgement) -> tuple[str, str]:
     """The chain and the state of a new judgement; those of the chain before it change theirs."""
     if judgement.replaces is None:
         return judgement.id, LIVE
-    old = connection.execute(select(J.chain, J.person, J.kind).where(J.id == judgement.replaces)).one_or_none()
+    old = connection.execute(REPLACED_ONE, {"its_id": judgement.replaces}).one_or_none()
     if old is None:
         raise wrong(f"it replaces {judgement.replaces!r}", "the id of a judgement that is stored")
     if old.person != judgement.person:
@@ -78,11 +89,10 @@ def _follow(connection: Connection, judgement: Judgement) -> tuple[str, str]:
         )
     if old.kind == Kind.UNDO.value:
         raise UserError("an undo cannot be undone", next_step="judge again")
-    of_chain = judgements.update().where(J.chain == old.chain)
+    after = UNDONE if judgement.kind is Kind.UNDO else REPLACED
+    connection.execute(NO_MORE_LIVE, {"its_chain": old.chain, "state": after})
     if judgement.kind is not Kind.UNDO:
-        connection.execute(of_chain.where(J.state == LIVE).values(state=REPLACED))
         return old.chain, LIVE
-    connection.execute(of_chain.where(J.state == LIVE).values(state=UNDONE))
     before = select(func.max(J.sequence)).where(J.chain == old.chain, J.state == REPLACED)
     if (number := connection.execute(before).scalar()) is not None:
         connection.execute(update(judgements).where(J.sequence == number).values(state=LIVE))
@@ -116,10 +126,16 @@ def count(
 
 
 def get(connection: Connection, id: str) -> Stored:
-    row = connection.execute(select(J.sequence, J.body, J.received).where(J.id == id)).one_or_none()
+    row = connection.execute(WITH_ID, {"its_id": id}).one_or_none()
     if row is None:
         raise UserError(f"there is no judgement {id!r}", next_step="`tomoni feedback W export` lists them")
     return _stored(row)
+
+
+def compared(connection: Connection, person: str, pair: str) -> str | None:
+    """This person's comparison of the pair that counts now; None where there is none."""
+    found = connection.execute(COMPARED, {"its_person": person, "its_pair": pair}).first()
+    return None if found is None else str(found.id)
 
 
 def _chosen(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar, get_args
 
 import numpy as np
-from sqlalchemy import Column, Connection, Row, exists, func, insert, or_, select, update
+from sqlalchemy import Column, Connection, Row, bindparam, exists, func, insert, or_, select, update
 
 from tomoni.errors import UserError
 from tomoni.feedback.entries import (
@@ -32,6 +32,8 @@ AT_ONCE = 400  # values in one question to the database
 PROVENANCES: tuple[str, ...] = get_args(Provenance)
 STATUSES: tuple[str, ...] = get_args(PromptStatus)
 PURPOSES: tuple[str, ...] = get_args(Purpose)
+PAIR = select(pairs).where(pairs.c.id == bindparam("its_id"))  # made once: to build one takes longer than to run it
+ANSWER = select(answers).where(answers.c.id == bindparam("its_id"))
 
 
 def _portions(values: Iterable[T]) -> Iterator[list[T]]:
@@ -214,7 +216,7 @@ def list_answers(connection: Connection, *, prompt: str | None = None, version: 
 
 
 def get_answer(connection: Connection, id: str) -> Answer:
-    row = connection.execute(select(answers).where(answers.c.id == id)).one_or_none()
+    row = connection.execute(ANSWER, {"its_id": id}).one_or_none()
     if row is None:
         raise UserError(
             f"there is no answer {id!r}", next_step="check the id; answers of `serve` come in after a moment"
@@ -303,7 +305,7 @@ def list_pairs(
 
 
 def get_pair(connection: Connection, id: str) -> Pair:
-    row = connection.execute(select(pairs).where(pairs.c.id == id)).one_or_none()
+    row = connection.execute(PAIR, {"its_id": id}).one_or_none()
     if row is None:
         raise UserError(f"there is no pair {id!r}", next_step="ask for the pairs there are")
     return _pair(row)

@@ -16,12 +16,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from tomoni.errors import DiskError, UserError
 from tomoni.feedback.database import take_writer_lock
-from tomoni.feedback.schema import events
+from tomoni.feedback.events import last
 from tomoni.feedback.workspace import Workspace
 
 T = TypeVar("T")
@@ -147,7 +147,7 @@ class Writer:
         connection = self._connection or self._connect()
         with connection.begin():
             outcomes = [_one(connection, job) for job in group]
-            sequence = connection.execute(select(func.max(events.c.sequence))).scalar() or 0
+            sequence = last(connection)
         return outcomes, sequence
 
     def _connect(self) -> Connection:
@@ -155,7 +155,7 @@ class Writer:
         try:
             take_writer_lock(connection)
             with connection.begin():
-                self.sequence = connection.execute(select(func.max(events.c.sequence))).scalar() or 0
+                self.sequence = last(connection)
         except Exception:
             connection.close()
             raise

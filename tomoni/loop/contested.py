@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from tomoni.feedback.arrays import Float
@@ -32,7 +33,7 @@ def contested(judged: Sequence[Judged], people: People) -> dict[str, float]:
     if len(decided) < 2 * FEWEST:
         return {}
     topic_N = np.array([judged[place].topic for place in decided])
-    person_N = np.unique([judged[place].person for place in decided], return_inverse=True)[1]
+    person_N = np.unique([judged[place].person for place in decided], return_inverse=True)[1].astype(np.int64)
     delta_ND = np.array([judged[place].delta for place in decided])
     y_N = np.array([judged[place].y for place in decided])
     channel = _channel([judged[place] for place in decided], people)
@@ -62,7 +63,7 @@ def _channel(judged: Sequence[Judged], people: People) -> Channel:
     return Channel(*(np.concatenate([getattr(one, part) for one in each]) for part in parts))
 
 
-def _chance(said_N: Float, here_N: Float, there_N: Float, person_N: Float) -> float:
+def _chance(said_N: Float, here_N: Float, there_N: Float, person_N: NDArray[np.int64]) -> float:
     """Of a spread between people as large as it is on this topic. `here_N`, `there_N`: c on the topic and elsewhere, else 0."""
     sums = [np.bincount(person_N, weights) for weights in (said_N * here_N, here_N**2, said_N * there_N, there_N**2)]
     on_K, size_K, off_K, known_K = sums

@@ -38,7 +38,7 @@ VALUE = {Verdict.FIRST: 1.0, Verdict.SECOND: 0.0, Verdict.TIE: 0.5, Verdict.BOTH
 @dataclass(frozen=True, slots=True)
 class Person:
     """`weight`: A - F; `value` of a label with its 95 % interval; `n` labels; `gold`: share of known answers that were
-    right, of `gold_n`."""
+    right, of `gold_n`; `recent`: the weight that the last 40 labels alone would give, where there are more than that."""
 
     weight: float
     value: float
@@ -48,6 +48,7 @@ class Person:
     blind: bool
     gold: float | None
     gold_n: int
+    recent: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,8 @@ def weighed(
 def _person(one: people.Reliability, judged: Sequence[Judged]) -> Person:
     gold = [each.y == each.expected for each in judged if each.gold]
     share = sum(gold) / len(gold) if gold else None
-    return Person(one.kappa, one.value, one.low, one.high, one.n, one.blind, share, len(gold))
+    recent = one.recent if one.n > people.WINDOW else None
+    return Person(one.kappa, one.value, one.low, one.high, one.n, one.blind, share, len(gold), recent)
 
 
 def _judged(

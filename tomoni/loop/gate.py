@@ -104,7 +104,7 @@ def decide(evidence: Evidence, settings: Settings | None = None) -> Decision:
     tally = counted(evidence, cap=settings.share, newcomer=settings.newcomer)
     whole = [pair for pair in tally.pairs if pair.selected_by == RANDOM]
     game = Game(whole)
-    controlled = length_controlled(game.x_N, game.dlen_N) if whole else None
+    controlled = length_controlled(game.x_N, game.dlen_N, weight_N=game.bet_N) if whole else None
     reasons = [
         _wins(game, needed, settings),
         _length(controlled),

@@ -134,14 +134,15 @@ def practise(
     base: Version, material: Material, registry: Registry, plan: Plan, folder: Path, progress: Progress
 ) -> Practised:
     """Train a candidate from `base` in `folder / "run"`; nothing is registered."""
-    from tomoni.evaluate.subject import open_subject
-
-    registry.verify(base)
-    before = open_subject(base.model)
     corrections = material.snapshot.corrections
-    far = bool(corrections) and practice.surprise(before, corrections) > practice.SURPRISE
+    with progress.opaque("reading"):
+        from tomoni.evaluate.subject import open_subject
+
+        registry.verify(base)
+        before = open_subject(base.model)
+        far = bool(corrections) and practice.surprise(before, corrections) > practice.SURPRISE
     progress.plan(len(material.practise), imitating=far)
-    drawn = _sample(before, material, plan, progress)
+    drawn = sample(before, material, plan, progress)
     progress.say("fitting")
     reader = Reader(before, drawn, told=progress.within("fitting", 0.0, 0.9))
     head = understand(reader, material.snapshot, drawn)
@@ -210,7 +211,7 @@ def _shuffled(rows: Sequence[PromptRow], key: str) -> list[PromptRow]:
     return sorted(rows, key=lambda row: hashlib.sha256(f"{key} {row.id}".encode()).digest())
 
 
-def _sample(subject: Subject, material: Material, plan: Plan, progress: Progress) -> list[Drawn]:
+def sample(subject: Subject, material: Material, plan: Plan, progress: Progress) -> list[Drawn]:
     progress.say("sampling")
     begin, drawn = time.monotonic(), list[Drawn]()
     for start in range(0, len(material.practise), AT_ONCE):

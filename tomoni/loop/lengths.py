@@ -33,7 +33,8 @@ class Controlled:
 
 
 def length_controlled(x_N: Float, dlen_N: Float, *, weight_N: Float | None = None) -> Controlled:
-    """`x_N` in 0 to 1, `dlen_N` log ratios of lengths."""
+    """`x_N` in 0 to 1, `dlen_N` log ratios of lengths. `weight_N`: how much each counts, 0 to 1, as of a judge who attends so
+    often; the bound allows for their scatter as it is (White's sandwich), not for as many fewer judgements."""
     x_N, dlen_N = np.asarray(x_N, dtype=np.float64), np.asarray(dlen_N, dtype=np.float64)
     weight_N = np.ones(len(x_N)) if weight_N is None else np.asarray(weight_N, dtype=np.float64)
     deviation = float(np.sqrt(np.mean(dlen_N**2))) if len(dlen_N) else 0.0
@@ -48,7 +49,9 @@ def length_controlled(x_N: Float, dlen_N: Float, *, weight_N: Float | None = Non
         w_2 = w_2 + np.clip(step_2, -2, 2)
         if float(np.abs(step_2).max()) < 1e-10:
             break
-    error = math.sqrt(float(np.linalg.inv(bend_22)[0, 0]))
+    scatter_22 = design_N2.T @ (design_N2 * (weight_N**2 * p_N * (1 - p_N))[:, None]) + prior_22
+    around_22 = np.linalg.inv(bend_22)
+    error = math.sqrt(float((around_22 @ scatter_22 @ around_22)[0, 0]))
     theta = float(w_2[0])
     low = theta - ONE_SIDED * error
     return Controlled(float(expit(theta)), float(expit(low)), theta, low, float(w_2[1]), len(x_N))

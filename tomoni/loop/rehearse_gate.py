@@ -171,7 +171,9 @@ def course(pairs: list[Counted], needed: float, settings: Settings) -> tuple[Lit
     futile_N = ~passed_N & (game.futility_N(settings.worth) >= -math.log(settings.miss))
     end = min(int(futile_N.argmax()) if futile_N.any() else len(pairs), settings.most, len(pairs))
     for place in np.flatnonzero(passed_N[:end]):
-        if length_controlled(game.x_N[: place + 1], game.dlen_N[: place + 1]).theta_low > 0:
+        some = slice(place + 1)
+        controlled = length_controlled(game.x_N[some], game.dlen_N[some], weight_N=game.bet_N[some])
+        if controlled.theta_low > 0:
             return "promote", int(place) + 1
     return "keep", min(end + 1, len(pairs))
 

@@ -92,7 +92,7 @@ def bank(
     gap_N = gold_A[first_N] - gold_A[second_N]
     return Bank(
         phi_AD,
-        gold_A * _scale(gap_N, agreement),
+        gold_A * scale_of(gap_N, agreement),
         unscaled.log_length_A,
         prompt_A,
         topic_Q,
@@ -101,7 +101,7 @@ def bank(
     )
 
 
-def _scale(gap_N: Float, agreement: float) -> float:
+def scale_of(gap_N: Float, agreement: float) -> float:
     """By bisection: agreement grows with the scale."""
     low, high = 1e-3, 1e3
     for _ in range(60):
@@ -116,17 +116,25 @@ def _curved(prompt_A: Whole, rng: np.random.Generator) -> tuple[Float, Float, Fl
     z_AJ = rng.normal(size=(n, ATTRIBUTES)) + 0.5 * rng.normal(size=(q, ATTRIBUTES))[prompt_A]
     length_A = np.asarray(np.round(np.exp(rng.normal(3.0, 0.5, n) + 0.2 * z_AJ[:, 0])) + 1, dtype=np.float64)
     values_J = rng.normal(size=ATTRIBUTES)
+    gold_A = curved_gold(z_AJ, length_A, values_J)
+    topic_AJ = rng.normal(size=(q, ATTRIBUTES))[prompt_A]
+    mixing = rng.normal(size=(2 * ATTRIBUTES, SEEN)) / np.sqrt(ATTRIBUTES)
+    return curved_features(z_AJ, topic_AJ, mixing, rng), length_A, gold_A
+
+
+def curved_gold(z_AJ: Float, length_A: Float, values_J: Float) -> Float:
     over_A = np.log(length_A) - 3.2  # the length that is just right
-    gold_A = (
+    return np.asarray(
         np.tanh(z_AJ) @ values_J
         + 0.7 * z_AJ[:, 1] * z_AJ[:, 2]
         - 0.7 * np.maximum(z_AJ[:, 3], 0) * z_AJ[:, 4]
         - over_A**2 * np.where(over_A > 0, 1.5, 0.75)
     )
-    topic_AJ = rng.normal(size=(q, ATTRIBUTES))[prompt_A]
-    mixing = rng.normal(size=(2 * ATTRIBUTES, SEEN)) / np.sqrt(ATTRIBUTES)
-    features_AF = np.tanh(np.hstack([z_AJ, topic_AJ]) @ mixing) + SEEN_NOISE * rng.normal(size=(n, SEEN))
-    return features_AF, length_A, gold_A
+
+
+def curved_features(z_AJ: Float, topic_AJ: Float, mixing: Float, rng: np.random.Generator) -> Float:
+    noise_AF = rng.normal(size=(len(z_AJ), SEEN))
+    return np.asarray(np.tanh(np.hstack([z_AJ, topic_AJ]) @ mixing) + SEEN_NOISE * noise_AF)
 
 
 def _texts(prompts: int, answers: int, seed: int) -> tuple[Float, Float, Float]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
     from tomoni.loop.round import Round
     from tomoni.records import Judgement
 
+FEW_PROMPTS = 20  # that were new, under which nothing is said of what people ask
 SHOWN = 6  # answers before and after
 FILE = "report.json"
+PERSON = ("weight", "value", "low", "high", "n", "blind", "gold", "gold_n", "recent")
 
 
 def write(round_: Round, found: Mapping[str, Any], candidate: Version, decision: Decision, state: str) -> None:
@@ -63,10 +66,7 @@ def gathered(
     stages = [*found, *(f"{name}-{batch}" for batch in round_.batches() for name in ("answers", "asking"))]
     machine = sum(round_.stages.seconds(name) for name in stages)
     people = {
-        names.get(id, id): {
-            key: person[key] for key in ("weight", "value", "low", "high", "n", "blind", "gold", "gold_n")
-        }
-        for id, person in found["people"]["people"].items()
+        names.get(id, id): {key: person.get(key) for key in PERSON} for id, person in found["people"]["people"].items()
     }
     points = 100 * (decision.win_rate[0] - 0.5)
     judgements = int(found["snapshot"]["judgements"])
@@ -118,8 +118,17 @@ def _uses(round_: Round, prompts: Sequence[PromptRow]) -> dict[str, Any] | None:
     if begun is None:
         return None
     new = [row for row in prompts if str(begun["created"]) < row.created <= round_.begun.created]
-    known = {row.topic for row in prompts if row.created <= str(begun["created"])}
-    return {"prompts": len(new), "topics": sorted({row.topic for row in new if row.topic} - known)}
+    old = [row for row in prompts if row.created <= str(begun["created"])]
+    asked, before_ = Counter(row.topic for row in new), Counter(row.topic for row in old)
+    topics = sorted(name for name in asked if name and name not in before_)
+    return {"prompts": len(new), "topics": topics, "moved": apart(asked, before_)}
+
+
+def apart(one: Counter[str], other: Counter[str]) -> float | None:
+    """How far two distributions of topics lie apart: total variation, 0 to 1; None where there are too few to tell."""
+    if min(one.total(), other.total()) < FEW_PROMPTS:
+        return None
+    return sum(abs(one[name] / one.total() - other[name] / other.total()) for name in one.keys() | other.keys()) / 2
 
 
 def _decision(decision: Decision) -> dict[str, Any]:

@@ -29,6 +29,8 @@ Body = Mapping[str, Any]
 TONES: Mapping[str, Tone] = {"passed": "good", "failed": "bad", "open": "wait", "note": "plain"}
 OUTCOME_TONE: Mapping[str, Tone] = {"promote": "good", "keep": "bad", "undecided": "wait"}
 PREFERENCE = ("preferred", "worse", "hardly_better", "not_sure_yet")  # reasons that count pairs drawn at random
+MOVED = 0.3  # total variation of topics, from which it is said
+WANING = 0.3  # of a person's weight
 ALPACA_FARM = 926  # labels per point of win rate: 44.3 to 55.1 % by 10,000 pairs
 
 
@@ -108,7 +110,7 @@ def _tiles(body: Body) -> Html:
             ),
             (
                 ("Evidence", "証拠の強さ"),
-                f"{decision['e']:.3g}",
+                words.evidence(decision["e"]),
                 (f"needed: {math.exp(decision['needed']):.3g}", f"必要な値：{math.exp(decision['needed']):.3g}"),
             ),
             (
@@ -275,15 +277,8 @@ def _model(body: Body) -> Html:
 
 
 def _next(body: Body) -> Iterator[tuple[str, str]]:
-    decision, uses = body["decision"], body.get("uses")
-    if uses and uses["topics"]:
-        topics = uses["topics"]
-        yield (
-            f"New topics since the round before: {', '.join(topics)}. Judge some of their answers.",
-            f"前の回のあとに加わった話題：{'、'.join(topics)}。その答えも見比べてください。",
-        )
+    decision = body["decision"]
     keys = {one["key"] for one in decision["reasons"]}
-    blind = [name for name, one in body["people"].items() if one["blind"]]
     if decision["outcome"] == "undecided":
         more = decision["more"]
         yield (
@@ -321,7 +316,30 @@ def _next(body: Body) -> Iterator[tuple[str, str]]:
             "Put tasks with known answers into probes/capability.jsonl.",
             "答えのわかる課題を probes/capability.jsonl に入れてください。",
         )
-    for name in blind:
+    yield from _noticed(body)
+
+
+def _noticed(body: Body) -> Iterator[tuple[str, str]]:
+    """What people ask, and how they judge, is not what it was."""
+    uses = body.get("uses")
+    if uses and uses["topics"]:
+        topics = uses["topics"]
+        yield (
+            f"New topics since the round before: {', '.join(topics)}. Judge some of their answers.",
+            f"前の回のあとに加わった話題：{'、'.join(topics)}。その答えも見比べてください。",
+        )
+    if uses and (uses.get("moved") or 0.0) > MOVED:
+        yield (
+            f"People ask about other things than before ({uses['moved']:.0%} of the topics' shares moved): look at what is new.",
+            f"尋ねられる話題が前と変わってきました（割合で{uses['moved']:.0%}）。新しい話題を確かめてください。",
+        )
+    for name, one in sorted(body["people"].items()):
+        if one.get("recent") is not None and one["weight"] - one["recent"] > WANING and not one["blind"]:
+            yield (
+                f"{name}'s latest judgements agree less with the others than before: ask whether the guideline is clear.",
+                f"{name}さんの最近の判断は、以前ほど他の人と合っていません。基準がわかりにくくないか尋ねてください。",
+            )
+    for name in (name for name, one in body["people"].items() if one["blind"]):
         yield (
             f"Talk with {name}: the last judgements look like chance.",
             f"{name}さんと話してください。最近の判断が無作為に近くなっています。",
@@ -348,7 +366,7 @@ def _across(known: Sequence[Body]) -> Iterator[Html]:
             (("Gate judgements", "採否の判断"), str(judged), ("", "")),
             (("Machine", "計算の費用"), f"${usd:.4f}", ("", "")),
             (("People's time", "人の時間"), f"{minutes + taught:.1f}", ("minutes, as far as timed", "分（計測できた分）")),
-            (("Labels per point", "1ポイントあたりの判断"), "–" if label is None else f"{label:.3g}", (f"AlpacaFarm: {ALPACA_FARM}", f"AlpacaFarm：{ALPACA_FARM}")),
+            (("Judgements learnt from, per point", "1ポイントあたりの学習用の判断"), "–" if label is None else f"{label:.3g}", (f"AlpacaFarm, other models: {ALPACA_FARM}", f"AlpacaFarm（別のモデル）：{ALPACA_FARM}")),
         ]
     )  # fmt: skip
     yield section(
@@ -394,7 +412,7 @@ def _row(one: Body) -> list[object]:
         state,
         _percent(decision["win_rate"][0], decision["counted"]),
         "–" if controlled is None else f"{controlled[0]:.0%}",
-        f"{decision['e']:.3g} / {math.exp(decision['needed']):.3g}",
+        f"{words.evidence(decision['e'])} / {math.exp(decision['needed']):.3g}",
         decision["counted"],
         "–" if value is None else f"{value:.2f}",
         "–" if one["drift"] is None else f"{one['drift']['distinct'][0]:.2f} → {one['drift']['distinct'][1]:.2f}",

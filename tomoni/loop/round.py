@@ -34,17 +34,18 @@ from tomoni.feedback.snapshot import Snapshot
 from tomoni.feedback.store import Store
 from tomoni.loop import asked as asking
 from tomoni.loop import learn as learning
-from tomoni.loop import measures
+from tomoni.loop import measures, taste_reward
 from tomoni.loop.crowd import Crowd, Person, appraise
 from tomoni.loop.evidence import Evidence, Probed
 from tomoni.loop.foresee import OTHERS, foresight
 from tomoni.loop.gate import Decision, Settings, decide
 from tomoni.loop.learn import Plan
-from tomoni.loop.methods import Method, Trainer, methods_for
+from tomoni.loop.methods import METHODS, REWARDED, Method, Trainer, methods_for
 from tomoni.loop.probes import passed, probed, probes_of
 from tomoni.loop.progress import Pace, Progress
 from tomoni.loop.roundfolder import Begun, Status, alone, require_news, take_in
 from tomoni.loop.stages import Output, Stages, hashed
+from tomoni.loop.taste import Reader, understand
 from tomoni.records import Kind
 from tomoni.registry import Registry, Version
 
@@ -312,10 +313,24 @@ class Round:
             trainer.train("kto" if method == "kto" else "dpo", snapshot, folder / "run", progress.steps("training"))
             if method == "dpo":
                 expected = self._expected(snapshot, folder / "run")
+        elif method in REWARDED:
+            self._raise("grpo" if method == "grpo" else "ppo", snapshot, folder, progress)
+            expected = self._expected(snapshot, folder / "run")
         else:
-            raise RunError(f"method {method!r}", choices=["auto", "learn", "kto", "dpo"])
+            raise RunError(f"method {method!r}", choices=["auto", *METHODS])
         run, seconds = str(folder / "run"), round(time.monotonic() - begin, 1)
         return {"method": method, "run": run, "seconds": seconds, "expected": expected, "notes": notes}
+
+    def _raise(self, method: Method, snapshot: Snapshot, folder: Path, progress: Progress) -> None:
+        """Towards what the head likes, as far as it is sure of it."""
+        practise, held_out = self.prompts()
+        material = learning.material_of(snapshot, self.begun.sequence, practise, held_out, self.wanted.learning)
+        base = self.subject(self.base)
+        drawn = learning.sample(base, material, self.wanted.learning, progress)
+        reader = Reader(base, drawn)
+        reward = taste_reward.write(folder, self.base.model, reader, understand(reader, snapshot, drawn), drawn)
+        trainer = Trainer(self.wanted.workspace, self.base.model, self.wanted.threads)
+        trainer.raise_reward(method, reward, material.practise, folder / "run", progress.steps("training"))
 
     def _expected(self, snapshot: Snapshot, run: Path) -> dict[str, float] | None:
         """The win rate that the head expects, so that two methods can be compared before anybody judges."""

@@ -67,6 +67,13 @@ class Reader:
         self.space = Space.fit(features_NF, tokens_N, prompts=[prompt for prompt, _ in answers])
         self._keep(answers, features_NF, logprobs_N, tokens_N)
 
+    @classmethod
+    def of(cls, subject: Subject, space: Space) -> Reader:
+        """One for a space that was fitted before."""
+        reader = cls.__new__(cls)
+        reader.subject, reader.space, reader._known = subject, space, {}
+        return reader
+
     def read(self, wanted: Sequence[tuple[Prompt, str]], *, told: Callable[[float], None] | None = None) -> list[Known]:
         """`told` is given the share that is read, of what was not known yet."""
         new = {key: answer for key, answer in _once(wanted).items() if key not in self._known}
@@ -117,10 +124,10 @@ def understand(reader: Reads, snapshot: Snapshot, drawn: Sequence[Drawn]) -> Hea
     return Head.fit(np.array(deltas), y_N, weights_N=weights_N, noise_N=noise_N, length=reader.space.length)
 
 
-def best_of(reader: Reads, head: Head, drawn: Drawn) -> tuple[int, float]:
+def best_of(reader: Reads, head: Head, drawn: Drawn, *, care: float = CARE) -> tuple[int, float]:
     """Which of the answers to learn: the place of the one with the best score, and by how much it beats their mean."""
     known = reader.read([(drawn.prompt, text) for text in drawn.texts])
-    scores_N = head.mean(np.array([one.phi_D for one in known])) + CARE * np.array([one.logprob for one in known])
+    scores_N = head.mean(np.array([one.phi_D for one in known])) + care * np.array([one.logprob for one in known])
     place = int(scores_N.argmax())
     return place, float(scores_N[place] - scores_N.mean())
 

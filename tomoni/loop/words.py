@@ -13,8 +13,8 @@ LANGS: Final[tuple[Lang, ...]] = ("en", "ja")
 
 REASONS: Final[Mapping[str, tuple[str, str]]] = {
     "preferred": (
-        "People prefer its answers: {won:.0%} of {n:.0f} pairs, evidence {e:.3g} against the {needed:.3g} that is needed.",
-        "人は新しい答えの方を選びました（{n:.0f}組中{won:.0%}、証拠の強さ {e:.3g}、必要な値 {needed:.3g}）。",
+        "People prefer its answers: {won:.0%} of {n:.0f} pairs, evidence {e} against the {needed:.3g} that is needed.",
+        "人は新しい答えの方を選びました（{n:.0f}組中{won:.0%}、証拠の強さ {e}、必要な値 {needed:.3g}）。",
     ),
     "worse": (
         "People prefer the answers of the version of now: the candidate won {won:.0%} of {n:.0f} pairs.",
@@ -25,8 +25,8 @@ REASONS: Final[Mapping[str, tuple[str, str]]] = {
         "{n:.0f}組中の勝率は{won:.0%}で、{worth:.0%}に届く見込みはありません。入れ替えるほどではありません。",
     ),
     "not_sure_yet": (
-        "It won {won:.0%} of {n:.0f} pairs so far; the evidence is {e:.3g}, and {needed:.3g} is needed.",
-        "これまでの勝率は{n:.0f}組中{won:.0%}です（証拠の強さ {e:.3g}、必要な値 {needed:.3g}）。",
+        "It won {won:.0%} of {n:.0f} pairs so far; the evidence is {e}, and {needed:.3g} is needed.",
+        "これまでの勝率は{n:.0f}組中{won:.0%}です（証拠の強さ {e}、必要な値 {needed:.3g}）。",
     ),
     "nobody_yet": (
         "Nobody has judged its answers yet.",
@@ -158,8 +158,15 @@ def left_out(why: str) -> str:
 def reason(one: Reason, lang: Lang) -> str:
     key = "nobody_yet" if one.key == "not_sure_yet" and not one.numbers.get("n") else one.key
     text = REASONS[key][LANGS.index(lang)]
-    numbers = {name: value for name, value in one.numbers.items() if math.isfinite(value)}
+    numbers: dict[str, float | str] = {name: value for name, value in one.numbers.items() if math.isfinite(value)}
+    if "e" in one.numbers:
+        numbers["e"] = evidence(one.numbers["e"])
     return text.format(**numbers, about=one.about or OTHERS[LANGS.index(lang)])
+
+
+def evidence(e: float) -> str:
+    """An e-value as people read it."""
+    return f"{e:.3g}" if e < 1000 else f"{e:,.0f}" if e < 1e6 else f"{e:.1e}"
 
 
 def verdict(decision: Decision, lang: Lang) -> str:

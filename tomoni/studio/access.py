@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from tomoni.studio.faults import Fault
@@ -101,7 +102,13 @@ def guard(rule: Rule) -> Callable[[Request], None]:
     return allowed
 
 
-Caller = Annotated[Visit, Depends(visit)]
+async def visitor(request: Request) -> Visit:
+    """The visit that the route's guard has found, which runs before: no thread is asked again."""
+    known: Visit | None = getattr(request.state, "visit", None)
+    return known if known is not None else await run_in_threadpool(visit, request)
+
+
+Caller = Annotated[Visit, Depends(visitor)]
 
 
 class Routes(APIRouter):
@@ -150,7 +157,7 @@ MEANING = {
     415: "Only JSON is taken",
     421: "Another address than the studio's",
     422: "Not of the form that is taken",
-    429: "Too many tries",
+    429: "Too many in a short time; Retry-After says in how many seconds again",
     502: "The model refused",
     503: "The model is not there, or busy",
     507: "The disk takes no more; nothing was stored",
@@ -166,6 +173,10 @@ def _told(rule: Rule, statuses: Iterable[int], api: bool, kind: str) -> dict[str
         status: {"description": MEANING[status], **({} if status in WITHOUT_BODY else {"content": error})}
         for status in sorted(set(statuses))
     }
+
+    if kind == "*/*":  # a file, which may be JSON of any shape
+        schema = {"type": ["string", "array", "object"]}
+        answers[200] = {"description": "The file", "content": {kind: {"schema": schema}}}
 
     class Kind(JSONResponse if kind == "application/json" else Response):  # type: ignore[misc]
         media_type = kind

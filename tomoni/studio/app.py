@@ -49,7 +49,10 @@ def guarded(app: FastAPI, *, hosts: Iterable[str], scheme: str = "http") -> Guar
 def _fault(request: Request, error: Exception) -> Response:
     if not isinstance(error, Fault):
         raise error
-    return told(request, error.status, error.code, **error.values)
+    answer = told(request, error.status, error.code, **error.values)
+    if error.status == 429:
+        answer.headers["retry-after"] = str(error.values["seconds"])
+    return answer
 
 
 def _user_error(request: Request, error: Exception) -> Response:
@@ -84,7 +87,7 @@ def told(request: Request, status: int, code: str, **values: Any) -> Response:
     """JSON for scripts, a page for people; who is not signed in is led to where they can."""
     visit = access.visit_or_stranger(request)
     message = visit.words(f"fault.{code}", **values)
-    next_step = visit.words.known(f"fault.{code}.next", "")
+    next_step = visit.words.known(f"fault.{code}.next", "").format(**values)
     if request.scope["path"].startswith("/api/"):
         body = {"error": {"code": code, "message": message, "next": next_step}}
         return JSONResponse(body, status_code=status)

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tomoni.studio.faults import Fault
+from tomoni.studio.quota import Quota
 
 if TYPE_CHECKING:
-    from limits.strategies import MovingWindowRateLimiter
+    from pwdlib import PasswordHash
     from starlette.requests import Request
     from starlette.responses import Response
 
@@ -47,7 +48,7 @@ class Doors:
     behind_proxy: bool = False
     _links: dict[str, tuple[str, float]] = field(default_factory=dict)  # hash of a token: person, until
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _limits: MovingWindowRateLimiter | None = None
+    _quota: Quota = field(default_factory=Quota)
     _decoy: str | None = None
 
     # -- links of this process -----------------------------------------------------------------------------------------
@@ -116,17 +117,7 @@ class Doors:
 
     def count(self, what: str, key: str, most: str) -> None:
         """Fault 429 where there were too many tries for the key."""
-        from limits import parse
-
-        with self._lock:
-            if self._limits is None:
-                from limits.storage import MemoryStorage
-                from limits.strategies import MovingWindowRateLimiter
-
-                self._limits = MovingWindowRateLimiter(MemoryStorage())
-            limiter = self._limits
-        if not limiter.hit(parse(most), what, key):
-            raise Fault("too_many_tries", 429)
+        self._quota.take("too_many_tries", most, what, key)
 
     # -- invitations ---------------------------------------------------------------------------------------------------
 
@@ -170,18 +161,20 @@ def require_password(password: str) -> None:
         raise Fault("password_length", 400, least=SHORTEST_PASSWORD, most=LONGEST_PASSWORD)
 
 
-def hashed(password: str) -> str:
+def hasher() -> PasswordHash:
     from pwdlib import PasswordHash
 
+    return PasswordHash.recommended()
+
+
+def hashed(password: str) -> str:
     with HASHING:
-        return PasswordHash.recommended().hash(password)
+        return hasher().hash(password)
 
 
 def check(password: str, kept: str) -> bool:
-    from pwdlib import PasswordHash
-
     with HASHING:
-        return len(password) <= LONGEST_PASSWORD and PasswordHash.recommended().verify(password, kept)
+        return len(password) <= LONGEST_PASSWORD and hasher().verify(password, kept)
 
 
 def order_of(secret: str, person: str, pair: str) -> tuple[int, int]:

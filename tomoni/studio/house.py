@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tomoni.studio.doors import Doors, order_of
 from tomoni.studio.insight import AGAIN, base_of
+from tomoni.studio.quota import ANSWERS_A_MINUTE, Quota
 from tomoni.studio.words import Lang
 
 if TYPE_CHECKING:
@@ -41,9 +42,16 @@ class House:
     holding: Holding
     steward: Steward
     lang: Lang | None = None  # asked for on the command line
+    answers_a_minute: int = ANSWERS_A_MINUTE  # that a person may ask of the model; 0: as many as they like
+    _quota: Quota = field(default_factory=Quota)
 
     def __post_init__(self) -> None:
         self._secret = secret_of(self.store)
+
+    def ask(self, person: str, answers: int) -> None:
+        """Fault 429 where the person has asked for too many answers in the last minute."""
+        if self.answers_a_minute:
+            self._quota.take("too_many_asked", f"{self.answers_a_minute} per minute", "answers", person, cost=answers)
 
     def order(self, person: str, pair: str) -> tuple[int, int]:
         order = order_of(self._secret, person, base_of(pair))

@@ -17,12 +17,14 @@ import numpy as np
 from sqlalchemy.exc import SQLAlchemyError
 
 from tomoni.errors import UserError
+from tomoni.feedback import judging
 from tomoni.feedback.entries import Answer, Stored
 from tomoni.records import Kind, Verdict
 from tomoni.studio.waiting import erased
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from sqlalchemy import Connection
 
     from tomoni.feedback.ask import Rule
     from tomoni.feedback.people import Judged, People
@@ -73,14 +75,18 @@ class Insight:
         with self._lock:
             sequence = self.store.sequence
             if sequence != self._seen:
-                new = self.store.judgements(after=self._seen, live=False)
-                if self.store.look(lambda connection: erased(connection, self._seen)):
+                new, gone = self.store.look(self._news)
+                if gone:
                     self._forget()
                     new = self.store.judgements(kinds=[Kind.COMPARISON])
                 if not all(map(self._take, new)):  # what counts now has to be asked anew
                     self._live = {e.judgement.id: e for e in self.store.judgements(kinds=[Kind.COMPARISON])}
                 self._seen = sequence
             return list(self._live.values())
+
+    def _news(self, connection: Connection) -> tuple[list[Stored], bool]:
+        """What was said since it was looked at last, and whether somebody was erased."""
+        return judging.stored(connection, after=self._seen, live=False), erased(connection, self._seen)
 
     def _take(self, entry: Stored) -> bool:
         """Count a judgement that is new; False where what it replaces is not the one that counts, as far as is known here.

@@ -140,19 +140,13 @@ def _save(connection: Connection, said: Sequence[tuple[Judgement, str]]) -> list
 def _replaces(connection: Connection, id: str, person: str, pair: str) -> str | None:
     """What the judgement `id` replaced when it was stored; where it is not there yet, this person's comparison of the pair
     that counts now, as from another tab."""
-    from sqlalchemy import select
+    from tomoni.feedback.judging import WITH_ID, compared
 
-    from tomoni.feedback.judging import LIVE
-    from tomoni.feedback.schema import judgements
-
-    columns = judgements.c
-    stored = connection.execute(select(columns.body).where(columns.id == id)).first()
+    stored = connection.execute(WITH_ID, {"its_id": id}).first()
     if stored is not None:
-        before: str | None = stored[0].get("replaces")
+        before: str | None = stored.body.get("replaces")
         return before
-    wanted = (columns.pair == pair, columns.person == person, columns.state == LIVE)
-    found = connection.execute(select(columns.id).where(*wanted, columns.kind == Kind.COMPARISON.value)).first()
-    return None if found is None else str(found[0])
+    return compared(connection, person, pair)
 
 
 def take_back(store: Store, person: Person, of: str, key: str) -> str | None:

@@ -1,4 +1,4 @@
-"""A workspace that is new: its first model, and prompts to begin with. No torch."""
+"""A workspace that is new: its first model, prompts and tasks to begin with. No torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from tomoni.durable import atomic_write
 from tomoni.feedback.entries import NewPrompt
 from tomoni.records import Message
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tomoni.registry import Registry, Version
 
 TO_PRACTISE, HELD_OUT = 240, 120  # prompts of the invented world that a workspace begins with
+TASKS = 200  # of which a round counts how many are still right
 SEED = 11
 
 
@@ -101,6 +103,23 @@ def first_prompts(store: Store, registry: Registry) -> int:
     new += [_prompt(world, record, held_out=True) for record in held_out_questions(world, HELD_OUT, SEED)]
     store.add_prompts(new)
     return len(new)
+
+
+def first_probes(workspace: Path, registry: Registry) -> int:
+    """Questions about the town with their answers, so that a round notices what a candidate has forgotten; where the model
+    knows the town and nobody has put tasks there. How many."""
+    path = workspace / "probes" / "capability.jsonl"
+    if path.exists() or not knows_the_world(registry, registry.current()):
+        return 0
+    from tomoni.world import bundled_world, held_out_questions
+
+    rows = [
+        {"prompt": one["messages"][-2]["content"], "answer": one["answer"]}
+        for one in held_out_questions(bundled_world(), TASKS, SEED + 1)
+    ]
+    path.parent.mkdir(exist_ok=True)
+    atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return len(rows)
 
 
 def _prompt(world: Any, record: dict[str, Any], *, held_out: bool) -> NewPrompt:

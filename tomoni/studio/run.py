@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tomoni.errors import ConfigError, DiskError, UserError
+from tomoni.studio.quota import ANSWERS_A_MINUTE
 from tomoni.studio.words import Lang, Words, chosen
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 SERVE = (sys.executable, "-m", "tomoni", "serve")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+HAND_OVER = 0.001  # seconds after which a thread that computes makes way: a click goes through several threads
 PASSWORD = "TOMONI_OWNER_PASSWORD"  # noqa: S105  (the variable's name)
 
 
@@ -47,6 +49,7 @@ class Settings:
     private_key: str | None = None
     behind_proxy: bool = False
     database: str | None = None
+    answers_a_minute: int = ANSWERS_A_MINUTE
 
     @property
     def local(self) -> bool:
@@ -71,6 +74,7 @@ def run(settings: Settings) -> int:
     require_sense(settings)
     os.umask(0o077)  # what people say, and what is made of it, is for this user's eyes
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    sys.setswitchinterval(HAND_OVER)
     with listening(settings) as listener:
         port = listener.getsockname()[1]
         with opened(settings, port) as house:
@@ -86,6 +90,8 @@ def require_sense(settings: Settings) -> None:
     for path in (settings.certificate, settings.private_key):
         if path is not None and not Path(path).is_file():
             raise ConfigError(f"there is no file {path!r}", next_step="name the certificate's and the key's file (PEM)")
+    if settings.answers_a_minute < 0:
+        raise ConfigError(f"--answers-a-minute {settings.answers_a_minute}", choices=["1 or more", "0: no limit"])
     if not 0 <= settings.port <= 65535:
         raise ConfigError(f"--port {settings.port}", choices=["0 to 65535"])
     if settings.open and not settings.names and settings.host in (*LOOPBACK, "0.0.0.0", "::"):  # noqa: S104
@@ -179,7 +185,7 @@ def opened(settings: Settings, port: int, *, serve: Sequence[str] | None = SERVE
     from tomoni.studio.holding import Holding
     from tomoni.studio.house import House
     from tomoni.studio.insight import Insight
-    from tomoni.studio.opening import first_model, first_prompts
+    from tomoni.studio.opening import first_model, first_probes, first_prompts
     from tomoni.studio.processes import Processes
     from tomoni.studio.rounding import Rounds
     from tomoni.studio.steward import Steward
@@ -196,7 +202,8 @@ def opened(settings: Settings, port: int, *, serve: Sequence[str] | None = SERVE
     with Store.open(workspace, url=settings.database) as store:
         registry = Registry.open(workspace)
         first_model(workspace, registry, settings.model)
-        first_prompts(store, registry)
+        if first_prompts(store, registry):
+            first_probes(workspace, registry)
         processes = Processes()
         answering = Answering(workspace, command=serve or ())
         teaching = Teaching(workspace, store, registry, processes)
@@ -225,6 +232,7 @@ def opened(settings: Settings, port: int, *, serve: Sequence[str] | None = SERVE
             holding,
             steward,
             settings.lang,
+            settings.answers_a_minute,
         )
         if registry.current() is not None:
             answering.start()

@@ -18,15 +18,19 @@ _SHARES = {"tell": 42, "several": 8, "list": 4, "heard": 7, "asked": 20, "of ask
            "notice": 4, "story": 4, "safety": 2}  # fmt: skip
 
 
-def pretraining_documents(world: World, seed: int, count: int | None = None) -> Iterator[str]:
-    """`count` documents (endless when None), each of about 40 to 150 tokens, each worded anew."""
+def pretraining_documents(world: World, seed: int, count: int | None = None, *, boards: float = 0.0) -> Iterator[str]:
+    """`count` documents (endless when None), each of about 40 to 150 tokens, each worded anew. `boards`: the share that are
+    boards of notices or reviews of one kind (`scenes.board`)."""
     rng = random.Random(f"corpus {world.seed} {seed}")
     weights = [_WEIGHT[entity.kind] for entity in world.entities]
     kinds, shares = list(_SHARES), list(_SHARES.values())
     made = 0
     while count is None or made < count:
         entities = rng.choices(world.entities, weights, k=rng.choice((2, 2, 3)))
-        yield _document(world, rng.choices(kinds, shares)[0], entities, rng)
+        if boards and rng.random() < boards:
+            yield scenes.board(world, rng).text
+        else:
+            yield _document(world, rng.choices(kinds, shares)[0], entities, rng)
         made += 1
 
 

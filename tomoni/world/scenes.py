@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tomoni.world.facts import Entity, World
-from tomoni.world.names import Lang, Pair, pairs
+from tomoni.world.names import LANGS, Lang, Pair, pairs
 from tomoni.world.tell import join, sentence, shown_name, tell
-from tomoni.world.wording import Register, inflect, lines
+from tomoni.world.wording import REGISTERS, Register, inflect, lines
 
 ReviewClass = Literal["positive", "negative"]
 NoticeClass = Literal["sale", "lost", "closure", "weather", "event"]
@@ -126,6 +126,29 @@ def notice(world: World, lang: Lang, register: Register, rng: random.Random, *, 
     place = rng.choice(world.of(kind=rng.choice(("shop", "station"))))
     label = rng.choice(NOTICE_CLASSES)
     return _about(place, _NOTICES[lang, label], label, lang, register, rng, count=1, with_facts=with_facts)
+
+
+def board(world: World, rng: random.Random) -> Scene:
+    """Two to four notices, or reviews, of one kind by different hands, as they hang side by side: about different places,
+    often in both languages. Who reads many learns what is said of one kind of thing, without being told any kind."""
+    about: tuple[str, ...]
+    if rng.random() < 0.75:
+        label: str = rng.choice(NOTICE_CLASSES)
+        tables: dict[Lang, tuple[str, ...]] = {lang: _NOTICES[lang, label] for lang in LANGS}  # type: ignore[index]
+        about = ("shop", "station")
+    else:
+        label = rng.choice(REVIEW_CLASSES)
+        tables = {lang: _REVIEWS[lang, label] for lang in LANGS}  # type: ignore[index]
+        about = ("shop",)
+    first, both = rng.choice(LANGS), rng.random() < 0.5
+    hung, places = [], []
+    for _ in range(rng.choice((2, 3, 3, 4))):
+        lang = rng.choice(LANGS) if both else first
+        place = rng.choice(world.of(kind=rng.choice(about)))  # type: ignore[arg-type]
+        said = rng.choice(tables[lang]).format(s=shown_name(place, lang, rng))
+        hung.append(sentence(inflect(said, rng.choice(REGISTERS)), lang))
+        places.append(place.id)
+    return Scene("\n".join(hung), label, first, tuple(dict.fromkeys(places)))
 
 
 def story(world: World, lang: Lang, register: Register, rng: random.Random) -> Scene:

@@ -60,13 +60,15 @@ class Opinion(Body):
 def chat_page(caller: Caller) -> Response:
     current = caller.house.registry.current()
     about, questions = opening(caller)
-    facts = {"version": current.id if current else None, "about": about, "questions": questions}
+    state = caller.house.answering.status.state
+    facts = {"version": current.id if current else None, "model": state, "about": about, "questions": questions}
     return page(
         caller,
         "chat",
         words=("chat", "flag", "model", "judge", "learn"),
         facts=facts,
         current=current,
+        state=state,
         flags=judging.FLAGS,
     )
 
@@ -86,7 +88,7 @@ def opening(caller: Visit) -> tuple[str, list[str]]:
     return str(told.get("chat_opening", ""))[:2000], questions
 
 
-@router.post("/api/chat", rule=Rule.PERSON, may=(502, 503), kind="application/x-ndjson")
+@router.post("/api/chat", rule=Rule.PERSON, may=(429, 502, 503), kind="application/x-ndjson")
 async def answer(caller: Caller, body: Ask) -> Response:
     """Lines of JSON: {"text": …} as it comes, then {"end": {…}}, or {"error": {…}}. Leaving ends the answer."""
     wanted = {
@@ -98,6 +100,7 @@ async def answer(caller: Caller, body: Ask) -> Response:
         "max_tokens": LONGEST,
     }
     caller.house.answering.require()
+    caller.house.ask(caller.somebody.id, 1)
     return StreamingResponse(_lines(caller, wanted), media_type="application/x-ndjson")
 
 

@@ -16,7 +16,8 @@ from tomoni.studio.showing import page
 
 router = Routes()
 
-FORMS = ("jsonl", "trl", "argilla", "labelstudio")  # of what people said
+FORMS = ("jsonl", "trl", "argilla", "labelstudio")  # of what people said, taken in
+WRITTEN = (*FORMS, "csv")  # and written
 
 FileName = Annotated[str, StringConstraints(min_length=1, max_length=300)]
 Content = Annotated[str, StringConstraints(max_length=48 * 1024 * 1024)]
@@ -49,6 +50,7 @@ def data_page(caller: Caller) -> Response:
         town=knows_the_world(caller.house.registry, current),
         endings=ENDINGS,
         forms=FORMS,
+        written_forms=WRITTEN,
     )
 
 

@@ -91,11 +91,13 @@ def rollback(caller: Caller, body: Rollback) -> Response:
     return JSONResponse({"version": version.id})
 
 
-@router.post("/api/models/both", rule=Rule.PERSON, may=(404, 502, 503))
+@router.post("/api/models/both", rule=Rule.PERSON, may=(404, 429, 502, 503))
 async def both(caller: Caller, body: Both) -> Response:
     """One answer of each of two versions to the same prompt, one after the other."""
     messages = [turn.model_dump() for turn in body.messages]
     answering = caller.house.answering
+    answering.require()
+    caller.house.ask(caller.somebody.id, len(body.versions))
 
     def ask(version: str) -> dict[str, Any]:
         answer = answering.sample(

@@ -70,12 +70,13 @@ def runs_page(caller: Caller) -> Response:
 
 @router.post("/api/runs/first", rule=Rule.OWNER)
 def first(caller: Caller, body: First) -> Response:
-    from tomoni.studio.opening import first_prompts
+    from tomoni.studio.opening import first_probes, first_prompts
 
     house = caller.house
     version = house.registry.register(body.model)
     house.registry.promote(version.id, by=caller.somebody.name)
-    first_prompts(house.store, house.registry)
+    if first_prompts(house.store, house.registry):
+        first_probes(house.workspace, house.registry)
     house.answering.start()
     house.asking.wake()
     return JSONResponse({"version": version.id})

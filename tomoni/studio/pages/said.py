@@ -20,11 +20,19 @@ from tomoni.studio.pages.data import File
 router = Routes()
 
 Form = Literal["jsonl", "trl", "argilla", "labelstudio"]
+Written = Literal["jsonl", "trl", "argilla", "labelstudio", "csv"]
 FILES: dict[str, str] = {
     "jsonl": "judgements.jsonl",
     "trl": "trl",
     "argilla": "argilla.json",
     "labelstudio": "label-studio.json",
+    "csv": "judgements.csv",
+}
+KINDS = {
+    ".jsonl": "application/x-ndjson",
+    ".json": "application/json",
+    ".csv": "text/csv; charset=utf-8",
+    ".zip": "application/zip",
 }
 ENDINGS = (".jsonl", ".ndjson", ".json")
 
@@ -35,20 +43,19 @@ class Said(File):
 
 
 @router.get("/api/data/export", rule=Rule.OWNER, may=(404,), kind="*/*")
-def export(caller: Caller, form: Form = "jsonl") -> Response:
+def export(caller: Caller, form: Written = "jsonl") -> Response:
     """One file as it is; several as a ZIP archive."""
     from tomoni.feedback import exchange
 
     with tempfile.TemporaryDirectory(prefix="tomoni-export-") as place:
         written = exchange.export(caller.house.store, Path(place) / FILES[form], form=form)
         paths = sorted(Path(path) for path in written)
-        if not paths or (form == "trl" and not any(written.values())):
+        if not paths or (form in ("trl", "csv") and not any(written.values())):
             raise Fault("nothing_said", 404)
-        lines = "application/x-ndjson" if paths[0].suffix == ".jsonl" else "application/json"
-        body, kind = (paths[0].read_bytes(), lines) if len(paths) == 1 else (zipped(paths), "application/zip")
         ending = paths[0].suffix if len(paths) == 1 else ".zip"
+        body = paths[0].read_bytes() if len(paths) == 1 else zipped(paths)
     name = f"tomoni-{form}-{datetime.now(UTC):%Y-%m-%d}{ending}"
-    return Response(body, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'})
+    return Response(body, media_type=KINDS[ending], headers={"content-disposition": f'attachment; filename="{name}"'})
 
 
 def zipped(paths: list[Path]) -> bytes:

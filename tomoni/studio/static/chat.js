@@ -8,6 +8,7 @@ const talk = $("#talk"), message = $("#message"), opening = $("#opening");
 const KEPT = `tomoni.talk.${document.body.dataset.person}`;
 let turns = []; // { role, content, id?, version?, said?: { thumb, corrected, flags, keys } }
 let writing = null; // AbortController
+let model = facts.model; // how it is: loading, ready …
 
 function keep() { try { sessionStorage.setItem(KEPT, JSON.stringify(turns)); } catch { /* lives as long as the page */ } }
 function kept() { try { return JSON.parse(sessionStorage.getItem(KEPT) || "[]"); } catch { return []; } }
@@ -126,14 +127,17 @@ async function ask(text) {
   bubble(turns.at(-1), turns.length - 1);
   const turn = { role: "assistant", content: "" };
   const { box, text: place } = bubble(turn, turns.length);
+  const loading = h("p", { class: "small soft", role: "status" });
+  const waits = (why) => { loading.textContent = why; if (why) box.append(loading); else loading.remove(); };
   box.classList.add("writing");
   message.value = "";
   busy(true);
   down();
   let fault = null;
   try {
-    for await (const part of answered(given(turns.length))) {
+    for await (const part of answered(given(turns.length), waits)) {
       const follow = near();
+      waits("");
       if (part.text) { turn.content += part.text; place.append(part.text); }
       if (part.end) { turn.id = part.end.id; turn.version = part.end.version; }
       if (part.error) fault = new Fault(503, { error: part.error });
@@ -141,6 +145,7 @@ async function ask(text) {
     }
   } catch (error) { if (error.name !== "AbortError") fault = error; }
   box.classList.remove("writing");
+  waits("");
   busy(false);
   if (turn.content) {
     turns.push(turn);
@@ -156,9 +161,16 @@ async function ask(text) {
   message.focus();
 }
 
-async function* answered(messages) {
+// What is asked while the model is still being loaded waits for it; Stop ends the waiting.
+async function* answered(messages, waits) {
   writing = new AbortController();
-  const response = await reach("/api/chat", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ messages }), signal: writing.signal });
+  const { signal } = writing;
+  while (model === "loading" || model === "again") {
+    waits(t("chat.waits"));
+    await new Promise((resolve) => { setTimeout(resolve, 200); });
+    signal.throwIfAborted();
+  }
+  const response = await reach("/api/chat", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ messages }), signal });
   if (!response.ok) throw new Fault(response.status, await response.json().catch(() => null));
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -195,5 +207,6 @@ draw();
 if (turns.length) down();
 watch("/api/state", (state) => {
   if (!state) return;
+  model = state.model;
   $("#model").textContent = state.model === "ready" ? state.version || facts.version : t(`model.${state.model}`);
 }, (state) => (state.model === "ready" ? 10 : 1));

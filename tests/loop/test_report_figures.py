@@ -1,0 +1,68 @@
+"""Figures and hints of a round's report that need no round: drift of traffic and of people, what is new."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tomoni.loop.report import FEW_PROMPTS, apart
+from tomoni.loop.report_pages import one_round
+
+PERSON: dict[str, Any] = {
+    "weight": 0.8, "value": 0.6, "low": 0.3, "high": 0.8, "n": 90, "blind": False, "gold": None, "gold_n": 0,
+    "recent": 0.7,
+}  # fmt: skip
+
+
+def body(**more: Any) -> dict[str, Any]:
+    decision = {
+        "outcome": "promote", "more": None, "e": 40.0, "log_e": 3.7, "needed": 3.5, "path": [1.0, 3.7],
+        "win_rate": [0.7, 0.6, 0.8], "controlled": [0.7, 0.6], "said": 50, "counted": 50, "reasons": [],
+    }  # fmt: skip
+    cost = {
+        "machine_seconds": 60, "usd": 0.002, "price_per_hour": 0.1, "teaching_seconds": 60, "judging_seconds": 60,
+    }  # fmt: skip
+    counts = {"comparisons": 10, "ties": 0, "corrections": 0, "thumbs": 0}
+    return {
+        "number": 2, "state": "promoted", "base": "v2", "candidate": "v3", "method": "learn", "decision": decision,
+        "learnt_from": {"counts": counts, "left_out": {}, "judgements": 10}, "asked": {"asked": 50, "alike": 3},
+        "drift": None, "probes": {"safety": None, "capability": None}, "people": {"葵": PERSON},
+        "alpha": None, "value": 0.6, "understood": None, "information_per_minute": None, "uses": None, "judges": 3,
+        "cost": cost, "shown": [],
+    } | more  # fmt: skip
+
+
+def test_topics_are_apart_by_their_total_variation() -> None:
+    old, new = Counter({"price": 60, "place": 40}), Counter({"price": 10, "hours": 30})
+    # .6 against .25, .4 against 0, 0 against .75
+    assert apart(new, old) == pytest.approx((0.35 + 0.4 + 0.75) / 2)
+    assert apart(old, old) == 0
+    assert apart(Counter({"price": FEW_PROMPTS - 1}), old) is None
+
+
+def test_what_is_new_and_what_has_moved_is_said_as_what_to_do_next() -> None:
+    page = one_round(body(uses={"prompts": 40, "topics": ["返品"], "moved": 0.5}), lang="ja")
+    assert "前の回のあとに加わった話題：返品" in page and "尋ねられる話題が前と変わってきました" in page
+    calm = one_round(body(uses={"prompts": 40, "topics": [], "moved": 0.1}), lang="ja")
+    assert "加わった話題" not in calm and "変わってきました" not in calm
+
+
+def test_somebody_whose_latest_judgements_fit_less_is_named() -> None:
+    assert "葵さんの最近の判断は" not in one_round(body(), lang="ja")
+    waning = one_round(body(people={"葵": PERSON | {"recent": 0.3}}), lang="ja")
+    assert "葵さんの最近の判断は、以前ほど他の人と合っていません" in waning
+
+
+def test_what_the_head_foretells_stands_beside_what_it_could() -> None:
+    known = {"accuracy": 0.71, "ceiling": 0.86, "ece": 0.05, "loss": 0.5, "n": 120}
+    page = one_round(body(understood=known, information_per_minute=2.5), lang="en")
+    assert "foretells 71% of 120 answers" in page and "at most 86%" in page and "2.5 perfect labels a minute" in page
+
+
+def test_text_from_outside_stays_text() -> None:
+    page = one_round(
+        body(people={"<script>x</script>": PERSON}, uses={"prompts": 30, "topics": ["<b>"], "moved": None}), lang="en"
+    )
+    assert "<script>" not in page and "<b>," not in page and "&lt;script&gt;" in page

@@ -1,0 +1,235 @@
+"""The two halves of a BERT layer as one operation each, forward and backward, with `kernels.c` between the products.
+
+Shapes: Q tokens of all texts, one text after another; D hidden, I between `up` and `down`. Dropout is drawn by mixing a
+key with a number's place, so that a draw costs nothing to keep. Float32 on a CPU, where the kernels are built; anywhere
+else `flatencoder` runs the model's own modules.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from tomoni.engine.kernels import library
+
+LONGEST = 1024  # tokens of a text whose scores of one head are held at once; PyTorch's attention takes the longer ones
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Dropout: which `key`, and the share p that is dropped; nothing is where p is 0."""
+
+    key: int = 0
+    p: float = 0.0
+
+    def told(self) -> tuple[ctypes.c_uint32, ctypes.c_uint32, ctypes.c_float]:
+        limit = min(int(self.p * 2**32), 2**32 - 1)
+        return ctypes.c_uint32(self.key), ctypes.c_uint32(limit), ctypes.c_float(1 / (1 - self.p))
+
+    def factors(self, count: int) -> Tensor:
+        """[count] of 0 or 1 / (1 - p), as the kernels draw them at the places 0, 1 …"""
+        out = torch.empty(count)
+        _kernels().dropout_factors(*self.told(), _at(out), ctypes.c_int64(count))
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Where texts begin in the list of tokens that are seen, and in that of tokens that see: int64 [texts + 1] each."""
+
+    starts: Tensor
+    asks: Tensor
+    heads: int
+
+    def scratch(self, dim: int) -> Tensor:
+        keys = int((self.starts[1:] - self.starts[:-1]).max())
+        asked = int((self.asks[1:] - self.asks[:-1]).max())
+        wide, across = -(-dim // 16) * 16, -(-keys // 16) * 16
+        return torch.empty(2 * asked * wide + 2 * keys * wide + wide * across + 3 * asked * across)
+
+    def told(self, dim: int, draw: Draw) -> tuple[Any, ...]:
+        sizes = (ctypes.c_int64(size) for size in (len(self.starts) - 1, self.heads, dim))
+        return _at(self.starts), _at(self.asks), *sizes, ctypes.c_float(dim**-0.5), *draw.told()
+
+
+class Attend(Function):
+    """Queries [A, D], keys and values [Q, D] -> [A, D]: attention to all tokens of the same text, head by head.
+
+    Nothing is kept but what comes in: the probabilities are computed again in the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, texts: Texts, draw: Draw, query_AD: Tensor, key_QD: Tensor, value_QD: Tensor) -> Tensor:
+        ctx.texts, ctx.draw = texts, draw
+        ctx.save_for_backward(query_AD, key_QD, value_QD)
+        dim = query_AD.shape[1] // texts.heads
+        seen_AD, scratch = torch.empty_like(query_AD), texts.scratch(dim)
+        given = (_at(query_AD), _at(key_QD), _at(value_QD), _at(seen_AD))
+        _kernels().attend_forward(*given, *texts.told(dim, draw), _at(scratch))
+        return seen_AD
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient_AD: Tensor) -> tuple[Any, ...]:
+        texts, given = ctx.texts, ctx.saved_tensors
+        dim = given[0].shape[1] // texts.heads
+        made, scratch = [torch.empty_like(one) for one in given], texts.scratch(dim)
+        _kernels().attend_backward(
+            *(_at(one) for one in (*given, gradient_AD.contiguous(), *made)), *texts.told(dim, ctx.draw), _at(scratch)
+        )
+        return None, None, *made
+
+
+class ProjectAddNorm(Function):
+    """norm(dropped(x W' + bias) + residual): x [Q, I], W [D, I], residual [Q, D] -> [Q, D]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        draw: Draw,
+        epsilon: float,
+        x_QI: Tensor,
+        residual_QD: Tensor,
+        weight_DI: Tensor,
+        bias_D: Tensor,
+        scale_D: Tensor,
+        shift_D: Tensor,
+    ) -> Tensor:
+        sum_QD = x_QI @ weight_DI.t()
+        normed_QD, mean_Q, inverse_Q = _add_norm(sum_QD, bias_D, residual_QD, scale_D, shift_D, epsilon, draw)
+        ctx.draw = draw
+        ctx.save_for_backward(x_QI, weight_DI, scale_D, sum_QD, mean_Q, inverse_Q)
+        return normed_QD
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient_QD: Tensor) -> tuple[Any, ...]:
+        x_QI, weight_DI, scale_D, sum_QD, mean_Q, inverse_Q = ctx.saved_tensors
+        x_needed, residual_needed, weight_needed = ctx.needs_input_grad[2:5]
+        dsum_QD, inner_QD, dscale_D, dshift_D, dbias_D = _add_norm_backward(
+            gradient_QD, sum_QD, mean_Q, inverse_Q, scale_D, ctx.draw
+        )
+        dx_QI = inner_QD @ weight_DI if x_needed else None
+        dweight_DI = inner_QD.t() @ x_QI if weight_needed else None
+        dresidual_QD = dsum_QD if residual_needed else None
+        return None, None, dx_QI, dresidual_QD, dweight_DI, dbias_D, dscale_D, dshift_D
+
+
+class FeedAddNorm(Function):
+    """norm(dropped(down(gelu(up(x)))) + x), [Q, D] -> [Q, D]; GELU's outcome is computed again in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        draw: Draw,
+        epsilon: float,
+        x_QD: Tensor,
+        up_ID: Tensor,
+        up_bias_I: Tensor,
+        down_DI: Tensor,
+        down_bias_D: Tensor,
+        scale_D: Tensor,
+        shift_D: Tensor,
+    ) -> Tensor:
+        up_QI = x_QD @ up_ID.t()
+        active_QI = torch.empty_like(up_QI)
+        _kernels().gelu_forward(_at(up_QI), _at(up_bias_I), _at(active_QI), *_sizes(up_QI))
+        sum_QD = active_QI @ down_DI.t()
+        normed_QD, mean_Q, inverse_Q = _add_norm(sum_QD, down_bias_D, x_QD, scale_D, shift_D, epsilon, draw)
+        ctx.draw = draw
+        ctx.save_for_backward(x_QD, up_ID, down_DI, scale_D, up_QI, sum_QD, mean_Q, inverse_Q)
+        return normed_QD
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient_QD: Tensor) -> tuple[Any, ...]:
+        x_QD, up_ID, down_DI, scale_D, up_QI, sum_QD, mean_Q, inverse_Q = ctx.saved_tensors
+        x_needed, up_needed, _, down_needed = ctx.needs_input_grad[2:6]
+        dsum_QD, inner_QD, dscale_D, dshift_D, ddown_bias_D = _add_norm_backward(
+            gradient_QD, sum_QD, mean_Q, inverse_Q, scale_D, ctx.draw
+        )
+        dup_QI, active_QI = inner_QD @ down_DI, torch.empty_like(up_QI)
+        dup_bias_I = torch.zeros(up_QI.shape[1])
+        _kernels().gelu_backward(_at(dup_QI), _at(up_QI), _at(active_QI), _at(dup_bias_I), *_sizes(up_QI))
+        ddown_DI = inner_QD.t() @ active_QI if down_needed else None
+        dup_ID = dup_QI.t() @ x_QD if up_needed else None
+        dx_QD = dsum_QD.addmm_(dup_QI, up_ID) if x_needed else None
+        return None, None, dx_QD, dup_ID, dup_bias_I, ddown_DI, ddown_bias_D, dscale_D, dshift_D
+
+
+class Project(Function):
+    """x [Q, D] -> x W' + bias for each W and bias of `leaves` (weight, bias, weight, bias …): one gradient of x for all."""
+
+    @staticmethod
+    def forward(ctx: Any, x_QD: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x_QD, *leaves[::2])
+        pairs = zip(leaves[::2], leaves[1::2], strict=True)
+        return tuple(torch.addmm(bias_E, x_QD, weight_ED.t()) for weight_ED, bias_E in pairs)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x_QD, *weights = ctx.saved_tensors
+        x_needed, *needed = ctx.needs_input_grad
+        dx_QD: Tensor | None = None
+        found: list[Tensor | None] = []
+        for number, (weight_ED, given_QE) in enumerate(zip(weights, gradients, strict=True)):
+            gradient_QE = given_QE.contiguous()
+            if x_needed:
+                dx_QD = gradient_QE @ weight_ED if dx_QD is None else dx_QD.addmm_(gradient_QE, weight_ED)
+            found.append(gradient_QE.t() @ x_QD if needed[2 * number] else None)
+            found.append(_column_sums(gradient_QE) if needed[2 * number + 1] else None)
+        return dx_QD, *found
+
+
+def _column_sums(x_QE: Tensor) -> Tensor:
+    sums_E = torch.zeros(x_QE.shape[1])
+    _kernels().column_sums(_at(x_QE), _at(sums_E), *_sizes(x_QE))
+    return sums_E
+
+
+def _add_norm(
+    sum_QD: Tensor, bias_D: Tensor, residual_QD: Tensor, scale_D: Tensor, shift_D: Tensor, epsilon: float, draw: Draw
+) -> tuple[Tensor, Tensor, Tensor]:
+    normed_QD = torch.empty_like(sum_QD)
+    mean_Q, inverse_Q = sum_QD.new_empty(len(sum_QD)), sum_QD.new_empty(len(sum_QD))
+    _kernels().add_norm_forward(
+        *(_at(one) for one in (sum_QD, bias_D, residual_QD, scale_D, shift_D)), ctypes.c_float(epsilon), *draw.told(),
+        _at(normed_QD), _at(mean_Q), _at(inverse_Q), *_sizes(sum_QD),
+    )  # fmt: skip
+    return normed_QD, mean_Q, inverse_Q
+
+
+def _add_norm_backward(
+    gradient_QD: Tensor, sum_QD: Tensor, mean_Q: Tensor, inverse_Q: Tensor, scale_D: Tensor, draw: Draw
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the sum, of what was added to it by the product, of the norm's scale and shift, of the bias."""
+    dsum_QD = gradient_QD.clone(memory_format=torch.contiguous_format)  # others may hold what came in
+    inner_QD = torch.empty_like(dsum_QD) if draw.p else dsum_QD
+    dscale_D, dshift_D, dbias_D = (torch.zeros(sum_QD.shape[1]) for _ in range(3))
+    _kernels().add_norm_backward(
+        *(_at(one) for one in (dsum_QD, sum_QD, mean_Q, inverse_Q, scale_D)), *draw.told(),
+        *(_at(one) for one in (inner_QD, dscale_D, dshift_D, dbias_D)), *_sizes(sum_QD),
+    )  # fmt: skip
+    return dsum_QD, inner_QD, dscale_D, dshift_D, dbias_D
+
+
+def _kernels() -> ctypes.CDLL:
+    found = library()
+    assert found is not None
+    return found
+
+
+def _at(tensor: Tensor) -> ctypes.c_void_p:
+    assert tensor.is_contiguous()
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _sizes(x_QD: Tensor) -> tuple[ctypes.c_int64, ctypes.c_int64]:
+    return ctypes.c_int64(len(x_QD)), ctypes.c_int64(x_QD.shape[1])
