@@ -245,6 +245,7 @@ def test_held_out_prompts_are_never_put_before_people(tmp_path: Path) -> None:
     from tomoni.records import Message
 
     with house_in(tmp_path, answering=True) as house:
+        house.asking.reads(owner(house).id, "ja")  # before anybody's language is known, only a few are made
         new = [NewPrompt((Message("user", f"質問{n}"),), "world", held_out=n % 2 == 0) for n in range(10)]
         held_out = {row.id for row in house.store.add_prompts(new) if row.held_out}
         until(lambda: len(house.store.pairs(purpose="train")) >= 5)
