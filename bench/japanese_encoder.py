@@ -104,7 +104,7 @@ def base(data: Path, folder: Path) -> None:
 
 def continued(data: Path, folder: Path) -> None:
     _run(
-        folder / "continued", "pretrain", train_file=str(folder / "livedoor.jsonl"), learning_rate=5e-4, max_steps=600,
+        folder / "continued", "pretrain", train_file=str(folder / "livedoor.jsonl"), learning_rate=5e-4, max_steps=300,
         model_name_or_path=str(folder / "base" / "model"), **PRETRAINING,
     )  # fmt: skip
 
@@ -159,8 +159,8 @@ def livedoor(data: Path, folder: Path) -> None:
     base, continued = ENCODERS
     whole = {"train": "all", "max_length": 192, "num_train_epochs": 2, "batch_size": 16, "learning_rate": 5e-4}
     for name, how, settings in (
-        ("head", base, {"train": "head", "max_length": 256}),
-        ("head", continued, {"train": "head", "max_length": 256}),
+        ("head", base, {"train": "head", "max_length": 192}),
+        ("head", continued, {"train": "head", "max_length": 192}),
         ("all", continued, whole),
         ("all", base, whole),
     ):

@@ -31,6 +31,10 @@ def run(folder: Path, *options: str) -> dict[str, Any]:
     return found
 
 
+def _texts(path: Path) -> set[str]:
+    return {json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()}
+
+
 def test_all_bundled_models_together_are_at_most_twenty_megabytes() -> None:
     folders = [locate(f"bundled:{name}").folder for name in BUNDLED]
     assert sum(path.stat().st_size for folder in folders for path in folder.iterdir()) <= 20_000_000
@@ -45,12 +49,7 @@ def test_a_small_demo_measures_every_arm_and_leaves_a_model_to_use(
     assert all(arm["asked"] == 12 for arm in result["arms"])
     printed = capsys.readouterr().out
     assert "tomoni predict" in printed
-    trained_on = {
-        json.loads(line)["text"] for line in (tmp_path / "demo" / "data" / "labelled.jsonl").open(encoding="utf-8")
-    }
-    measured = {
-        json.loads(line)["text"] for line in (tmp_path / "demo" / "data" / "held_out.jsonl").open(encoding="utf-8")
-    }
+    trained_on, measured = (_texts(tmp_path / "demo" / "data" / f"{name}.jsonl") for name in ("labelled", "held_out"))
     assert not trained_on & measured
 
 

@@ -31,9 +31,9 @@ SHARED: dict[str, Any] = {
     "batch_size": 8,
     "save_steps": 100_000,
     "keep_frozen": "none",
-    "pool": "mean",
+    "pool": "first",
 }
-TUNED: dict[str, Any] = {"train": "all", "num_train_epochs": 10, "learning_rate": 3e-4}
+TUNED: dict[str, Any] = {"train": "all", "num_train_epochs": 10, "learning_rate": 1e-3}
 # random weights get what suits them: a new head, a higher rate and three times as many passes
 FROM_SCRATCH: dict[str, Any] = {"train": "all", "num_train_epochs": 30, "learning_rate": 1e-3, "head_start": "new"}
 
