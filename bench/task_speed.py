@@ -39,7 +39,7 @@ class Shape:
 SHAPES = {
     "minilm": Shape(
         "MiniLM, 6 layers, all weights",
-        1_600,
+        800,
         2,
         (
             ("HF Trainer, grouped", False, {"grouped": True}),
@@ -50,7 +50,7 @@ SHAPES = {
     ),
     "deep": Shape(
         "12 layers of MiniLM's width (random weights), 4 epochs",
-        800,
+        400,
         4,
         (
             ("HF Trainer, top 2, grouped", False, {"grouped": True, "top": 2}),

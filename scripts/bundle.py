@@ -9,6 +9,7 @@ import argparse
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import tomoni
 from tomoni.config import load as load_config
@@ -78,7 +79,10 @@ To make it again:
 
     python -m tomoni.world --documents 60000 --seed 1 --boards 0.3 --out build/world-encoder.jsonl
     tomoni train recipes/bundled-encoder.yaml
-    python scripts/bundle.py build/bundled-encoder encoder
+    python -m tomoni.world --documents 40000 --seed 2 --boards 0.5 --out build/world-encoder-2.jsonl
+    tomoni train recipes/bundled-encoder.yaml --model_name_or_path build/bundled-encoder/model \\
+        --train_file build/world-encoder-2.jsonl --output_dir build/bundled-encoder-2 --max_steps 1500 --seed 2
+    python scripts/bundle.py build/bundled-encoder-2 encoder
 """
 
 
@@ -91,12 +95,13 @@ def bundle_encoder(run: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     masked.save(model, tokenizer, folder, dtype="float16")
     stats = report["after"]["stats"]
-    facts = cfg.shape.model_dump() | {
+    parts = [report, *_before(cfg)]
+    facts = _shape(model) | {
         "weights": sum(weight.numel() for weight in model.parameters()),
         "vocabulary": len(tokenizer),
-        "tokens": report["num_tokens"],
-        "seconds": report["seconds"],
-        "steps": report["step"],
+        "tokens": sum(part["num_tokens"] for part in parts),
+        "seconds": sum(part["seconds"] for part in parts),
+        "steps": sum(part["step"] for part in parts),
         "threads": cfg.threads,
         "items": report["after"]["items"],
         "share": cfg.mlm_probability,
@@ -106,6 +111,20 @@ def bundle_encoder(run: Path) -> None:
     (folder / "README.md").write_text(ENCODER_CARD.format(**facts), encoding="utf-8")
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{folder}: {size / 1e6:.2f} MB")
+
+
+def _before(cfg: Config) -> list[dict[str, Any]]:
+    """The reports of the runs that this one goes on from."""
+    if cfg.model_name_or_path is None:
+        return []
+    earlier = Path(cfg.model_name_or_path).parent
+    report = json.loads((earlier / "report.json").read_text(encoding="utf-8"))
+    return [report, *_before(load_config(Config, earlier / "config.yaml"))]
+
+
+def _shape(model: Any) -> dict[str, Any]:
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+    return {name: getattr(model.config, name) for name in names}
 
 
 def main() -> None:

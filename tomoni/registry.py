@@ -12,7 +12,6 @@ was killed, finds the old state or the new one, never a third.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -24,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from tomoni import locking
 from tomoni.durable import STAGING, atomic_write, naming_disk, sync, write_synced
 from tomoni.errors import RegistryError, did_you_mean
 from tomoni.hub import Located, hashes, locate, result_of
@@ -310,14 +310,8 @@ class Registry:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """One process at a time. The lock ends with its process, however that ends."""
-        path = self.workspace / LOCK
-        with naming_disk(path, 0):
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with locking.wait(self.workspace / LOCK):
             yield
-        finally:
-            os.close(handle)
 
 
 # -- hashes ----------------------------------------------------------------------------------------------------------

@@ -146,6 +146,23 @@ def test_a_merged_adapter_loads_in_plain_transformers_with_the_same_logits(
     assert torch.equal(trained.model(TOKENS).logits, expected)  # the model in training stays as it was
 
 
+@pytest.mark.parametrize("train", MERGEABLE)
+def test_the_weights_that_a_merge_will_make_are_told_without_merging(train: str, tmp_path: Path) -> None:
+    """Of LoRA, plain and rank-stabilised, all; of the others the base's: their merge is not a sum."""
+    base = tiny.folder(tmp_path / "base")
+    trained = _trained(base, train)
+    names = models.load(hub.locate(base)).state_dict().keys()
+    told = dict(saving.weights_to_be(trained.model, names))
+    wanted = (
+        saving.merge(trained.model) if train in ("lora", "rslora") else models.load(hub.locate(base))
+    ).state_dict()
+    assert told.keys() == wanted.keys() == names
+    for name, weight in wanted.items():
+        torch.testing.assert_close(told[name], weight, rtol=1e-6, atol=1e-6)
+    plain = models.load(hub.locate(base))
+    assert all(torch.equal(weight, plain.state_dict()[name]) for name, weight in saving.weights_to_be(plain, names))
+
+
 def test_prompt_tuning_cannot_be_merged_and_says_why(tmp_path: Path) -> None:
     trained = _trained(tiny.folder(tmp_path / "base"), "prompt_tuning")
     with pytest.raises(ModelError, match="virtual tokens stand before the text") as refused:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +21,22 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests import tiny
 from tests.export import models
 from tomoni.cli.app import main
+from tomoni.data.templates import CHATML
 from tomoni.engine import checkpoint
+from tomoni.evaluate.subject import open_subject
 from tomoni.export import architectures, convert, llamacpp, prompts
+from tomoni.export.answers import Prompt
 from tomoni.export.llamacpp import LlamaCpp
 
+WRITING = """
+import time
+from pathlib import Path
+from tomoni.export.aside import Aside
+with Aside(Path("other")) as aside:
+    (aside.files / "model.gguf").write_bytes(bytes(1000))
+    print("writing", flush=True)
+    time.sleep(600)
+"""
 PROMPTS = "こんにちは、元気ですか\nTell me more\nｶﾀｶﾅ 🙂\n"
 
 
@@ -203,6 +220,78 @@ def test_llamacpp_that_dies_while_it_is_asked_is_said(
     assert "llama.cpp ended while it was asked" in capsys.readouterr().err and set(place.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    ("to", "named"), [("hf", "model.layers.0.mlp.up_proj.weight"), ("gguf", "blk.0.ffn_up.weight")]
+)
+@pytest.mark.parametrize("where", ["in the base", "by the adapter"])
+def test_weights_too_large_for_f16_are_refused_before_work_and_named(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, to: str, named: str, where: str
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained("model")
+    weight = model.model.layers[0].mlp.up_proj.weight
+    with torch.no_grad():
+        weight[3, 5] = -65_536.0 if where == "in the base" else -65_500.0
+    model.save_pretrained("model")
+    if where == "by the adapter":
+        made = get_peft_model(model, LoraConfig(r=1, lora_alpha=1, target_modules=["up_proj"]))
+        with torch.no_grad():
+            layer = made.base_model.model.model.layers[0].mlp.up_proj
+            layer.lora_A["default"].weight.zero_()[0, 5] = 6.0
+            layer.lora_B["default"].weight.zero_()[3, 0] = -6.0
+        made.peft_config["default"].base_model_name_or_path = str(place / "model")
+        made.save_pretrained("adapter")
+    monkeypatch.setattr(convert.parity, "answers_of", _not_reached)
+    before = set(place.iterdir())
+    assert exported(to, "f16", model="model" if where == "in the base" else "adapter") == 2
+    said = capsys.readouterr().err
+    assert f"the weight {named} has numbers that F16 cannot hold (6.55e+04): at most 65504" in said
+    assert "--quantization bf16" in said and set(place.iterdir()) == before
+    exported(to, "bf16", model="model" if where == "in the base" else "adapter")
+    assert "work began" in capsys.readouterr().err
+
+
+def test_a_form_that_no_matrix_can_take_is_refused_before_work(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = {"hidden_size": 40, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 80}
+    models.model("llama", **shape).save_pretrained("model")
+    monkeypatch.setattr(convert.parity, "answers_of", _not_reached)
+    before = set(place.iterdir())
+    assert exported("gguf", "q8_0") == 2
+    assert "rows are no multiple of 32 numbers (hidden_size 40)" in capsys.readouterr().err
+    assert set(place.iterdir()) == before
+
+
+def test_a_tokenizer_that_llamacpp_does_not_know_is_refused_before_work(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = json.loads(Path("model/tokenizer.json").read_text(encoding="utf-8"))
+    split = {"type": "Split", "pattern": {"Regex": "[ぁ-ん]+"}, "behavior": "Isolated", "invert": False}
+    body["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, body["pre_tokenizer"]]}
+    Path("model/tokenizer.json").write_text(json.dumps(body, ensure_ascii=False), encoding="utf-8")
+    monkeypatch.setattr(convert.parity, "answers_of", _not_reached)
+    before = set(place.iterdir())
+    assert exported("gguf", "f16") == 2
+    said = capsys.readouterr().err
+    assert "[ぁ-ん]+" in said and "--to hf or --to onnx" in said and set(place.iterdir()) == before
+
+
+def test_a_place_that_a_rename_cannot_reach_is_refused_before_work(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder mounted from the same file system looks like any other; the rename says it."""
+
+    def busy(source: object, target: object) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(os, "rename", busy)
+    monkeypatch.setattr(convert.parity, "answers_of", _not_reached)
+    before = set(place.iterdir())
+    assert exported("hf", "f32") == 2
+    assert "out could not be put in place by a rename when it is finished" in capsys.readouterr().err
+    assert set(place.iterdir()) == before
+
+
 def _not_reached(*anything: object, **more: object) -> None:
     raise AssertionError("work began")
 
@@ -239,13 +328,70 @@ def test_outputs_that_could_not_be_put_in_place_are_refused_first(
     Path("real").mkdir()
     Path("link").symlink_to("real")
     Path("file").write_text("")
+    Path("nowhere").symlink_to("gone")
+    Path("round").symlink_to("round")
     for output, said in (
         (".", "the working directory cannot be the output"),
         ("link", "link is a link or a mount point"),
         ("file/out", "file is not a folder that can be written to"),
+        ("nowhere/out", "nowhere is a link to nowhere"),
+        ("nowhere", "nowhere is a link or a mount point"),
+        ("round", "round is a link or a mount point"),
+        ("/proc", "/proc is a link or a mount point"),
+        ("長" * 84, "is too long for a folder"),
+        ("長" * 86 + "/out", "is no folder that could be made: File name too long"),
     ):
         assert main(["export", "model", "--to", "hf", "--output", output]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_model_card_that_cannot_be_written_is_said_and_the_export_stays(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(facts: object, *anything: object) -> str:
+        raise KeyError("しらない")
+
+    monkeypatch.setattr(convert.card, "body", failing)
+    assert exported("hf", "f32") == 0
+    assert "the model card (README.md) could not be written, all else was: 'しらない'" in capsys.readouterr().err
+    assert "could not be written" in report()["notes"][0] and not Path("out/README.md").exists()
+    checkpoint.verify(Path("out"))
+    AutoModelForCausalLM.from_pretrained("out")
+
+
+def test_a_prompt_files_name_that_is_no_text_loses_nothing(place: Path) -> None:
+    name = os.fsdecode(b"\xff\xfe.txt")
+    Path("prompts.txt").rename(name)
+    assert main(["export", "model", "--to", "hf", "--output", "out", "--prompts", name]) == 0
+    assert report()["prompts_are"] == f"from {name}" and Path("out/README.md").is_file()
+
+
+def test_what_a_killed_export_left_is_swept_by_the_next(place: Path) -> None:
+    """Really killed, by SIGKILL, while it writes; another one that still runs keeps its folder."""
+    mine = place / ".exporting-of-somebody"
+    mine.mkdir()
+    (mine / "file").write_text("私のもの")
+    with _writing() as running:
+        with _writing() as killed:
+            left = set(place.glob(".exporting-*")) - {mine}
+            killed.kill()
+        assert len(left) == 2
+        assert exported("hf", "f32") == 0
+        assert len(left & set(place.glob(".exporting-*"))) == 1 and (mine / "file").is_file()
+        running.kill()
+    assert exported("hf", "f32", "second") == 0
+    assert set(place.glob(".exporting-*")) == {mine}
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[subprocess.Popen[str]]:
+    """A process that exports and has got as far as writing."""
+    with subprocess.Popen([sys.executable, "-c", WRITING], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout and process.stdout.readline() == "writing\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def test_a_penalty_in_the_generation_config_is_no_difference_of_the_model(place: Path) -> None:
@@ -272,6 +418,42 @@ def test_a_model_without_a_template_of_its_own_continues_plain_texts(place: Path
     Path("model/chat_template.jinja").unlink()
     assert main(["export", "model", "--to", "gguf", "--output", "out"]) == 0
     assert report()["prompts"] == report()["tokens_equal"] == len(prompts.BEGINNINGS)
+
+
+@pytest.mark.parametrize("to", ["hf", "gguf"])
+def test_a_template_that_was_damaged_is_found_though_all_prompts_are_plain_texts(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    """Plain texts stand as they are in every program: what the template writes is asked with built-in conversations."""
+    tiny.tokenizer(template=None).save_pretrained("model")
+    Path("model/chat_template.jinja").unlink()
+    words = ["export", "model", "--to", to, "--quantization", "f32", "--output"]
+    assert main([*words, "good"]) == 0
+    talks = len(prompts.built_in(chats=True))
+    assert (report("good")["text_equal"], report("good")["texts"]) == (talks, talks)
+    assert report("good")["prompts"] == len(prompts.BEGINNINGS)
+    assert f"{talks} / {talks}" in (said := capsys.readouterr().out) and "on built-in conversations" in said
+    assert f"| template text equal | {talks} of {talks} built-in conversations |" in Path("good/README.md").read_text()
+    module, name = (convert.merged, "write_hf") if to == "hf" else (convert.gguf, "plan_of")
+    known = getattr(module, name)
+    other = CHATML.replace("<|im_start|>", "<|im_start|> ")
+
+    def damaging(*given: Any, **more: Any) -> Any:
+        return known(*given[:2], other, *given[3:], **more)
+
+    monkeypatch.setattr(module, name, damaging)
+    assert main([*words, "out"]) == 1
+    assert f"the chat template writes another text (on {talks} of {talks} prompts)" in capsys.readouterr().err
+
+
+def test_a_template_that_writes_no_conversation_is_said_not_to_be_compared(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("model/chat_template.jinja").write_text("{{ raise_exception('no') }}", encoding="utf-8")
+    subject = open_subject("model", device="cpu")
+    order = convert.Order("hf", "f32", Path("out"), (Prompt("one", text="昔々、"),), "given")
+    assert convert.export(subject, order).parity.texts == 0
+    assert "not compared: no prompt was a conversation" in Path("out/README.md").read_text(encoding="utf-8")
 
 
 def test_a_run_is_compared_on_what_it_held_out_or_else_on_what_it_was_trained_on(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from tests import tiny
 from tests.export import models
 from tomoni.errors import ModelError
-from tomoni.export import gguf
+from tomoni.export import architectures, gguf
 from tomoni.export.llamacpp import LlamaCpp
 
 GEMMA = {
@@ -57,7 +58,20 @@ def test_llamacpp_gives_the_logprobs_of_transformers(
     assert models.largest_difference(model, tmp_path / "m.gguf", ROWS) < bound
 
 
-@pytest.mark.parametrize("rope", [LINEAR, LLAMA3, YARN])
+@pytest.mark.parametrize(
+    "rope",
+    [
+        LINEAR,
+        LLAMA3,
+        YARN,
+        YARN | {"beta_fast": 32.0, "beta_slow": 1},
+        YARN | {"attention_factor": 1.6},
+        YARN | {"attention_factor": 0.7, "mscale": 2.0, "mscale_all_dim": 1.0},
+        YARN | {"mscale": 3.0, "mscale_all_dim": 0.5},
+        YARN | {"mscale": 3.0},
+        YARN | {"factor": None},
+    ],
+)
 def test_scaled_rotary_embeddings_are_carried_over(tmp_path: Path, rope: dict[str, Any]) -> None:
     model = models.model("llama", head_dim=32, rope_parameters=rope)
     plain = models.model("llama", head_dim=32)
@@ -97,6 +111,40 @@ def test_weights_too_large_for_f16_are_refused_and_fit_bf16(tmp_path: Path) -> N
     gguf.plan_of(model, tiny.tokenizer(), tiny.CHATML, "bf16")
 
 
+@pytest.mark.parametrize(
+    ("quantization", "held", "not_held"),
+    # the next larger half-precision number of the scale is infinity: 65520 and more, for the largest of a block of 32
+    [("q8_0", 127 * 65_504.0, 127 * 65_521.0), ("q4_0", 8 * 65_504.0, 8 * 65_521.0), ("q5_1", 65_504.0, -65_521.0)],
+)
+def test_numbers_whose_blocks_scale_is_infinite_are_refused(quantization: str, held: float, not_held: float) -> None:
+    from gguf import GGMLQuantizationType, quants
+
+    model = models.model("llama", hidden_size=64, intermediate_size=128)
+    weight = model.model.layers[0].mlp.up_proj.weight
+    for number, fits in ((held, True), (not_held, False)):
+        with torch.no_grad():
+            weight[0, 0] = number
+        form = GGMLQuantizationType[quantization.upper()]
+        with np.errstate(over="ignore", invalid="ignore"):
+            read = quants.dequantize(quants.quantize(weight.detach().numpy(), form), form)
+        assert np.isfinite(read).all() == fits
+        if fits:
+            gguf.plan_of(model, tiny.tokenizer(), tiny.CHATML, quantization)
+        else:
+            with pytest.raises(ModelError, match=f"{quantization.upper()} cannot hold"):
+                gguf.plan_of(model, tiny.tokenizer(), tiny.CHATML, quantization)
+
+
+def test_what_is_looked_at_without_weights_is_what_is_written_with_them() -> None:
+    for architecture, changes in (("llama", {"rope_parameters": LLAMA3}), ("gpt_neox", {}), ("gemma3_text", GEMMA)):
+        model = _model(architecture, changes)
+        with torch.device("meta"):
+            empty = type(model)(model.config)
+        forms, _ = gguf.forms_of(empty, "f16")
+        assert list(forms) == list(gguf.plan_of(model, tiny.tokenizer(), tiny.CHATML, "f16").forms)
+        assert set(forms) == {name for name, _ in architectures.tensors(model)}
+
+
 @pytest.mark.parametrize("quantization", ["f16", "bf16", "q8_0", "q5_1", "q4_0"])
 def test_each_form_is_read_by_llamacpp_and_no_larger_than_was_said(tmp_path: Path, quantization: str) -> None:
     model = models.model("llama", hidden_size=64, intermediate_size=128)
@@ -124,6 +172,9 @@ def test_a_finer_form_is_nearer_to_the_model(tmp_path: Path) -> None:
         ("gemma3_text", GEMMA | {"query_pre_attn_scalar": 256}, "scaled by 256, not by the head's size 8"),
         ("llama", {"hidden_act": "gelu"}, "its activation is 'gelu'"),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "'dynamic'"),
+        ("llama", {"rope_parameters": YARN | {"truncate": False}}, "not cut off at whole dimensions"),
+        ("llama", {"rope_parameters": YARN | {"beta_fast": 6.0}}, "has beta_fast 6; llama.cpp computes it with 32"),
+        ("qwen3", {"rope_parameters": YARN | {"beta_slow": 2}}, "has beta_slow 2; llama.cpp computes it with 1"),
         ("qwen3", {"rope_parameters": LLAMA3}, "'llama3'"),
         ("qwen3", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}, "a sliding window only"),
     ],

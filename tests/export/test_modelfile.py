@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -58,7 +58,7 @@ def _said(text: str, content: str) -> str:
 def test_the_ollama_template_writes_what_the_chat_template_writes(family: str) -> None:
     tokenizer = model_templates.tokenizer("qwen2.5" if family == "chatml" else family)
     render = _render(tokenizer, CHATML if family == "chatml" else None)
-    text = modelfile("m.gguf", render, stops=["<|end|>"], parameters={})
+    text = modelfile("m.gguf", render, stops=["<|end|>"], parameters={}).text
     found = re.search(r'TEMPLATE """(.*)"""\n', text, re.DOTALL)
     assert found
     for conversation in CONVERSATIONS:
@@ -71,7 +71,7 @@ def test_a_begin_of_text_that_the_tokenizer_adds_is_not_written_twice() -> None:
     render = _render(tokenizer)
     turns = [{"role": "user", "content": "やあ"}]
     assert render(turns, True).startswith("<bos><start_of_turn>user\n")
-    text = modelfile("m.gguf", render, stops=[], parameters={}, bos="<bos>")
+    text = modelfile("m.gguf", render, stops=[], parameters={}, bos="<bos>").text
     assert "<bos>" not in text and "<start_of_turn>user" in text
 
 
@@ -98,9 +98,43 @@ def test_a_template_that_counts_turns_is_found_out_by_longer_conversations() -> 
         pieces(render)
 
 
+@pytest.mark.parametrize(
+    ("family", "whose"), [("llama3", "system, user, assistant"), ("gemma2", "user, assistant"), ("qwen2.5", None)]
+)
+def test_white_space_that_a_template_takes_off_messages_is_said(family: str, whose: str | None) -> None:
+    render = _render(model_templates.tokenizer(family))
+    padded = [{"role": "user", "content": " やあ\n"}]
+    assert (render(padded, True) == render([{"role": "user", "content": "やあ"}], True)) is (whose is not None)
+    made = modelfile("m.gguf", render, stops=[], parameters={})
+    assert len(made.notes) == (whose is not None)
+    if whose:
+        assert f"off the ends of messages ({whose})" in made.notes[0] and f"# {made.notes[0]}\nFROM " in made.text
+
+
+@pytest.mark.parametrize("taken", [str.lstrip, str.rstrip, lambda text: text.removesuffix("\n")])
+def test_white_space_taken_off_one_end_of_one_persons_messages_is_found(taken: Callable[[str], str]) -> None:
+    def render(turns: Sequence[Turn], asks: bool) -> str:
+        said = [
+            (turn["role"], taken(turn["content"]) if turn["role"] == "assistant" else turn["content"]) for turn in turns
+        ]
+        return "".join(f"<{role}>{text}</>" for role, text in said) + ("<assistant>" if asks else "")
+
+    assert "(assistant)" in modelfile("m.gguf", render, stops=[], parameters={}).notes[0]
+
+
+def test_a_template_that_marks_white_space_is_not_made_of_pieces() -> None:
+    def render(turns: Sequence[Turn], asks: bool) -> str:
+        said = "".join(f"<{turn['role']}>{turn['content']}</>" for turn in turns)
+        return said.replace("\n</>", "\\n</>") + ("<assistant>" if asks else "")
+
+    with pytest.raises(ModelError, match="with white space around a message of system"):
+        modelfile("m.gguf", render, stops=[], parameters={})
+
+
 def test_the_modelfile_names_file_stops_and_parameters() -> None:
     tokenizer = model_templates.tokenizer("qwen2.5")
-    text = modelfile("model-f16.gguf", _render(tokenizer), stops=["<|im_end|>", 'a"b'], parameters={"temperature": 0})
-    lines = text.splitlines()
+    made = modelfile("model-f16.gguf", _render(tokenizer), stops=["<|im_end|>", 'a"b'], parameters={"temperature": 0})
+    assert made.notes == ()
+    lines = made.text.splitlines()
     assert lines[1] == "FROM ./model-f16.gguf"
     assert lines[-3:] == ['PARAMETER stop "<|im_end|>"', r'PARAMETER stop "a\"b"', "PARAMETER temperature 0"]

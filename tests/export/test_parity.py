@@ -72,7 +72,20 @@ def test_the_same_model_passes_with_no_difference() -> None:
 
 
 def test_a_program_without_a_template_engine_is_not_blamed_for_its_text() -> None:
-    assert _compared(Program(_answer(), said=None)).passed
+    found = _compared(Program(_answer(), said=None))
+    assert found.passed and found.texts == found.text_equal == 0  # nor is it said to write the same
+
+
+def test_a_plain_text_is_no_proof_of_a_template_and_conversations_are_asked_instead() -> None:
+    plain = Prompt("plain", text="昔々、")
+    known = parity.answers_of(Program(_answer(), said="昔々、"), [plain])
+    alone = parity.compare(known, Program(_answer(), said="昔々、"), FORM, ends={}, shown=str)
+    assert alone.passed and (alone.text_equal, alone.texts, alone.tokens_equal) == (0, 0, 1)
+    for said, equal in (("<u>やあ</u>", 1), ("<u>やあ</u> ", 0)):
+        found = parity.compare(
+            known, Program(_answer(), said=said), FORM, ends={}, shown=str, spoken=[(PROMPT, "<u>やあ</u>")]
+        )
+        assert (found.text_equal, found.texts, found.built_in_texts, found.passed) == (equal, 1, True, bool(equal))
 
 
 @pytest.mark.parametrize(

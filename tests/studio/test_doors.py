@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.studio.conftest import RECOMMENDED
 from tests.studio.rooms import HOST, OWN, Browser, annotator, house_in, owner
 from tomoni.errors import ConfigError
 from tomoni.studio import doors as doors_module
@@ -159,9 +160,9 @@ def test_a_new_password_ends_the_other_sessions(house: House) -> None:
 # -- the guard -----------------------------------------------------------------------------------------------------------
 
 
-def test_every_answer_carries_the_policy(browser: Browser) -> None:
+def test_every_answer_carries_the_policy(visitor: Browser) -> None:
     for path in ("/", "/judge", "/nowhere", "/api/state", "/static/x/dom.js"):
-        headers = browser.get(path).headers
+        headers = visitor.get(path).headers
         assert headers["content-security-policy"] == CSP, path
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["referrer-policy"] == "no-referrer"
@@ -184,38 +185,38 @@ FORGED: list[dict[str, str]] = [
 
 
 @pytest.mark.parametrize("headers", FORGED, ids=str)
-def test_no_unsafe_route_takes_a_request_of_another_site(browser: Browser, headers: dict[str, str]) -> None:
-    for method, path, _ in routes(browser.house):
+def test_no_unsafe_route_takes_a_request_of_another_site(visitor: Browser, headers: dict[str, str]) -> None:
+    for method, path, _ in routes(visitor.house):
         if method == "POST":
-            answer = browser.forge("POST", example(path), {**headers, "content-type": "application/json"})
+            answer = visitor.forge("POST", example(path), {**headers, "content-type": "application/json"})
             assert answer.status_code == 403, path
-    assert browser.get("/api/state").status_code == 200  # still signed in: nothing was carried out
+    assert visitor.get("/api/state").status_code == 200  # still signed in: nothing was carried out
 
 
 @pytest.mark.parametrize(
     "host",
     ["evil.example", "evil.example:8420", "127.0.0.1", "127.0.0.1:9999", f"{HOST}/?x=", f"{HOST}@evil.example", ""],
 )
-def test_a_host_that_is_not_ours_is_turned_away_on_every_route(browser: Browser, host: str) -> None:
-    for method, path, _ in routes(browser.house):
-        answer = browser.forge(method, example(path), {**OWN, "host": host, "content-type": "application/json"})
+def test_a_host_that_is_not_ours_is_turned_away_on_every_route(visitor: Browser, host: str) -> None:
+    for method, path, _ in routes(visitor.house):
+        answer = visitor.forge(method, example(path), {**OWN, "host": host, "content-type": "application/json"})
         assert answer.status_code == 421, path
 
 
-def test_only_json_is_taken(browser: Browser) -> None:
+def test_only_json_is_taken(visitor: Browser) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
-        answer = browser.forge("POST", "/api/guideline/add", {**OWN, "content-type": kind}, b'{"text": "x"}')
+        answer = visitor.forge("POST", "/api/guideline/add", {**OWN, "content-type": kind}, b'{"text": "x"}')
         assert answer.status_code == 415, kind
-    assert not browser.house.store.rules()
+    assert not visitor.house.store.rules()
 
 
-def test_other_methods_and_reads_from_other_sites_are_refused(browser: Browser) -> None:
+def test_other_methods_and_reads_from_other_sites_are_refused(visitor: Browser) -> None:
     for method in ("PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"):
-        assert browser.forge(method, "/api/guideline/add", OWN).status_code == 405
+        assert visitor.forge(method, "/api/guideline/add", OWN).status_code == 405
     fetched = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}
-    assert browser.forge("GET", "/api/state", fetched).status_code == 403
+    assert visitor.forge("GET", "/api/state", fetched).status_code == 403
     followed = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
-    assert browser.forge("GET", "/judge", followed).status_code == 200
+    assert visitor.forge("GET", "/judge", followed).status_code == 200
 
 
 def test_a_body_that_is_too_large_is_refused_by_its_length_and_without_one(browser: Browser) -> None:
@@ -313,3 +314,10 @@ def test_pairs_are_made_in_the_language_of_the_pages_that_people_look_at(house: 
     assert house.asking.languages_read() == set()
     Browser(house).enter(me).get("/", **{"accept-language": "ja"})
     assert house.asking.languages_read() == {"ja"}
+
+
+def test_passwords_are_kept_by_argon2_as_it_is_recommended() -> None:
+    kept = RECOMMENDED().hash("正しい馬の電池ホチキス")
+    kind, _, work = kept.split("$")[1:4]
+    cost = {name: int(value) for name, value in (part.split("=") for part in work.split(","))}
+    assert kind == "argon2id" and cost["m"] >= 19 * 1024 and cost["t"] >= 2  # OWASP, Password Storage Cheat Sheet

@@ -175,9 +175,9 @@ def go_everywhere(chromium: Any, served: Served, texts: Sequence[str], **how: An
         in_addresses(on, texts[:: 1 + len(texts) // 100])
         talk(on, house, texts)
         judge(on, texts)
+        house.answering.close()  # it would say in a moment that the model is there
         house.answering._set(Status("failed", said="\n".join(texts)))
         on.visit("/models", texts)
-        house.answering.look()
     as_people(chromium, served, texts, **how)
     as_a_stranger(chromium, served, texts[:30], **how)
 

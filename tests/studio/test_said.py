@@ -91,11 +91,11 @@ def test_a_file_with_a_bad_row_changes_nothing_unless_one_says_so(house: House, 
     ],
 )
 def test_what_cannot_be_read_is_refused_with_a_reason(
-    house: House, browser: Browser, name: str, content: str, form: str
+    shared: House, visitor: Browser, name: str, content: str, form: str
 ) -> None:
-    answer = take(browser, content, name, form=form)
+    answer = take(visitor, content, name, form=form)
     assert answer.status_code in (400, 422) and answer.json()["error"]["message"]
-    assert house.store.judgements() == []
+    assert shared.store.judgements() == []
 
 
 def test_only_the_owner_takes_judgements_out_or_in(house: House, browser: Browser) -> None:

@@ -51,9 +51,10 @@ def export(
     from tomoni.engine.models import quiet
     from tomoni.evaluate.subject import open_subject
     from tomoni.export import convert
+    from tomoni.export.aside import refuse_output
 
     target = output or Path(f"{_stem(model)}-{to}-{form}")
-    convert.refuse_output(target)
+    refuse_output(target)
     chosen, chosen_are = _prompts(model, prompts, most_prompts)
     with quiet():
         subject = open_subject(model, device="cpu")
@@ -136,7 +137,7 @@ def show(outcome: Outcome) -> None:
     ended = f"{found.ended} / {found.ended_before}" if found.ended_before else "none ended"
     ends = ", ".join(text for text, ending in found.ends.items() if ending)
     for row in (
-        ("template text equal", f"{found.text_equal} / {found.prompts}", ""),
+        ("template text equal", *_written(outcome)),
         ("tokens equal", f"{found.tokens_equal} / {found.prompts}", ""),
         ("largest difference of a logprob", f"{found.logprob:.2g}", f"bound {found.bound.logprob:g}"),
         ("divergence, nats a token", f"{found.divergence:.2g}", f"bound {found.bound.divergence:g}"),
@@ -161,6 +162,13 @@ def show(outcome: Outcome) -> None:
         "form, or --to hf, may pass",
         file=sys.stderr,
     )
+
+
+def _written(outcome: Outcome) -> tuple[str, str]:
+    found = outcome.parity
+    if not found.texts:
+        return "not compared", ""
+    return f"{found.text_equal} / {found.texts}", "on built-in conversations" if found.built_in_texts else ""
 
 
 def _parted(outcome: Outcome) -> str:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
 from jinja2 import TemplateError
 from peft import PeftModel, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -85,6 +87,30 @@ def merge(model: PeftModel, *, in_place: bool = False) -> PreTrainedModel:
         )
     merged: Any = (model if in_place else copy.deepcopy(model)).merge_and_unload(safe_merge=True)
     return merged.requires_grad_(False).eval()  # type: ignore[no-any-return]
+
+
+def weights_to_be(model: nn.Module, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+    """Name and weight of what `merge` will make, one at a time; nothing is changed by it. `names` are those of the plain
+    model. What LoRA adds is added (up to rounding); of another adapter it is the base's weight, before the merge."""
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    for name, weight in base.state_dict().items():
+        own = name.replace(".base_layer.", ".")
+        if own not in names:
+            continue
+        if own != name and own.endswith(".weight"):
+            yield own, weight + _added(base.get_submodule(name.partition(".base_layer.")[0]))
+        else:
+            yield own, weight
+
+
+def _added(layer: nn.Module) -> Any:
+    """What LoRA adds to a layer's weight; 0.0 for another adapter's layer, and for what is no sum (DoRA)."""
+    if not isinstance(layer, LoraLayer):
+        return 0.0
+    lora: Any = layer
+    plain = [name for name in lora.active_adapters if name in lora.scaling and name not in lora.lora_variant]
+    with torch.no_grad():
+        return sum((lora.get_delta_weight(name) for name in plain), start=0.0)
 
 
 def generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:

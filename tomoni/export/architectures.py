@@ -6,6 +6,7 @@ rotary embedding of a kind that llama.cpp has not), that is a refusal, never a n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 from tomoni.errors import ModelError
 
 ROPE_TYPES = {"default", "linear", "llama3", "yarn"}
+YARN_BUILT_IN = {"beta_fast": 32, "beta_slow": 1}
 TIED = ("lm_head.weight", "embed_out.weight")
 
 
@@ -62,6 +64,8 @@ def refusals(config: Any) -> list[str]:
     kind = _rope(config).get("rope_type", "default")
     if kind not in ROPE_TYPES or (kind == "llama3" and KNOWN[config.model_type].name != "llama"):
         found.append(f"its rotary embedding is scaled by {kind!r}, which llama.cpp does not have for it")
+    if kind == "yarn":
+        found += _yarn_refusals(_rope(config))
     if config.model_type != "gpt_neox" and _rope(config).get("partial_rotary_factor", 1.0) != 1.0:
         found.append("only a part of each head is rotated")
     if config.model_type in ("qwen2", "qwen3") and "sliding_attention" in (getattr(config, "layer_types", None) or ()):
@@ -70,6 +74,17 @@ def refusals(config: Any) -> list[str]:
         found += _gemma_refusals(config)
     if config.model_type == "gpt_neox" and not getattr(config, "attention_bias", True):
         found.append("its attention has no biases")
+    return found
+
+
+def _yarn_refusals(rope: dict[str, Any]) -> list[str]:
+    """llama.cpp reads beta_fast and beta_slow from the file for architectures other than these."""
+    found = []
+    for key, built_in in YARN_BUILT_IN.items():
+        if (value := rope.get(key) or built_in) != built_in:
+            found.append(f"its yarn scaling has {key} {value:g}; llama.cpp computes it with {built_in:g}")
+    if not rope.get("truncate", True):
+        found.append("its yarn scaling is not cut off at whole dimensions (truncate false), as llama.cpp's is")
     return found
 
 
@@ -144,24 +159,42 @@ def _describe_rope(writer: Any, config: Any, head: int) -> None:
         from gguf import RopeScalingType
 
         writer.add_rope_scaling_type(RopeScalingType(kind))
-        writer.add_rope_scaling_factor(float(rope["factor"]))
-        trained = rope.get("original_max_position_embeddings")
         if kind == "yarn":
-            writer.add_rope_scaling_orig_ctx_len(int(trained or config.max_position_embeddings))
+            _describe_yarn(writer, rope, config.max_position_embeddings)
+        else:
+            writer.add_rope_scaling_factor(float(rope["factor"]))
 
 
-def tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Name in the file and weight, float32, in the file's order; tied output weights once. Raises ModelError for a
-    weight that the format has no place for."""
+def _describe_yarn(writer: Any, rope: dict[str, Any], longest: int) -> None:
+    """Where a key is missing, as transformers computes it. llama.cpp multiplies queries and keys by the paper's
+    0.1 ln(factor) + 1 by itself; the file says by how much more."""
+    trained = int(rope.get("original_max_position_embeddings") or longest)
+    factor = float(rope.get("factor") or longest / trained)
+    writer.add_rope_scaling_factor(factor)
+    writer.add_rope_scaling_orig_ctx_len(trained)
+    attention = rope.get("attention_factor")
+    over, under = rope.get("mscale"), rope.get("mscale_all_dim")
+    if attention is None:
+        attention = _magnitude(factor, over) / _magnitude(factor, under) if over and under else _magnitude(factor)
+    writer.add_rope_scaling_attn_factors(float(attention) / _magnitude(factor))
+
+
+def _magnitude(factor: float, scale: float = 1.0) -> float:
+    """Peng et al. 2023 (YaRN), equation 22: by how much attention grows with the context."""
+    return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+def places(model: Any) -> dict[str, str]:
+    """Name in the file of each weight that is written, by its own name, in the file's order; tied output weights once.
+    Looks at names only. Raises ModelError for a weight that the format has no place for."""
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
     config = model.config
     layout = architecture_of(config)
     number = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == layout.name)
     names = get_tensor_name_map(number, config.num_hidden_layers)
-    if (factors := _frequency_factors(model)) is not None:
-        yield "rope_freqs.weight", factors
-    for own, weight in model.state_dict().items():
+    found = {}
+    for own in model.state_dict():
         if own in TIED and config.tie_word_embeddings:
             continue
         name = names.get_name(own, try_suffixes=(".weight", ".bias"))
@@ -170,7 +203,18 @@ def tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
                 f"GGUF has no place for the weight {own} of {config.model_type}",
                 next_step="export the model with --to hf or --to onnx",
             )
-        yield name, _arranged(own, weight.detach().float().cpu(), config, layout)
+        found[own] = name
+    return found
+
+
+def tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Name in the file and weight, float32, in the file's order. Raises ModelError as `places` does."""
+    layout = architecture_of(model.config)
+    if (factors := _frequency_factors(model)) is not None:
+        yield "rope_freqs.weight", factors
+    weights = model.state_dict()
+    for own, name in places(model).items():
+        yield name, _arranged(own, weights[own].detach().float().cpu(), model.config, layout)
 
 
 def _arranged(name: str, weight: Tensor, config: Any, layout: Architecture) -> Tensor:
@@ -193,11 +237,16 @@ def _neighbours(weight: Tensor, heads: int) -> Tensor:
     return halves.transpose(1, 2).reshape(weight.shape)
 
 
+def slows_frequencies(config: Any) -> bool:
+    """Whether the file has a factor for each rotary frequency (Llama 3.1's scaling)."""
+    return bool(_rope(config).get("rope_type") == "llama3")
+
+
 def _frequency_factors(model: Any) -> Tensor | None:
     """float32 [head / 2]: by how much Llama 3.1's scaling slows each rotary frequency; None without it."""
-    rope = _rope(model.config)
-    if rope.get("rope_type") != "llama3":
+    if not slows_frequencies(model.config):
         return None
+    rope = _rope(model.config)
     scaled = model.model.rotary_emb.inv_freq.double().cpu()
     steps = torch.arange(len(scaled), dtype=torch.float64) / len(scaled)
     return (rope["rope_theta"] ** -steps / scaled).float()

@@ -291,7 +291,7 @@ def _form(facts: Facts, to: str, quantization: str) -> list[str]:
         ("passed", {True: "yes", False: "NO"}.get(found.get("passed"), UNKNOWN)),  # type: ignore[arg-type]
         ("program", code(found.get("program"))),
         ("prompts", f"{prompts} {code(origin(said)) if isinstance(said, str) and said else ''}"),
-        ("template text equal", f"{_count(found.get('text_equal'))} of {prompts}"),
+        ("template text equal", _texts(found)),
         ("tokens equal", f"{_count(found.get('tokens_equal'))} of {prompts}"),
         ("greedy answers equal", f"{_count(found.get('answers_equal'))} of {prompts}"),
         (
@@ -306,6 +306,14 @@ def _form(facts: Facts, to: str, quantization: str) -> list[str]:
         "Compared with the original before it changed its form:",
         table(("", ""), rows),
     ]
+
+
+def _texts(found: Mapping[str, Any]) -> str:
+    out_of = found.get("texts", found.get("prompts"))
+    if out_of == 0:
+        return "not compared: no prompt was a conversation"
+    kind = " built-in conversations" if found.get("built_in_texts") else ""
+    return f"{_count(found.get('text_equal'))} of {_count(out_of)}{kind}"
 
 
 def _measured(facts: Facts, when: str) -> Mapping[str, Any]:

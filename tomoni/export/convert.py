@@ -10,28 +10,29 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
-from tomoni.durable import naming_disk, require_space
-from tomoni.engine.checkpoint import commit
+from tomoni.durable import require_space
 from tomoni.engine.sampler import longest_row
-from tomoni.errors import DataError, ModelError, RunError, counted
+from tomoni.engine.saving import weights_to_be
+from tomoni.errors import DataError, ModelError, counted
 from tomoni.evaluate.subject import Subject
 from tomoni.export import architectures, card, facts, gguf, merged, modelfile, parity
 from tomoni.export.answers import Prompt, Reader
+from tomoni.export.aside import Aside, failed, refuse_output, sweep
 from tomoni.export.llamacpp import LlamaCpp, require_llamacpp
+from tomoni.export.prompts import built_in
+from tomoni.export.ranges import LARGEST, refuse_too_large
 from tomoni.export.readers import OnnxRuntime, Plain, Tomoni, written
+from tomoni.hub import first_line
 from tomoni.records import Message
 
-FAILED: Final = "-failed"
 LONGEST_CONTEXT: Final = 4096  # that llama.cpp makes room for while it is asked
 SMALL: Final = 200_000_000  # weights up to which one thread is enough
 Say = Callable[[str], None]
@@ -61,10 +62,32 @@ class Outcome:
 def export(subject: Subject, order: Order, say: Say = lambda text: None) -> Outcome:
     """Raises UserErrors for all that can be told before work starts: what the form cannot hold, a missing package, no
     room on the disk, an output that exists."""
-    form = (order.to, order.quantization)
+    sweep(order.output.parent)
     refuse(subject, order)
-    chats = bool(subject.tokenizer.chat_template)
-    original = Tomoni(subject)
+    with Aside(order.output) as aside:
+        original = Tomoni(subject)
+        known, notes = _known(subject, original, order, say)
+        spoken = _spoken(original, known)
+        chats = bool(subject.tokenizer.chat_template)
+        model = merged.merged(subject)
+        say(f"writing {order.to} {order.quantization}")
+        notes += _write(subject, model, order, aside.files, chats)
+        say("asking the exported model the same")
+        with ExitStack() as opened:
+            found = parity.compare(
+                known,
+                _reader(opened, aside.files, order, _context(subject, order), subject),
+                (order.to, order.quantization),
+                ends=_ends(subject),
+                shown=lambda ids: str(subject.tokenizer.decode(ids.tolist())),
+                spoken=spoken,
+            )
+        return _finish(aside, order, subject, found, notes)
+
+
+def _known(subject: Subject, original: Tomoni, order: Order, say: Say) -> tuple[list[parity.Known], list[str]]:
+    """What the model makes of the prompts that can be compared, and what a user should know about the others. Raises
+    DataError where none can."""
     say(f"asking the model {len(order.prompts)} prompts ({order.prompts_are})")
     context = _context(subject, order)
     asked, notes = _askable(subject, order)
@@ -77,70 +100,48 @@ def export(subject: Subject, order: Order, say: Say = lambda text: None) -> Outc
         )
     if dropped := len(asked) - len(known):
         notes.append(f"{counted(dropped, 'prompt')} too long for the context of {context} tokens, not compared")
-    model = merged.merged(subject)
-    order.output.parent.mkdir(parents=True, exist_ok=True)
-    with naming_disk(order.output, 0):
-        work = Path(tempfile.mkdtemp(prefix=f".exporting-{order.output.name}-", dir=order.output.parent))
-    try:
-        say(f"writing {order.to} {order.quantization}")
-        notes += _write(subject, model, order, work, chats)
-        say("asking the exported model the same")
-        with ExitStack() as opened:
-            reader = _reader(opened, work, form, context, subject)
-            found = parity.compare(
-                known, reader, form, ends=_ends(subject), shown=lambda ids: str(subject.tokenizer.decode(ids.tolist()))
-            )
-        return _finish(work, order, subject, found, notes)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    return known, notes
+
+
+def _spoken(original: Tomoni, known: Sequence[parity.Known]) -> list[tuple[Prompt, str]]:
+    """Where all prompts are plain texts: conversations as the model's template writes them. A template comes with every
+    export, and plain texts say nothing about it."""
+    if any(one.prompt.text is None for one in known):
+        return []
+    found = []
+    for prompt in built_in(chats=True):
+        with suppress(Exception):  # templates say no (to a system message) by raising what they like
+            found.append((prompt, original.text(prompt)))
+    return found
 
 
 def refuse(subject: Subject, order: Order) -> None:
     """Everything that can be said before work starts."""
     above = refuse_output(order.output)
     merged.refuse_unmergeable(subject)
+    empty = without_weights(_base(subject))
     match order.to:
         case "gguf":
             require_llamacpp()
             own = subject.renderer.template if subject.tokenizer.chat_template else None
             gguf.refuse(_base(subject), subject.tokenizer, own)
+            forms, _ = gguf.forms_of(empty, order.quantization)
+            places = architectures.places(empty)
+            if LARGEST.keys() & forms.values():
+                refuse_too_large(
+                    ((places[name], weight) for name, weight in weights_to_be(subject.model, places)), forms.__getitem__
+                )
         case "onnx":
             from tomoni.export import onnx
 
-            if reasons := onnx.refusals(without_weights(_base(subject))):
+            if reasons := onnx.refusals(empty):
                 raise ModelError(
                     "ONNX cannot hold this model: " + "; ".join(reasons),
                     next_step="export it with --to hf or --to gguf",
                 )
+        case _ if order.quantization == "f16":
+            refuse_too_large(weights_to_be(subject.model, empty.state_dict()), lambda name: "F16")
     require_space(above, _bytes(subject, order))
-
-
-def refuse_output(output: Path) -> Path:
-    """The folder that is there already and that all will stand in. Raises RunError where that cannot be, or where the
-    output, or the folder it gets if parity fails, holds something."""
-    if output.resolve() == Path.cwd().resolve():
-        raise RunError("the working directory cannot be the output", next_step="name a folder in it: --output NAME")
-    if not output.name:
-        raise RunError(f"--output {output} is no folder that could be made", next_step="name a new folder")
-    above = next(folder for folder in output.parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise RunError(f"{above} is not a folder that can be written to", next_step="choose another --output")
-    for folder in (output, failed(output)):
-        if folder.is_symlink() or os.path.ismount(folder):
-            raise RunError(
-                f"{folder} is a link or a mount point; a finished export takes its place by one rename",
-                next_step=f"name a folder inside it: --output {folder / 'model'}",
-            )
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise RunError(
-                f"{folder} exists and is not empty",
-                next_step="choose another --output, or remove it if it is not needed",
-            )
-    return above
-
-
-def failed(output: Path) -> Path:
-    return output.with_name(output.name + FAILED)
 
 
 def _base(subject: Subject) -> Any:
@@ -240,15 +241,15 @@ def _write_modelfile(subject: Subject, model: Any, path: Path, plan: gguf.Plan) 
     bos = subject.tokenizer.bos_token if plan.vocabulary.adds_bos else ""
     stops = [str(subject.tokenizer.convert_ids_to_tokens(token)) for token in subject.stop_tokens]
     try:
-        text = modelfile.modelfile(path.name, render, stops=stops, parameters=parameters, bos=bos or "")
+        made = modelfile.modelfile(path.name, render, stops=stops, parameters=parameters, bos=bos or "")
     except ModelError as refused:
         return [f"no Modelfile for Ollama was written: {refused.what}"]
-    (path.parent / "Modelfile").write_text(text, encoding="utf-8")
-    return []
+    (path.parent / "Modelfile").write_text(made.text, encoding="utf-8")
+    return [f"Modelfile: {note}" for note in made.notes]
 
 
-def _reader(opened: ExitStack, work: Path, form: tuple[str, str], context: int, subject: Subject) -> Reader:
-    match form[0]:
+def _reader(opened: ExitStack, work: Path, order: Order, context: int, subject: Subject) -> Reader:
+    match order.to:
         case "hf":
             return Plain(work)
         case "onnx":
@@ -256,10 +257,9 @@ def _reader(opened: ExitStack, work: Path, form: tuple[str, str], context: int, 
         case _:
             threads = 1 if subject.weights < SMALL else os.cpu_count() or 1
             bos = _bos(subject)
-            path = work / f"model-{form[1]}.gguf"
-            return opened.enter_context(
-                LlamaCpp(path, context=context, threads=threads, exact=form[1] == "f32", bos=bos)
-            )
+            exact = order.quantization == "f32"
+            path = work / gguf_name(order)
+            return opened.enter_context(LlamaCpp(path, context=context, threads=threads, exact=exact, bos=bos))
 
 
 def _bos(subject: Subject) -> str:
@@ -273,7 +273,23 @@ def _ends(subject: Subject) -> dict[int, str]:
     return {token: str(subject.tokenizer.convert_ids_to_tokens(token)) for token in subject.stop_tokens}
 
 
-def _finish(work: Path, order: Order, subject: Subject, found: parity.Parity, notes: Sequence[str]) -> Outcome:
+def _finish(aside: Aside, order: Order, subject: Subject, found: parity.Parity, notes: Sequence[str]) -> Outcome:
+    files, wanted = aside.files, order.output if found.passed else failed(order.output)
+    told_of = [*notes]
+    _write_report(files, order, subject, found, told_of)
+    if missing := _write_card(files, order, subject):
+        told_of.append(missing)
+        _write_report(files, order, subject, found, told_of)
+    if not found.passed:
+        (files / "WHAT-DIFFERS.md").write_text(told(found), encoding="utf-8")
+    size = sum(path.stat().st_size for path in files.rglob("*") if path.is_file())
+    folder = aside.put_in_place(wanted)
+    if folder != wanted:
+        told_of.append(f"something came to stand at {wanted} meanwhile: this is {folder}")
+    return Outcome(folder, found, tuple(told_of), size)
+
+
+def _write_report(folder: Path, order: Order, subject: Subject, found: parity.Parity, notes: Sequence[str]) -> None:
     compared = found.as_json()
     if found.passed:  # made to be given away: without the prompts, which may be private, and the names of folders here
         compared["differences"] = [
@@ -287,21 +303,18 @@ def _finish(work: Path, order: Order, subject: Subject, found: parity.Parity, no
         "notes": list(notes),
         "versions": versions(),
     }
-    (work / "parity.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    card.write_card(work, located=subject.located, to=order.to, quantization=order.quantization)
-    if not found.passed:
-        (work / "WHAT-DIFFERS.md").write_text(told(found), encoding="utf-8")
-    folder = order.output if found.passed else failed(order.output)
-    if folder.is_dir():
-        folder.rmdir()  # it is empty, or it would have been refused
-    size = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
+    text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+    (folder / "parity.json").write_bytes(text.encode("utf-8", "backslashreplace"))  # a file's name may be no text
 
-    def fill(staging: Path) -> None:
-        for path in sorted(work.iterdir()):
-            path.rename(staging / path.name)
 
-    commit(folder, fill, bytes_needed=0)
-    return Outcome(folder, found, tuple(notes), size)
+def _write_card(folder: Path, order: Order, subject: Subject) -> str:
+    """What is said where there is no card. It is made of whatever a run's files hold; the model is whole without it."""
+    try:
+        card.write_card(folder, located=subject.located, to=order.to, quantization=order.quantization)
+    except Exception as problem:
+        (folder / card.FILE).unlink(missing_ok=True)
+        return f"the model card (README.md) could not be written, all else was: {first_line(problem)}"
+    return ""
 
 
 def versions() -> dict[str, str]:

@@ -18,11 +18,10 @@ from torch import Tensor
 
 from tomoni.engine.saving import TOKENIZER_ROOM
 from tomoni.errors import ModelError
-from tomoni.export import architectures, vocabulary
+from tomoni.export import architectures, ranges, vocabulary
 from tomoni.export.vocabulary import Vocabulary
 
 BLOCK: Final = 32  # numbers that share a scale in Q8_0, Q5_1 and Q4_0
-LARGEST_F16: Final = 65504.0
 ROOM: Final = 1 << 20  # for alignment and the numbers in the header
 
 
@@ -70,33 +69,39 @@ def plan_of(
     Without `chats` the model continues plain texts, and the file says what stands before those."""
     words = refuse(model, tokenizer, template if chats else None)
     config = model.config
-    forms, size = {}, ROOM + sum(len(token) + 16 for token in words.tokens) * 3
-    kept = []
-    for tensor, weight in architectures.tensors(model):
-        forms[tensor] = _form(tensor, weight, quantization)
-        size += _bytes(weight, forms[tensor])
-        if weight.dim() > 1 and quantization[0] == "q" and forms[tensor] == "F16":
-            kept.append(f"{tensor} {list(weight.shape)}")
-        if forms[tensor] == "F16" and float(weight.abs().max()) > LARGEST_F16:
-            raise ModelError(
-                f"the weight {tensor} has numbers that F16 cannot hold ({float(weight.abs().max()):.3g})",
-                next_step="export with --quantization bf16",
-            )
+    forms, kept = forms_of(model, quantization)
+    ranges.refuse_too_large(architectures.tensors(model), forms.__getitem__)
+    size = ROOM + sum(len(token) + 16 for token in words.tokens) * 3
+    size += sum(_bytes(weight, forms[tensor]) for tensor, weight in architectures.tensors(model))
     notes = [*architectures.notes(config), *words.notes]
-    matrices = sum(form != "F32" for form in forms.values())
-    if kept and len(kept) == matrices:
-        raise ModelError(
-            f"no matrix of this model can be {quantization}: their rows are no multiple of {BLOCK} numbers "
-            f"(hidden_size {config.hidden_size})",
-            choices=("f16", "bf16", "f32"),
-            next_step="export with --quantization f16",
-        )
     if kept:
+        matrices = sum(form != "F32" for form in forms.values())
         notes.append(
             f"{len(kept)} of {matrices} matrices stay F16, because their rows are no multiple of {BLOCK} numbers: "
             + ", ".join(kept[:4]) + (", …" if len(kept) > 4 else "")
         )  # fmt: skip
     return Plan(model, name, quantization, words, template, forms, size, notes)
+
+
+def forms_of(model: Any, quantization: str) -> tuple[dict[str, str], list[str]]:
+    """GGUF's type of each tensor by its name in the file, and the matrices that stay F16 with their shapes. Looks at
+    names and shapes only, so that a model without weights will do. Raises ModelError for a weight that the format has no
+    place for, and where no matrix can be given the form."""
+    own = model.state_dict()
+    forms = {"rope_freqs.weight": "F32"} if architectures.slows_frequencies(model.config) else {}
+    kept = []
+    for name, tensor in architectures.places(model).items():
+        forms[tensor] = _form(tensor, own[name], quantization)
+        if own[name].dim() > 1 and quantization[0] == "q" and forms[tensor] == "F16":
+            kept.append(f"{tensor} {list(own[name].shape)}")
+    if kept and len(kept) == sum(form != "F32" for form in forms.values()):
+        raise ModelError(
+            f"no matrix of this model can be {quantization}: their rows are no multiple of {BLOCK} numbers "
+            f"(hidden_size {model.config.hidden_size})",
+            choices=("f16", "bf16", "f32"),
+            next_step="export with --quantization f16",
+        )
+    return forms, kept
 
 
 def write_gguf(plan: Plan, path: Path) -> None:

@@ -9,6 +9,7 @@ from tomoni.engine.saving import Dtype, bytes_needed, merge, save_model
 from tomoni.engine.trained import adapter_kind
 from tomoni.errors import ModelError
 from tomoni.evaluate.subject import Subject
+from tomoni.export.ranges import refuse_too_large
 
 DTYPES: Final[dict[str, Dtype]] = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
@@ -28,7 +29,9 @@ def merged(subject: Subject) -> Any:
 
 
 def write_hf(model: Any, tokenizer: Any, template: str, folder: Path, quantization: str) -> None:
-    """Write what `AutoModelForCausalLM` and `AutoTokenizer` read; weights in f32, f16 or bf16."""
+    """Write what `AutoModelForCausalLM` and `AutoTokenizer` read; weights in f32, f16 or bf16. Raises ModelError where
+    f16 cannot hold a weight."""
+    refuse_too_large(model.state_dict().items(), lambda name: quantization.upper())
     tokenizer.chat_template = template
     save_model(model, tokenizer, folder, dtype=DTYPES[quantization])
 

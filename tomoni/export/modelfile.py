@@ -4,6 +4,9 @@ Ollama does not run Jinja. Its own language needs the template as pieces: what s
 message. They are found by rendering conversations of marks with the model's template, and then proven: conversations
 put together from the pieces must equal what the template writes for them. A template that is not made of such pieces
 (one that counts turns, or writes the date) gives no Modelfile, and that is said.
+
+Many templates take white space off the ends of a message (Llama's and Gemma's do). Ollama's language cannot; a message
+without any is written the same, and for the others the Modelfile says what differs.
 """
 
 from __future__ import annotations
@@ -19,7 +22,16 @@ Turn = Mapping[str, str]
 Render = Callable[[Sequence[Turn], bool], str]  # messages, whether an answer is asked for
 
 MARKS: Final = ("qZ1", "qZ2", "qZ3", "qZ4", "qZ5")
+WHITE_SPACE: Final = ((" ", ""), ("", " "), ("\n", ""), ("", "\n"), ("\u3000\n ", " \n\u3000"))  # before, after
 NEXT_STEP: Final = "use the GGUF file with llama.cpp (which runs the template itself), or write the Modelfile by hand"
+
+
+@dataclass(frozen=True, slots=True)
+class Modelfile:
+    """`notes` say what Ollama writes otherwise than the model's template; they stand in the text too."""
+
+    text: str
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +62,23 @@ def modelfile(
     stops: Sequence[str],
     parameters: Mapping[str, Any],
     bos: str = "",
-) -> str:
-    """The text of a Modelfile for the GGUF file beside it. `bos` is a text that the tokenizer puts in front by itself,
+) -> Modelfile:
+    """A Modelfile for the GGUF file beside it. `bos` is a text that the tokenizer puts in front by itself,
     so that the template must not. Raises ModelError where the chat template is not made of pieces."""
     found = pieces(render)
+    notes = _white_space(render, found)
     if bos:
         found = _without(found, bos)
     template = _go(found)
     lines = [
         "# made from the chat template in the GGUF file, and compared with it",
+        *(f"# {note}" for note in notes),
         f"FROM ./{file_name}",
         f'TEMPLATE """{template}"""',
         *(f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops),
         *(f"PARAMETER {name} {value}" for name, value in parameters.items()),
     ]
-    return "\n".join(lines) + "\n"
+    return Modelfile("\n".join(lines) + "\n", tuple(notes))
 
 
 def pieces(render: Render) -> Pieces:
@@ -127,6 +141,36 @@ def _conversations(with_system: bool) -> list[tuple[list[Turn], bool]]:
     if with_system:
         made += [([_turn("system", "短く答えて。"), *turns[:number]], number % 2 == 1) for number in (1, 2, 5)]
     return made
+
+
+def _white_space(render: Render, found: Pieces) -> list[str]:
+    """Whose messages the template writes without the white space at their ends; ModelError where it makes of such a
+    message more than that."""
+    said = "短く答えて。", "Hello!", "はい", "Bye"
+    roles = "system", "user", "assistant", "user"
+    changed = []
+    for role in ("system", "user", "assistant") if found.system else ("user", "assistant"):
+        for before, after in WHITE_SPACE:
+            turns = [
+                _turn(one, before + text + after if one == role else text)
+                for one, text in zip(roles, said, strict=True)
+                if one != "system" or found.system
+            ]
+            wanted, made = render(turns, True), found.put_together(turns, True)
+            if _tight(wanted) != _tight(made):
+                raise _not_of_pieces(f"with white space around a message of {role} it writes {wanted!r}")
+            if wanted != made and role not in changed:
+                changed.append(role)
+    if not changed:
+        return []
+    return [
+        f"the chat template takes white space off the ends of messages ({', '.join(changed)}), which Ollama's templates "
+        "cannot: send messages without it"
+    ]
+
+
+def _tight(text: str) -> str:
+    return "".join(text.split())
 
 
 def _turn(role: str, content: str) -> Turn:

@@ -1,6 +1,7 @@
 """Is the exported model the one that was trained? Asked of the program that will run it, on the user's own prompts.
 
-Four things, for each prompt: the template writes the same text; the text becomes the same tokens; the likeliest tokens
+Four things, for each prompt: the template writes the same text (a plain text has none: where all are plain, built-in
+conversations are written instead); the text becomes the same tokens; the likeliest tokens
 follow each other as before, with logprobs that differ by no more than the form's bound; the answer ends where it ended.
 
 Logprobs are compared at every place of the original's greedy answer up to the first token that differs (both have seen
@@ -80,13 +81,16 @@ class Difference:
 @dataclass(frozen=True)
 class Parity:
     """`logprob` the largest difference and `divergence` the mean, `places` over how many; the counts are of prompts,
-    out of `prompts`; `ended` of those that ended before. `ends` has for each end token whether it ends an answer."""
+    out of `prompts`; `ended` of those that ended before. `text_equal` is out of `texts`, which are the conversations
+    among the prompts, or built-in ones where `built_in_texts`; 0 where the template was not compared. `ends` has for each end token whether it ends an answer."""
 
     form: str
     program: str
     bound: Bound
     prompts: int
     text_equal: int
+    texts: int
+    built_in_texts: bool
     tokens_equal: int
     answers_equal: int
     ended_before: int
@@ -134,19 +138,21 @@ def compare(
     ends: dict[int, str],
     shown: Callable[[Int32], str],
     most: int = MOST_TOKENS,
+    spoken: Sequence[tuple[Prompt, str]] = (),
 ) -> Parity:
     """Ask the program the same and compare. `ends` are the tokens that must end an answer, with their texts; `shown`
-    turns tokens into text for the report."""
+    turns tokens into text for the report. `spoken` are conversations with their texts, for prompts that have none."""
     bound = BOUNDS[form]
     differences: list[Difference] = []
     answers = reader.answers([one.tokens for one in known], most)
     divergences: list[float] = []
-    largest, texts, tokens, same = 0.0, 0, 0, 0
+    largest, tokens, same = 0.0, 0, 0
+    written = _compare_texts(spoken or [(one.prompt, one.text) for one in known if one.prompt.text is None], reader)
+    differences += [found for found in written if found is not None]
     for one, after in zip(known, answers, strict=True):
-        read = _compare_reading(one, reader)
-        differences += read
-        texts += not any(found.kind == "text" for found in read)
-        tokens += not any(found.kind == "tokens" for found in read)
+        other = _compare_tokens(one, reader)
+        differences += other
+        tokens += not other
         moved, apart = distances(one.answer, after)
         largest = max(largest, moved)
         divergences += apart
@@ -161,7 +167,9 @@ def compare(
         program=reader.name,
         bound=bound,
         prompts=len(known),
-        text_equal=texts,
+        text_equal=sum(found is None for found in written),
+        texts=len(written),
+        built_in_texts=bool(spoken and written),
         tokens_equal=tokens,
         answers_equal=same,
         ended_before=sum(one.answer.finish == "stop" for one in known),
@@ -172,14 +180,19 @@ def compare(
         ends=stopping,
         differences=tuple(differences),
         problems=(
-            *_problems(differences, divergence, bound, stopping, len(known)),
+            *_problems(differences, divergence, bound, stopping, {"text": len(written)}, len(known)),
             *_too_few_equal(same, len(known), bound),
         ),
     )
 
 
 def _problems(
-    differences: Sequence[Difference], divergence: float, bound: Bound, ends: dict[str, bool], prompts: int
+    differences: Sequence[Difference],
+    divergence: float,
+    bound: Bound,
+    ends: dict[str, bool],
+    out_of: dict[str, int],
+    prompts: int,
 ) -> list[str]:
     found = []
     said = {
@@ -192,7 +205,7 @@ def _problems(
     for kind, words in said.items():
         number = sum(one.kind == kind and not one.passed for one in differences)
         if number:
-            found.append(f"{words} (on {number} of {prompts} prompts)")
+            found.append(f"{words} (on {number} of {out_of.get(kind, prompts)} prompts)")
     if divergence > bound.divergence:
         found.append(f"predictions diverge by {divergence:.2g} nats a token; at most {bound.divergence:g} is expected")
     found += [f"the token {text!r} does not end an answer" for text, ending in ends.items() if not ending]
@@ -207,18 +220,26 @@ def _too_few_equal(same: int, prompts: int, bound: Bound) -> list[str]:
     return [f"only {same} of {prompts} greedy answers are the same; at least {bound.equal:.0%} are expected"]
 
 
-def _compare_reading(one: Known, reader: Reader) -> list[Difference]:
-    found = []
-    text = reader.text(one.prompt)
-    if text is not None and text != one.text:
-        found.append(Difference(one.prompt.shown[:SHOWN], "text", *_around(one.text, text)))
-    tokens = reader.tokens(one.prompt)
-    if not np.array_equal(tokens, one.tokens):
-        at = _parting(one.tokens, tokens)
-        near = slice(max(0, at - 3), at + 8)
-        before, after = str(one.tokens[near].tolist()), str(tokens[near].tolist())
-        found.append(Difference(one.prompt.shown[:SHOWN], "tokens", before, after, at))
+def _compare_texts(prompts: Sequence[tuple[Prompt, str]], reader: Reader) -> list[Difference | None]:
+    """Of each conversation that the program writes itself: how its text differs, None where it does not."""
+    found: list[Difference | None] = []
+    for prompt, wanted in prompts:
+        text = reader.text(prompt)
+        if text == wanted:
+            found.append(None)
+        elif text is not None:
+            found.append(Difference(prompt.shown[:SHOWN], "text", *_around(wanted, text)))
     return found
+
+
+def _compare_tokens(one: Known, reader: Reader) -> list[Difference]:
+    tokens = reader.tokens(one.prompt)
+    if np.array_equal(tokens, one.tokens):
+        return []
+    at = _parting(one.tokens, tokens)
+    near = slice(max(0, at - 3), at + 8)
+    before, after = str(one.tokens[near].tolist()), str(tokens[near].tolist())
+    return [Difference(one.prompt.shown[:SHOWN], "tokens", before, after, at)]
 
 
 def _compare_answers(

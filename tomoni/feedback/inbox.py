@@ -12,7 +12,6 @@ which are still being written to.
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import os
 import secrets
@@ -26,6 +25,7 @@ from typing import Any, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from tomoni import locking
 from tomoni.durable import sync
 from tomoni.errors import DiskError
 from tomoni.feedback.entries import Purpose, message_from, plain_message
@@ -220,7 +220,7 @@ class Inbox:
         # locked before it has the name by which the store finds it
         aside = self.folder / f".{name}"
         handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        locking.keep(handle)
         os.rename(aside, self.folder / name)
         sync(self.folder)
         sync(self.folder.parent)

@@ -7,8 +7,6 @@ feedback on a completion that has not come in yet waits there for it.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, delete, insert, select
 
+from tomoni import locking
 from tomoni.durable import sync
 from tomoni.errors import UserError
 from tomoni.feedback import accounts, judging, pool
@@ -72,7 +71,7 @@ def _segment(path: Path, do: Do) -> int:
         return 0
     taken = 0
     with os.fdopen(handle, "rb") as file:
-        ended = _is_left(handle)
+        ended = locking.is_left(handle)  # its writer has closed it or is gone
         start = do(lambda connection: _offset(connection, path.name))
         file.seek(start)
         for portion, end in _portions(file, start, ended):
@@ -82,14 +81,6 @@ def _segment(path: Path, do: Do) -> int:
             sync(path.parent)
             do(lambda connection: _forget(connection, path.name))
     return taken
-
-
-def _is_left(handle: int) -> bool:
-    """Whether its writer has closed it or is gone."""
-    with contextlib.suppress(BlockingIOError):
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return True
-    return False
 
 
 def _portions(file: Any, offset: int, ended: bool) -> Iterator[tuple[list[_Line], int]]:

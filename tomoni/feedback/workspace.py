@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import secrets
 import socket
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tomoni import locking
 from tomoni.durable import sync, write_synced
 from tomoni.errors import DiskError, UserError
 
@@ -119,51 +118,18 @@ class Hold:
     """The right to write, for one process at a time; ends with `close` or with the process, however that came."""
 
     def __init__(self, workspace: Workspace) -> None:
-        path = workspace.root / LOCK
-        with naming(path):
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._handle)
-            if not isinstance(error, BlockingIOError):
-                raise DiskError(
-                    f"{path} cannot be locked: {error.strerror}", next_step="choose a folder on a local disk"
-                ) from error
+            self._lock = locking.take(workspace.root / LOCK)
+        except locking.Taken as taken:
             raise UserError(
-                f"{workspace.root} is being written to by {holder(workspace.root) or 'another process'}",
+                f"{workspace.root} is being written to by {taken.by}",
                 next_step="stop that process (the studio, most likely), or do this in the studio",
             ) from None
-        body = {"pid": os.getpid(), "host": socket.gethostname(), "start": now()}
-        os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, (json.dumps(body) + "\n").encode(), 0)
 
     def close(self) -> None:
-        if self._handle >= 0:
-            os.close(self._handle)
-        self._handle = -1
-
-
-def holder(root: Path) -> str | None:
-    """Who wrote the lock last, in words; between taking the lock and writing its name a holder is nameless."""
-    for _ in range(20):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            body = json.loads((root / LOCK).read_text(encoding="utf-8"))
-            return f"process {body['pid']} on {body['host']}, since {body['start']}"
-        time.sleep(0.01)
-    return None
+        self._lock.close()
 
 
 def is_held(root: Path) -> bool:
     """Whether a process on this machine writes to the workspace."""
-    try:
-        handle = os.open(root / LOCK, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
+    return locking.is_held(root / LOCK)

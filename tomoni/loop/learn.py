@@ -11,10 +11,8 @@ that were never trained on, before and after, for people to choose between witho
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tomoni import locking
 from tomoni.durable import atomic_write
 from tomoni.errors import DataError, RegistryError, RunError, UserError
 from tomoni.feedback.entries import PromptRow, prompt_id
@@ -135,12 +134,13 @@ def practise(
     base: Version, material: Material, registry: Registry, plan: Plan, folder: Path, progress: Progress
 ) -> Practised:
     """Train a candidate from `base` in `folder / "run"`; nothing is registered."""
-    from tomoni.evaluate.subject import open_subject
-
-    registry.verify(base)
-    before = open_subject(base.model)
     corrections = material.snapshot.corrections
-    far = bool(corrections) and practice.surprise(before, corrections) > practice.SURPRISE
+    with progress.opaque("reading"):
+        from tomoni.evaluate.subject import open_subject
+
+        registry.verify(base)
+        before = open_subject(base.model)
+        far = bool(corrections) and practice.surprise(before, corrections) > practice.SURPRISE
     progress.plan(len(material.practise), imitating=far)
     drawn = sample(before, material, plan, progress)
     progress.say("fitting")
@@ -354,17 +354,14 @@ def alone(workspace: Path) -> Iterator[None]:
     """One press at a time in a workspace."""
     root = workspace / "learn"
     root.mkdir(parents=True, exist_ok=True)
-    handle = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"{workspace} is already learning", next_step="wait for it to end, or stop it in the studio"
-            ) from error
+        lock = locking.take(root / "lock")
+    except locking.Taken as taken:
+        raise RunError(
+            f"{workspace} is already learning ({taken.by})", next_step="wait for it to end, or stop it in the studio"
+        ) from taken
+    with lock:
         yield
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager

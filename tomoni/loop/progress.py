@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
@@ -29,16 +31,17 @@ BY_PROMPT: frozenset[Stage] = frozenset(
 )  # take longer with more of them
 USUAL_PROMPTS = 120
 USUAL: Mapping[Stage, float] = {  # seconds for so many prompts; the demo's model, two quiet cores
-    "reading": 2.0,
+    "reading": 4.0,
     "sampling": 5.0,
-    "fitting": 2.0,
-    "imitating": 9.0,
-    "training": 5.0,
-    "answering": 2.0,
+    "fitting": 3.5,
+    "imitating": 8.0,
+    "training": 5.5,
+    "answering": 1.0,
     "done": 0.0,
 }
 TRUST = 3.0  # seconds of this press that weigh as much as the whole of the last one
 SHOWN = 0.15  # of the work, before the pace of a machine's first press is told
+TICK = 0.5  # seconds
 BETWEEN = 0.2  # seconds between two writings of one stage
 
 
@@ -154,6 +157,25 @@ class Progress:
             took = {name: round(seconds, 2) for name, seconds in self.took.items()}
             body |= {"took": took, "prompts": self.prompts, "machine": machine()}
         atomic_write(self.folder / "status.json", json.dumps(body, ensure_ascii=False) + "\n")
+
+    @contextmanager
+    def opaque(self, stage: Stage) -> Iterator[None]:
+        """For work that cannot tell how far it is, as loading programs and models: every so often half of what is left of
+        the time it is expected to take."""
+        over = threading.Event()
+
+        def tick() -> None:
+            while not over.wait(TICK):
+                self.say(stage, 1 - 0.5 ** ((self.clock() - self._since) / self._work[stage]))
+
+        thread = threading.Thread(target=tick, name="tomoni-progress", daemon=True)
+        self.say(stage)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def within(self, stage: Stage, begins: float = 0.0, ends: float = 1.0) -> Callable[[float], None]:
         """For work that tells how much of it is done, and is this part of the stage."""

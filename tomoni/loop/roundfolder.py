@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import time
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tomoni import locking
 from tomoni.durable import atomic_write, naming_disk
 from tomoni.errors import DataError, RunError, UserError
 from tomoni.feedback.entries import Stored
@@ -83,14 +83,12 @@ def alone(workspace: Path) -> Iterator[None]:
     root = workspace / FOLDER
     with naming_disk(root, 0):
         root.mkdir(parents=True, exist_ok=True)
-        handle = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"a round is being played in {workspace}", next_step="wait for it to end, or look at rounds/report.html"
-            ) from error
+        lock = locking.take(root / "lock")
+    except locking.Taken as taken:
+        raise RunError(
+            f"a round is being played in {workspace} ({taken.by})",
+            next_step="wait for it to end, or look at rounds/report.html",
+        ) from taken
+    with lock:
         yield
-    finally:
-        os.close(handle)

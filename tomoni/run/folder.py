@@ -16,20 +16,15 @@ report.json, report.md, overoptimisation.svg
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
-import socket
-import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from tomoni import config, durable
+from tomoni import config, durable, locking
 from tomoni.engine import checkpoint
 from tomoni.errors import DiskError, RunError
 from tomoni.settings.common import TrainingSettings
@@ -46,28 +41,16 @@ FREE = (
 ROUNDING = ("device", "threads", "tokens_per_microbatch", "gradient_checkpointing")
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """The process that holds a run folder."""
-
-    pid: int
-    host: str
-    start: str
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}, since {self.start}"
-
-
 class RunFolder:
     """A run folder held by this process; `close` lets go of it. Made by `hold`."""
 
-    def __init__(self, root: Path, lock: int, holder: Holder) -> None:
+    def __init__(self, root: Path, lock: locking.Lock) -> None:
         self.root = root
         self.checkpoints = root / "checkpoints"
         self.metrics = root / "metrics.jsonl"
         self.ledger = root / "ledger.jsonl"
         self.completions = root / "completions.jsonl"
-        self.holder = holder
+        self.holder = lock.holder
         self._lock = lock
 
     @classmethod
@@ -80,31 +63,22 @@ class RunFolder:
         with durable.naming_disk(root, 0), _naming_parent(root):
             root.mkdir(parents=True, exist_ok=True)
             _refuse_foreign(root)
-            handle = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            _take(handle)
-        except OSError as error:
-            os.close(handle)
-            if not isinstance(error, BlockingIOError):
-                raise DiskError(
-                    f"{root} cannot be locked: {error.strerror}", next_step="choose a local folder"
-                ) from error
+            lock = locking.take(root / "lock")
+        except locking.Taken as taken:
             raise RunError(
-                f"{root} is in use by {holder_of(root) or 'another process'}",
+                f"{root} is in use by {taken.by}",
                 next_step="wait for it to end, stop it, or choose another output_dir",
-            ) from error
-        holder = Holder(os.getpid(), socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"))
-        os.ftruncate(handle, 0)
-        os.pwrite(
-            handle, (json.dumps({"pid": holder.pid, "host": holder.host, "start": holder.start}) + "\n").encode(), 0
-        )
-        checkpoint.recover(root)
-        return cls(root, handle, holder)
+            ) from taken
+        try:
+            checkpoint.recover(root)
+        except BaseException:
+            lock.close()
+            raise
+        return cls(root, lock)
 
     def close(self) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)  # closing ends the flock; so does the end of the process, however it came
-        self._lock = -1
+        self._lock.close()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -211,27 +185,7 @@ def read_status(root: Path) -> dict[str, Any] | None:
 
 def is_held(root: Path) -> bool:
     """Whether a process on this machine trains in the folder; asks without taking the lock for longer than an instant."""
-    try:
-        handle = os.open(root / "lock", os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-
-
-def holder_of(root: Path) -> Holder | None:
-    """Who wrote the lock last. Between taking the lock and writing its name a holder is nameless for an instant."""
-    for _ in range(20):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            body = json.loads((root / "lock").read_text(encoding="utf-8"))
-            return Holder(body["pid"], body["host"], body["start"])
-        time.sleep(0.01)
-    return None
+    return locking.is_held(root / "lock")
 
 
 @contextlib.contextmanager
@@ -244,16 +198,6 @@ def _naming_parent(root: Path) -> Iterator[None]:
             f"{root} cannot be made in {root.parent}: {error.strerror}",
             next_step="choose an output_dir that you may write to",
         ) from error
-
-
-def _take(handle: int) -> None:
-    """Lock for this process alone. Whoever asks `is_held` holds a shared lock for an instant, so a few tries are made."""
-    for _ in range(5):
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        time.sleep(0.02)
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:

@@ -34,7 +34,7 @@ log = logging.getLogger("tomoni.studio")
 
 AHEAD = 12  # pairs nobody has judged yet, kept ready
 SOON = 4  # under so many the next are made even while something trains
-MISSES = 2  # in a row, after which people get pairs in another language than theirs
+MISSES = 1  # in a row, after which people get pairs in another language than theirs
 ANSWERS = 4  # sampled for one prompt
 PROMPTS = 3  # whose answers are made, and pairs that are chosen, in one go
 IN_POOL = 40  # prompts with answers that wait to be chosen
@@ -126,8 +126,9 @@ class Asking:
 
     def _will_make(self, lang: str) -> bool:
         """Whether pairs in this language are on their way, worth waiting for rather than judging in another."""
-        known = lang in self.languages_read() and self.answering.status.state == "ready" and self._thread is not None
-        return known and self._misses[lang] < MISSES
+        if self._thread is None or not self._thread.is_alive() or self.answering.status.state != "ready":
+            return False
+        return lang in self.languages_read() and self._misses[lang] < MISSES
 
     def _of_rounds(self) -> list[Pair]:
         """Pairs of two versions that a round asks about, while it is open: they come first, for it waits for them."""

@@ -18,6 +18,7 @@ from tomoni.studio.faults import Fault
 from tomoni.studio.quota import Quota
 
 if TYPE_CHECKING:
+    from pwdlib import PasswordHash
     from starlette.requests import Request
     from starlette.responses import Response
 
@@ -160,18 +161,20 @@ def require_password(password: str) -> None:
         raise Fault("password_length", 400, least=SHORTEST_PASSWORD, most=LONGEST_PASSWORD)
 
 
-def hashed(password: str) -> str:
+def hasher() -> PasswordHash:
     from pwdlib import PasswordHash
 
+    return PasswordHash.recommended()
+
+
+def hashed(password: str) -> str:
     with HASHING:
-        return PasswordHash.recommended().hash(password)
+        return hasher().hash(password)
 
 
 def check(password: str, kept: str) -> bool:
-    from pwdlib import PasswordHash
-
     with HASHING:
-        return len(password) <= LONGEST_PASSWORD and PasswordHash.recommended().verify(password, kept)
+        return len(password) <= LONGEST_PASSWORD and hasher().verify(password, kept)
 
 
 def order_of(secret: str, person: str, pair: str) -> tuple[int, int]:

@@ -90,7 +90,7 @@ def row_of(person: Person, said: int, fitted: Fitted | None) -> Row:
     return Row(person, said, fitted.people.of(person.id), lean(fitted.judged, fitted.people, person.id), flags)
 
 
-@router.post("/api/people/gold", rule=Rule.OWNER)
+@router.post("/api/people/gold", rule=Rule.OWNER, may=(404,))
 def gold(caller: Caller, body: Gold) -> Response:
     """A pair whose answer is known: confirmed, or not to be one."""
     house = caller.house
