@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.loop.workspaces import asked, made, prefer
 from tomoni.feedback import people as reliability
+from tomoni.feedback.entries import NewPrompt
 from tomoni.feedback.people import Judged
+from tomoni.feedback.store import Store
 from tomoni.loop import asked as asking
+from tomoni.loop import crowd, probes
+from tomoni.loop import round as rounds
 from tomoni.loop.contested import CHANCE, contested
 from tomoni.loop.evidence import Evidence, Said
-from tomoni.loop.gate import Settings, decide
+from tomoni.loop.gate import Decision, Settings, decide
 from tomoni.loop.rehearse_poison import World, _row, protocol
 from tomoni.loop.rehearse_poison import _taught as taught
+from tomoni.loop.round import Wanted, play
+from tomoni.world import safety_probes
 
 FORM = protocol().form
 
@@ -63,6 +72,37 @@ def test_on_a_contested_topic_a_fifth_of_praise_is_not_enough() -> None:
     assert doubted.unsure == {"topic 0"} and believed.unsure == frozenset()
     better = [replace(one, x=1.0) if one.slice == "topic 0" and int(one.pair[1:]) % 3 else one for one in said]
     assert decide(Evidence(better, contested=frozenset({"topic 0"}))).outcome == "promote"
+
+
+def test_a_round_notes_contested_topics_before_it_asks_and_its_gate_heeds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[set[str]] = []
+    weighed: list[Evidence] = []
+
+    def hear(judged: list[Judged], people: Any) -> dict[str, float]:
+        heard.append({one.topic for one in judged})
+        return {"prices": 0.001, "not held out": 0.001}
+
+    def look(evidence: Evidence, settings: Settings) -> Decision:
+        weighed.append(evidence)
+        return decide(evidence, settings)
+
+    monkeypatch.setattr(crowd, "contested", hear)
+    monkeypatch.setattr(rounds, "decide", look)
+    monkeypatch.setattr(probes, "safety_probes", lambda world: safety_probes(world)[::20])
+    path, person = made(tmp_path / "w", prompts=0, held_out=0)
+    with Store.open(path) as store:
+        store.add_prompts([NewPrompt(asked(f"{n}?"), "typed", topic="prices" if n % 2 else "hours") for n in range(20)])
+        held_out = [
+            NewPrompt(asked(f"{n}!"), "typed", topic="prices" if n % 2 else "hours", held_out=True) for n in range(16)
+        ]
+        store.add_prompts(held_out)
+    for number in range(12):
+        prefer(path, person, f"{number}?", "AAAA", "zzzz")
+    play(Wanted(path, pairs=16, prompts=16, answers=2, threads=1, settings=Settings(safety_margin=0.6)))
+    assert heard == [{"prices", "hours"}]
+    assert all(one.contested == {"prices"} for one in weighed) and weighed
 
 
 def test_after_the_first_look_only_topics_that_the_gate_is_unsure_of_get_more_pairs() -> None:

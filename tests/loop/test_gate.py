@@ -259,6 +259,23 @@ def _hessian(f: object, at: np.ndarray, h: float = 1e-4) -> np.ndarray:
     )
 
 
+def test_the_bound_of_weighed_judgements_holds_as_often_as_it_says_and_clickers_no_longer_hide_a_preference() -> None:
+    """Half of the judges click at random, and their weight says so; of many null worlds the bound lies above one half in one of
+    twenty, and of better ones it does so oftener than where all count alike."""
+    rng, above = np.random.default_rng(2), {0.0: 0, 0.8: 0}
+    alike = 0
+    for gap in above:
+        for _ in range(400):
+            attends_N, dlen_N = rng.random(160) < 0.5, rng.normal(0, 0.5, 160)
+            p_N = np.where(attends_N, 1 / (1 + np.exp(-(gap + dlen_N))), 0.5)
+            x_N = (rng.random(160) < p_N).astype(float)
+            found = length_controlled(x_N, dlen_N, weight_N=np.where(attends_N, 0.9, 0.1))
+            above[gap] += found.theta_low > 0
+            alike += gap > 0 and length_controlled(x_N, dlen_N).theta_low > 0
+    assert 0.03 < above[0.0] / 400 < 0.08
+    assert above[0.8] > 1.2 * alike
+
+
 def test_japanese_answers_of_one_length_are_not_controlled_for_anything() -> None:
     dlen = math.log(len("はい、火曜日です。") / len("ええ、水曜日です。"))
     found = length_controlled(np.array([1.0, 1, 0, 1]), np.full(4, dlen))

@@ -136,3 +136,10 @@ def test_the_loop_is_ahead_of_offline_training_and_caution_keeps_the_peak() -> N
     found = {figure.name: figure for figure in rehearse(protocol(), ["E1", "E5"])}
     assert all(figure.met for name, figure in found.items() if "over those of the loop (vopt)" in name)
     assert found["200 labels, cautious: gold of the best of 4096 over that at the peak"].met
+
+
+@pytest.mark.slow
+def test_the_small_tier_with_a_model_plays_a_round_of_a_workspace() -> None:
+    found = [figure.name for figure in rehearse(QUICK, tier="model")]
+    assert any(name.startswith("model, seed 900000, round 1") for name in found)
+    assert "diversity kept after the last round" in found
