@@ -136,7 +136,7 @@ def test_an_import_says_what_was_hidden_and_which_rows_were_bad(
         (["import", "x.jsonl", "--on-bad-rows", "skip"], "possible: stop"),
         (["import", "x.jsonl", "--column", "prompt"], "OURS=THEIRS"),
         (["import", "x.jsonl", "--person", "花"], "did you mean"),
-        (["export", "--to", "x", "--form", "csv"], "possible: jsonl"),
+        (["export", "--to", "x", "--form", "xlsx"], "possible: jsonl"),
         (["export"], "--to"),
         (["erase", "花子"], "add --yes"),
         (["erase", "誰か", "--yes"], "possible: 花子"),

@@ -48,9 +48,12 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "ppo": {
         "batch_size": 128,
-        "max_steps": 160,
+        "max_steps": 64,
         "num_ppo_epochs": 2,
-        "learning_rate": 5e-5,
+        "train": "lora",  # learns more of the reward for as many facts as all weights lose
+        "lora_r": 8,
+        "learning_rate": 3e-4,
+        "lam": 1.0,  # the reward is at the end alone: with .95 it reached 93 % where this reached 97 % (LOG.md)
         "kl_coef": 0.05,
         "vf_coef": 0.001,  # values that shape the layers below them, too, cost facts
         "value_lr_ratio": 100,

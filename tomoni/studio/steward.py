@@ -62,8 +62,8 @@ class Steward:
         """A round, or the command line, has moved what is served: the pages say so at once."""
         current = self.registry.current()
         served = current.id if current else None
-        if served != self._served:
-            self._served = served
+        before, self._served = self._served, served
+        if before is not None and served != before:
             self.answering.look()
 
     # -- runs ----------------------------------------------------------------------------------------------------------
