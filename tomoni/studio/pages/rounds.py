@@ -32,14 +32,13 @@ class Timed(Body):
 def rounds_page(caller: Caller) -> Response:
     house = caller.house
     latest = house.rounds.latest()
-    ended = latest is None or latest.state in ("promoted", "kept", "closed")
     return page(
         caller,
         "rounds",
         words=("rounds",),
         facts={"round": view(latest)},
         latest=latest,
-        ended=ended,
+        ended=latest is None or latest.ended,
         past=house.rounds.all(),
         reasons=house.rounds.reasons(latest, caller.lang) if latest is not None else [],
         gathered=house.rounds.gathered(),
