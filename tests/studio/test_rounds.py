@@ -14,6 +14,7 @@ import pytest
 from tests.studio.rooms import Browser, add_pairs, annotator, model_in, until
 from tests.studio.test_judging import KEY, said
 from tomoni.feedback.entries import Answer, NewPrompt, Pair
+from tomoni.feedback.roundfolders import OWNERS
 from tomoni.records import Message
 from tomoni.studio.guard import CSP
 from tomoni.studio.house import House
@@ -352,6 +353,16 @@ def test_what_a_program_said_when_it_failed_is_for_the_owner(house: House, brows
     assert "&lt;b&gt;/home/someone/model" in browser.get("/rounds").text
     visitor = Browser(house, browser.app).enter(annotator(house))
     assert "/home/someone" not in visitor.get("/rounds").text
+
+
+def test_an_annotators_report_says_nothing_of_the_others(house: House, browser: Browser) -> None:
+    folder_of(house)
+    begin, end = OWNERS
+    page = f"<!doctype html><p>all</p>{begin}<p>Mei: 0.1</p>{end}<p>more</p>{begin}Ren{end}"
+    (house.workspace / "rounds" / "0001" / "report.html").write_text(page, encoding="utf-8")
+    assert browser.get("/rounds/0001").text == page
+    visitor = Browser(house, browser.app).enter(annotator(house))
+    assert visitor.get("/rounds/0001").text == "<!doctype html><p>all</p><p>more</p>"
 
 
 def test_the_daily_round_that_failed_is_tried_again_when_more_was_said(house: House, browser: Browser) -> None:

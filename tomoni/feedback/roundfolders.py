@@ -10,6 +10,10 @@ from tomoni.durable import atomic_write
 
 FOLDER = "rounds"
 LOCK = "lock"  # in it: held while a round is played
+OWNERS = (
+    "<!--owner-->",
+    "<!--/owner-->",
+)  # around what a report says of single people; no text can hold them, unescaped
 
 
 def rounds(workspace: Path) -> list[Path]:
@@ -42,6 +46,13 @@ def ended(folder: Path) -> Literal["promoted", "kept", "closed"] | None:
         return "promoted" if output["promoted"] is True else "kept"
     except (OSError, ValueError, KeyError, TypeError):
         return "kept"
+
+
+def for_everybody(page: str) -> str:
+    """A report without what it says of single people."""
+    begin, end = OWNERS
+    first, *rest = page.split(begin)
+    return first + "".join(part.partition(end)[2] for part in rest)
 
 
 def close(folder: Path, why: str) -> None:

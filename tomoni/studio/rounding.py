@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tomoni import locking
-from tomoni.feedback.roundfolders import FOLDER, LOCK, close, ended, is_open, rounds
+from tomoni.feedback.roundfolders import FOLDER, LOCK, close, ended, for_everybody, is_open, rounds
 from tomoni.records import Kind
 from tomoni.studio.faults import Fault
 from tomoni.studio.processes import Processes, last_words
@@ -141,12 +141,14 @@ class Rounds:
             return ""
         return last_words(self.log)
 
-    def page(self, number: str) -> bytes:
-        """The report, a page of its own in both languages."""
+    def page(self, number: str, *, owner: bool) -> str:
+        """The report, a page of its own in both languages; what it says of single people is for owners."""
         try:
-            return (self.workspace / FOLDER / self.get(number).number / "report.html").read_bytes()
+            page = (self.workspace / FOLDER / self.get(number).number / "report.html").read_bytes()
         except FileNotFoundError:
             raise Fault("no_round", 404) from None
+        text = page.decode("utf-8", "replace")
+        return text if owner else for_everybody(text)
 
     def reasons(self, seen: Seen, lang: Lang) -> list[tuple[str, str]]:
         """(status, what it says)."""
