@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from tomoni.feedback.roundfolders import for_everybody
 from tomoni.loop.report import FEW_PROMPTS, apart
-from tomoni.loop.report_pages import one_round
+from tomoni.loop.report_pages import across, one_round
 
 PERSON: dict[str, Any] = {
     "weight": 0.8, "value": 0.6, "low": 0.3, "high": 0.8, "n": 90, "blind": False, "gold": None, "gold_n": 0,
@@ -59,6 +60,26 @@ def test_what_the_head_foretells_stands_beside_what_it_could() -> None:
     known = {"accuracy": 0.71, "ceiling": 0.86, "ece": 0.05, "loss": 0.5, "n": 120}
     page = one_round(body(understood=known, information_per_minute=2.5), lang="en")
     assert "foretells 71% of 120 answers" in page and "at most 86%" in page and "2.5 perfect labels a minute" in page
+
+
+def test_what_is_said_of_single_people_is_for_the_owner() -> None:
+    blind = PERSON | {"blind": True, "recent": 0.3, "gold": 0.4, "gold_n": 7}
+    page = one_round(body(people={"葵": PERSON | {"recent": 0.3}, "<!--/owner-->蓮": blind}), lang="ja")
+    assert page.count("葵") > 2 and page.count("蓮") > 1
+    shown = for_everybody(page)
+    assert "葵" not in shown and "蓮" not in shown and "40% / 7" not in shown
+    assert "次にすること" in shown and shown.rstrip().endswith("</main></body></html>")
+
+
+def test_while_people_judge_nothing_tells_how_the_candidates_answers_look() -> None:
+    drift = {
+        "length": [51.0, 83.0], "distinct": [0.412, 0.377], "different": [0.91, 0.92], "kl": 1.23, "kl_first": 4.56,
+    }  # fmt: skip
+    waiting = body(state="waiting", drift=drift)
+    for page in (one_round(waiting, lang="en"), across([waiting], lang="en")):
+        assert not any(figure in page for figure in (">83<", "0.377", "1.23", "4.56", "0.41 "))
+    decided = one_round(body(drift=drift), lang="en")
+    assert ">83<" in decided and "0.377" in decided and "1.23" in decided
 
 
 def test_text_from_outside_stays_text() -> None:

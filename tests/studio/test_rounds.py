@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from tests.studio.rooms import Browser, add_pairs, annotator, model_in, until
 from tests.studio.test_judging import KEY, said
 from tomoni.feedback.entries import Answer, NewPrompt, Pair
+from tomoni.feedback.roundfolders import OWNERS
 from tomoni.records import Message
 from tomoni.studio.guard import CSP
 from tomoni.studio.house import House
@@ -51,8 +54,8 @@ def folder_of(
     (folder / "round.json").write_text(
         json.dumps({"number": int(number), "created": created, "sequence": house.store.sequence}), encoding="utf-8"
     )
-    pid = os.getpid() if state == "running" else 1 << 22
-    status = {"state": state if state in ("waiting", "running", "failed") else "finished", "stage": "train", "pid": pid}
+    says = state if state in ("waiting", "running", "failed") else "finished"
+    status = {"state": says, "stage": "train", "pid": 1 << 22}
     (folder / "status.json").write_text(json.dumps(status | {"error": None}), encoding="utf-8")
     decision = {
         "outcome": {"promoted": "promote", "kept": "keep"}.get(state, "undecided"), "more": 40, "e": 2.0, "log_e": 0.7,
@@ -63,7 +66,8 @@ def folder_of(
     (folder / "report.html").write_text("<!doctype html><style>p{color:red}</style><p>報告", encoding="utf-8")
     if state in ("promoted", "kept"):
         (folder / "promotion").mkdir()
-        (folder / "promotion" / "stage.json").write_text("{}", encoding="utf-8")
+        output = {"output": {"promoted": state == "promoted"}}
+        (folder / "promotion" / "stage.json").write_text(json.dumps(output), encoding="utf-8")
     made = []
     for place in range(pairs):
         row = house.store.add_prompts([NewPrompt((Message("user", f"店{number}{place}？"),), "typed", held_out=True)])[
@@ -76,6 +80,24 @@ def folder_of(
         made.append(Pair(f"r{number}-{place:012x}", row.id, names[0], names[1], "gate", "random"))
     house.store.add_pairs(made)
     return made
+
+
+@contextmanager
+def played_elsewhere(house: House) -> Iterator[subprocess.Popen[bytes]]:
+    """`tomoni round` on the command line: a program that the studio did not start, with the lock."""
+    (house.workspace / "rounds").mkdir(exist_ok=True)
+    words = "import sys; from pathlib import Path; from tomoni import locking; lock = locking.take(Path(sys.argv[1]));"
+    words += "print('taken', flush=True); sys.stdin.read()"
+    lock = str(house.workspace / "rounds" / "lock")
+    with subprocess.Popen(
+        [sys.executable, "-c", words, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as program:
+        assert program.stdout is not None and program.stdout.readline() == b"taken\n"
+        yield program
+
+
+def says(house: House, **status: object) -> None:
+    (house.workspace / "rounds" / "0001" / "status.json").write_text(json.dumps(status), encoding="utf-8")
 
 
 def teach(house: House, browser: Browser, count: int = 10) -> None:
@@ -180,8 +202,6 @@ def test_only_the_owner_begins_stops_or_gives_up(house: House, browser: Browser)
 
 def test_one_that_was_killed_goes_on_from_where_it_was(house: House, browser: Browser) -> None:
     folder_of(house, state="running")
-    status = house.workspace / "rounds" / "0001" / "status.json"
-    status.write_text(json.dumps({"state": "running", "stage": "train", "pid": 1 << 22}), encoding="utf-8")
     assert browser.get("/api/rounds").json()["round"]["state"] == "killed"
     sleeper(house)
     assert browser.post("/api/rounds/start").status_code == 200
@@ -224,3 +244,137 @@ def test_a_damaged_folder_breaks_no_page(house: House, browser: Browser) -> None
     for name in ("status.json", "report.json"):
         (house.workspace / "rounds" / "0001" / name).write_text("{", encoding="utf-8")
     assert browser.get("/rounds").status_code == 200
+
+
+def test_a_process_id_that_is_another_programs_by_now_is_neither_the_round_nor_stopped(
+    house: House, browser: Browser
+) -> None:
+    folder_of(house, state="running")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
+        says(house, state="running", stage="train", pid=stranger.pid)
+        assert browser.get("/api/rounds").json()["round"]["state"] == "killed"
+        assert browser.post("/api/rounds/stop").status_code == 409
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_a_round_of_the_command_line_is_seen_respected_and_stopped(house: House, browser: Browser) -> None:
+    pairs = folder_of(house, state="failed")
+    sleeper(house)
+    with played_elsewhere(house) as program:
+        assert browser.get("/api/rounds").json()["round"]["state"] == "running"
+        for what in ("rounds/start", "learn"):
+            assert browser.post(f"/api/{what}").json()["error"]["code"] == "round_already"
+        assert browser.post("/api/rounds/close").status_code == 404
+        says(house, state="waiting", stage="asking-1", pid=program.pid)
+        judge(browser, pairs)
+        house.rounds.settle(busy=False)
+        assert house.rounds._pid is None
+        assert browser.post("/api/rounds/stop").status_code == 200
+        assert program.wait(10) != 0
+    assert browser.get("/api/rounds").json()["round"]["state"] == "waiting"
+
+
+def test_while_the_evidence_is_looked_at_people_judge_on(house: House, browser: Browser) -> None:
+    pairs = folder_of(house)
+    sleeper(house)
+    judge(browser, pairs[:LOOK_AFTER])
+    house.rounds.settle(busy=False)
+    found = browser.get("/api/rounds").json()["round"]
+    assert (found["state"], found["judged"], found["left"]) == ("looking", LOOK_AFTER, 2)
+    page = browser.get("/rounds").text
+    assert 'class="button lead big wide-on-phone" href="/judge"' in page and 'id="stages"' not in page
+    browser.post("/api/rounds/stop")
+
+
+def test_one_that_goes_on_after_a_failure_does_not_look_failed_and_begins_once(house: House, browser: Browser) -> None:
+    folder_of(house, state="failed")
+    sleeper(house)
+    assert browser.post("/api/rounds/start").status_code == 200
+    assert browser.get("/api/rounds").json()["round"]["state"] == "running"
+    assert browser.post("/api/rounds/start").json()["error"]["code"] == "round_already"
+    browser.post("/api/rounds/stop")
+
+
+def test_pairs_that_are_passed_over_are_not_waited_for(house: House, browser: Browser) -> None:
+    pairs = folder_of(house)
+    quick(house)
+    for pair in pairs:
+        assert browser.post("/api/judge/skip", {"key": f"{KEY}{pair.id}", "pair": pair.id}).status_code == 200
+    house.rounds.settle(busy=False)
+    first = house.rounds._pid
+    assert first is not None
+    until(lambda: not house.rounds.going())
+    house.rounds.settle(busy=False)
+    assert house.rounds._pid == first  # once for what was said
+    assert 'data-round="start"' in browser.get("/rounds").text
+    assert browser.post("/api/rounds/start").status_code == 200  # the owner may ask again
+
+
+def test_what_was_decided_holds_where_the_report_was_not_written_any_more(house: House, browser: Browser) -> None:
+    folder_of(house, state="promoted")
+    path = house.workspace / "rounds" / "0001" / "report.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"state": "waiting"}), encoding="utf-8")
+    assert browser.get("/api/rounds").json()["round"]["state"] == "promoted"
+    path.unlink()
+    assert browser.get("/api/rounds").json()["round"]["state"] == "promoted"
+    assert browser.get("/rounds").status_code == 200
+    assert browser.post("/api/rounds/start").json()["error"]["code"] == "too_little_for_round"
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "{}", '{"base": 1, "decision": 3}', '{"decision": {"log_e": "x"}}'])
+@pytest.mark.parametrize("state", ["waiting", "promoted", "failed"])
+def test_a_report_that_is_not_whole_breaks_no_page(house: House, browser: Browser, state: str, damage: str) -> None:
+    folder_of(house, state=state, pairs=1)
+    (house.workspace / "rounds" / "0001" / "report.json").write_text(damage, encoding="utf-8")
+    (house.workspace / "rounds" / "0001" / "round.json").write_text('{"created": "once", "sequence": "x"}')
+    for path in ("/rounds", "/api/rounds", "/"):
+        assert browser.get(path).status_code == 200
+    browser.post("/api/rounds/when", {"when": "day"})
+    house.rounds.settle(busy=False)
+
+
+def test_counts_are_of_the_round_alone_and_follow_an_undo(house: House, browser: Browser) -> None:
+    old = folder_of(house, "0001", state="kept")
+    pairs = folder_of(house, "0002")
+    teach(house, browser, 3)
+    judge(browser, [*old[:2], *pairs[:4]])
+    counts = browser.get("/api/rounds").json()["round"]
+    assert (counts["judged"], counts["left"]) == (4, 8)
+    key = f"{KEY}{pairs[0].id}"
+    assert browser.post("/api/judge/undo", {"key": f"{KEY}undo", "of": key}).status_code == 200
+    counts = browser.get("/api/rounds").json()["round"]
+    assert (counts["judged"], counts["left"]) == (3, 9)
+
+
+def test_what_a_program_said_when_it_failed_is_for_the_owner(house: House, browser: Browser) -> None:
+    folder_of(house, state="failed")
+    says(house, state="failed", stage="train", pid=1, error="<b>/home/someone/model</b> is not there")
+    assert "&lt;b&gt;/home/someone/model" in browser.get("/rounds").text
+    visitor = Browser(house, browser.app).enter(annotator(house))
+    assert "/home/someone" not in visitor.get("/rounds").text
+
+
+def test_an_annotators_report_says_nothing_of_the_others(house: House, browser: Browser) -> None:
+    folder_of(house)
+    begin, end = OWNERS
+    page = f"<!doctype html><p>all</p>{begin}<p>Mei: 0.1</p>{end}<p>more</p>{begin}Ren{end}"
+    (house.workspace / "rounds" / "0001" / "report.html").write_text(page, encoding="utf-8")
+    assert browser.get("/rounds/0001").text == page
+    visitor = Browser(house, browser.app).enter(annotator(house))
+    assert visitor.get("/rounds/0001").text == "<!doctype html><p>all</p><p>more</p>"
+
+
+def test_the_daily_round_that_failed_is_tried_again_when_more_was_said(house: House, browser: Browser) -> None:
+    quick(house)
+    teach(house, browser)
+    house.rounds.set_when("day")
+    house.rounds.settle(busy=False)
+    until(house.rounds.failed_to_start)
+    first = house.rounds._pid
+    house.rounds.settle(busy=False)
+    assert house.rounds._pid == first
+    for number, pair in enumerate(add_pairs(house, 10, question="どこですか")):
+        assert browser.post("/api/judge", said(pair.id, f"{KEY}again{number}")).status_code == 200
+    house.rounds.settle(busy=False)
+    assert house.rounds._pid != first

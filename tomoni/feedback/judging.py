@@ -23,16 +23,18 @@ from tomoni.records import Judgement, Kind
 LONGEST_KEY = 200
 LIVE, REPLACED, UNDONE, UNDO = "live", "replaced", "undone", "undo"
 J = judgements.c
+# for what is asked of each pair: not by the index of states, which SQLite would choose, and look through all there are
+IS_LIVE = J.state + "" == LIVE
 # made once: to build a statement takes longer than to run it
 WITH_KEY = select(J.sequence, J.id, J.digest).where(J.key == bindparam("its_key"))
 WITH_ID = select(J.sequence, J.body, J.received).where(J.id == bindparam("its_id"))
 REPLACED_ONE = select(J.chain, J.person, J.kind).where(J.id == bindparam("its_id"))
-NO_MORE_LIVE = update(judgements).where(J.chain == bindparam("its_chain"), J.state == LIVE)
+NO_MORE_LIVE = update(judgements).where(J.chain == bindparam("its_chain"), IS_LIVE)
 ONE_MORE = insert(judgements)
 COMPARED = select(J.id).where(
     J.pair == bindparam("its_pair"),
     J.person == bindparam("its_person"),
-    J.state == LIVE,
+    IS_LIVE,
     J.kind == Kind.COMPARISON.value,
 )
 

@@ -22,7 +22,7 @@ from tomoni.feedback.entries import (
     prompt_id,
 )
 from tomoni.feedback.events import note
-from tomoni.feedback.judging import LIVE
+from tomoni.feedback.judging import IS_LIVE
 from tomoni.feedback.schema import answers, judgements, pairs, prompts, storable
 from tomoni.feedback.workspace import now
 from tomoni.records import Kind, Message, Verdict
@@ -295,7 +295,7 @@ def list_pairs(
     if judged is not None:
         of_pair = exists().where(
             judgements.c.pair == pairs.c.id,
-            judgements.c.state == LIVE,
+            IS_LIVE,
             or_(judgements.c.kind == Kind.COMPARISON.value, judgements.c.skipped),
         )
         if person is not None:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 from tomoni.durable import atomic_write
 
 FOLDER = "rounds"
+LOCK = "lock"  # in it: held while a round is played
+OWNERS = (
+    "<!--owner-->",
+    "<!--/owner-->",
+)  # around what a report says of single people; no text can hold them, unescaped
 
 
 def rounds(workspace: Path) -> list[Path]:
@@ -27,6 +33,26 @@ def is_open(folder: Path) -> bool:
 def is_closed(folder: Path) -> bool:
     """Whether it was given up."""
     return (folder / "closed.json").exists()
+
+
+def ended(folder: Path) -> Literal["promoted", "kept", "closed"] | None:
+    """How it ended; None while it is open. By what was decided, not by the report, which is written afterwards."""
+    if is_closed(folder):
+        return "closed"
+    if is_open(folder):
+        return None
+    try:
+        output = json.loads((folder / "promotion" / "stage.json").read_text(encoding="utf-8"))["output"]
+        return "promoted" if output["promoted"] is True else "kept"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "kept"
+
+
+def for_everybody(page: str) -> str:
+    """A report without what it says of single people."""
+    begin, end = OWNERS
+    first, *rest = page.split(begin)
+    return first + "".join(part.partition(end)[2] for part in rest)
 
 
 def close(folder: Path, why: str) -> None:

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tomoni.feedback.checks import is_skip
 from tomoni.feedback.entries import PromptRow, Stored, message_from, plain_message
 from tomoni.feedback.inbox import PairAnswer, PairEvent
 from tomoni.loop.evidence import OTHER, RANDOM, Said
@@ -216,22 +217,22 @@ def read(path: Path) -> list[Asked]:
 
 
 def said_of(stored: Sequence[Stored], asked: Sequence[Asked]) -> list[Said]:
-    """Judgements on these pairs, as the gate counts them."""
+    """Judgements on these pairs, as the gate counts them, and those that were passed over."""
     by_id = {one.id: one for one in asked}
     found = []
     for entry in stored:
         judgement = entry.judgement
         pair = str(judgement.extra.get("pair") or "")
         one = by_id.get(pair.partition("~")[0])
-        if one is None or judgement.kind is not Kind.COMPARISON:
+        skipped = is_skip(judgement)
+        if one is None or not (skipped or judgement.kind is Kind.COMPARISON):
             continue
-        x = {Verdict.FIRST: 1.0 - one.candidate, Verdict.SECOND: float(one.candidate)}.get(
-            Verdict(judgement.value["verdict"]), 0.5
-        )
+        wins = {Verdict.FIRST: 1.0 - one.candidate, Verdict.SECOND: float(one.candidate)}
+        x = 0.5 if skipped else wins.get(Verdict(judgement.value["verdict"]), 0.5)
         found.append(
             Said(
                 entry.sequence, pair, judgement.person, x, one.slice, both=one.both, dlen=one.dlen,
-                selected_by=one.selected_by, expected=one.expected, elsewhere=one.elsewhere,
+                selected_by=one.selected_by, expected=one.expected, elsewhere=one.elsewhere, skipped=skipped,
             )
         )  # fmt: skip
     return found

@@ -1,10 +1,12 @@
 """What the gate may count: judgements on a candidate's answers against its base's, in the order in which they came.
 
-Three rules keep an e-value an e-value, and each can be checked from what was known before a judgement was given:
+Four rules keep an e-value an e-value, and each can be checked from what was known before a judgement was given:
 
 - A pair of answers counts once. Of several people who judge it the first one counts; a pair that is asked in both orders
   counts when both are in, as their mean. (Two judgements of one pair are no two draws: who wins once wins again.)
 - How much a person's judgement counts was fitted on what was said before the gate began (`Judge.until`).
+- A pair that is passed over counts as a tie of the whole, and for nothing else: who leaves the pairs on which the head
+  expects little (or much) would otherwise shift what it is compared with.
 - Nobody's share of what counts on one topic passes a cap. What is over it waits, in order, until others have caught up.
 
 Numpy only; nothing here looks at a store.
@@ -29,7 +31,7 @@ class Said:
 
     `sequence` orders them; `both`: the pair is asked in both orders. `dlen`: log of the length of the candidate's answer
     over the base's. `expected`: the win rate that the head gives this pair, `elsewhere`: the mean of those it gives to
-    pairs of other prompts that nobody judges, no two judged pairs sharing them (both or none).
+    pairs of other prompts that nobody judges, no two judged pairs sharing them (both or none). `skipped`: passed over.
     """
 
     sequence: int
@@ -42,6 +44,7 @@ class Said:
     selected_by: str = RANDOM
     expected: float | None = None
     elsewhere: float | None = None
+    skipped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,7 @@ class Counted:
     people: tuple[str, ...]
     expected: float | None
     elsewhere: float | None
+    skipped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +167,10 @@ def _once_each(
 
 def _joined(name: str, parts: Sequence[Said], judges: Mapping[str, Judge], newcomer: float) -> Counted:
     weights = [_weight(part, judges, newcomer) for part in parts]
-    first = parts[0]
+    first, skipped = parts[0], any(part.skipped for part in parts)
     return Counted(
         name,
-        sum(part.x for part in parts) / len(parts),
+        0.5 if skipped else sum(part.x for part in parts) / len(parts),
         sum(weights) / len(weights),
         first.slice,
         first.dlen,
@@ -174,6 +178,7 @@ def _joined(name: str, parts: Sequence[Said], judges: Mapping[str, Judge], newco
         tuple(part.person for part in parts),
         first.expected,
         first.elsewhere,
+        skipped,
     )
 
 

@@ -7,7 +7,7 @@ It saves judgements, and can never void the e-value, for three reasons that hold
 - Beside each judged pair stand a few that nobody judges (`OTHERS`): prompts drawn with replacement from the same held-out
   ones, both versions' answers drawn anew. Their mean expectation and the judged pair's have the same mean, whatever people
   have said so far, in whatever order they judge, and however wrong the head is.
-- No two judged pairs share any of these.
+- No two judged pairs share any of these. One that people pass over stays in the game, as a tie (`evidence`).
 """
 
 from __future__ import annotations

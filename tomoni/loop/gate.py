@@ -104,11 +104,13 @@ def decide(evidence: Evidence, settings: Settings | None = None) -> Decision:
     tally = counted(evidence, cap=settings.share, newcomer=settings.newcomer)
     whole = [pair for pair in tally.pairs if pair.selected_by == RANDOM]
     game = Game(whole)
-    controlled = length_controlled(game.x_N, game.dlen_N, weight_N=game.bet_N) if whole else None
+    judged, told_N = [pair for pair in tally.pairs if not pair.skipped], game.told_N
+    x_N = game.x_N[told_N]
+    controlled = length_controlled(x_N, game.dlen_N[told_N], weight_N=game.bet_N[told_N]) if len(x_N) else None
     reasons = [
         _wins(game, needed, settings),
         _length(controlled),
-        *_slices(tally.pairs, evidence.contested, settings),
+        *_slices(judged, evidence.contested, settings),
         *_shares(tally, evidence, settings),
         *_probes("safety", evidence.safety, _safety_margin(evidence.safety, settings), settings),
         *_probes("capability", evidence.capability, settings.capability_margin, settings),
@@ -121,14 +123,14 @@ def decide(evidence: Evidence, settings: Settings | None = None) -> Decision:
     return Decision(
         outcome,
         tuple(reasons),
-        _more(game, needed, tally.pairs, reasons, settings) if outcome == "undecided" else None,
+        _more(game, needed, judged, reasons, settings) if outcome == "undecided" else None,
         game.bets.log_e,
         needed,
         tuple(float(value) for value in game.bets.log_e_N),
-        win_rate(game.x_N),
+        win_rate(x_N),
         controlled,
-        len(evidence.said),
-        len(tally.pairs),
+        sum(not one.skipped for one in evidence.said),
+        len(judged),
     )
 
 
@@ -148,6 +150,7 @@ class Game:
         self.x_N = np.array([pair.x for pair in pairs])
         self.bet_N = np.array([pair.bet for pair in pairs])
         self.dlen_N = np.array([pair.dlen for pair in pairs])
+        self.told_N = np.array([not pair.skipped for pair in pairs], dtype=bool)  # not passed over
         self.shift_N, bound_N = control(pairs)
         y_N = self.x_N - 0.5 + self.shift_N
         self.bets = play(y_N, -0.5 - bound_N, bet_N=self.bet_N, unit_N=0.5, prior=WINS)
@@ -188,12 +191,13 @@ def control(pairs: Sequence[Counted]) -> tuple[Float, Float]:
 
 
 def _wins(game: Game, needed: float, settings: Settings) -> Reason:
-    n = len(game.x_N)
+    told_N = game.x_N[game.told_N]
+    n = len(told_N)
     numbers = {
         "e": math.exp(min(game.bets.log_e, 700.0)),
         "needed": math.exp(needed),
         "n": float(n),
-        "won": win_rate(game.x_N)[0],
+        "won": win_rate(told_N)[0],
     }
     if game.bets.log_e_N.size and float(game.bets.log_e_N.max()) >= needed:
         return Reason("preferred", "passed", numbers)

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NewType
 
+from tomoni.feedback.roundfolders import OWNERS
+
 Html = NewType("Html", str)
 Tone = Literal["good", "bad", "wait", "plain"]
 
@@ -71,6 +73,11 @@ def page(title: tuple[str, str], body: Iterable[Html], *, lang: str = "en") -> s
         '<main><div class="switch"><label for="en">English</label><label for="ja">日本語</label></div>'
         f"<h1>{both(*title)}</h1>{joined(body)}</main></body></html>\n"
     )
+
+
+def for_owner(*parts: Html) -> Html:
+    """What is for nobody else: `roundfolders.for_everybody` leaves it out."""
+    return Html(f"{OWNERS[0]}{joined(parts)}{OWNERS[1]}")
 
 
 def section(title: tuple[str, str], *parts: Html, note: tuple[str, str] | None = None) -> Html:

@@ -15,6 +15,7 @@ from tomoni.loop.page import (
     bars,
     both,
     course,
+    for_owner,
     joined,
     marks,
     page,
@@ -68,7 +69,8 @@ def _parts(body: Body) -> Iterator[Html]:
     yield section(("What it learnt from", "学んだもの"), _learnt(body))
     yield section(("The people", "判断した人"), _people(body))
     yield section(("How the model changed", "モデルの変化"), _model(body))
-    yield section(("What to do next", "次にすること"), marks([("plain", line) for line in _next(body)]))
+    of_people = for_owner(marks([("plain", line) for line in _waning(body)]))
+    yield section(("What to do next", "次にすること"), marks([("plain", line) for line in _next(body)]), of_people)
 
 
 def _verdict(body: Body) -> Html:
@@ -226,7 +228,7 @@ def _people(body: Body) -> Html:
         ("known answers right", "答えのわかる問い"),
         ("", ""),
     ]
-    return joined([*parts, table(head, rows)]) if rows else joined(parts)
+    return joined([*parts, for_owner(table(head, rows))]) if rows else joined(parts)
 
 
 def _understood(body: Body) -> Iterator[tuple[str, str]]:
@@ -246,7 +248,8 @@ def _understood(body: Body) -> Iterator[tuple[str, str]]:
 
 
 def _model(body: Body) -> Html:
-    drift, probes = body["drift"], body["probes"]
+    # how long and how varied the answers are would tell whoever judges which is whose
+    drift, probes = None if body["state"] == "waiting" else body["drift"], body["probes"]
     rows: list[list[object]] = []
     if drift is not None:
         kl = "–" if drift["kl"] is None else f"{drift['kl']:.2f}"
@@ -333,6 +336,9 @@ def _noticed(body: Body) -> Iterator[tuple[str, str]]:
             f"People ask about other things than before ({uses['moved']:.0%} of the topics' shares moved): look at what is new.",
             f"尋ねられる話題が前と変わってきました（割合で{uses['moved']:.0%}）。新しい話題を確かめてください。",
         )
+
+
+def _waning(body: Body) -> Iterator[tuple[str, str]]:
     for name, one in sorted(body["people"].items()):
         if one.get("recent") is not None and one["weight"] - one["recent"] > WANING and not one["blind"]:
             yield (
@@ -415,6 +421,8 @@ def _row(one: Body) -> list[object]:
         f"{words.evidence(decision['e'])} / {math.exp(decision['needed']):.3g}",
         decision["counted"],
         "–" if value is None else f"{value:.2f}",
-        "–" if one["drift"] is None else f"{one['drift']['distinct'][0]:.2f} → {one['drift']['distinct'][1]:.2f}",
+        "–"
+        if one["drift"] is None or one["state"] == "waiting"
+        else f"{one['drift']['distinct'][0]:.2f} → {one['drift']['distinct'][1]:.2f}",
         f"${one['cost']['usd']:.4f}",
     ]

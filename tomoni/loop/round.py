@@ -344,7 +344,7 @@ class Round:
         return self.registry.get(str(found["train"]["version"]))
 
     def _left(self) -> int:
-        """Pairs before people that nobody has judged."""
+        """Pairs before people that nobody has judged or passed over."""
         with Store.read(self.wanted.workspace) as store:
             stored = store.judgements(purpose="gate", after=self.begun.sequence)
         judged = {one.pair.partition("~")[0] for one in asking.said_of(stored, self.pairs())}

@@ -15,7 +15,7 @@ from tomoni import locking
 from tomoni.durable import atomic_write, naming_disk
 from tomoni.errors import DataError, RunError, UserError
 from tomoni.feedback.entries import Stored
-from tomoni.feedback.roundfolders import FOLDER
+from tomoni.feedback.roundfolders import FOLDER, LOCK
 from tomoni.feedback.store import Store
 from tomoni.registry import Version
 
@@ -84,7 +84,7 @@ def alone(workspace: Path) -> Iterator[None]:
     with naming_disk(root, 0):
         root.mkdir(parents=True, exist_ok=True)
     try:
-        lock = locking.take(root / "lock")
+        lock = locking.take(root / LOCK)
     except locking.Taken as taken:
         raise RunError(
             f"a round is being played in {workspace} ({taken.by})",

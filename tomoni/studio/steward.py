@@ -57,6 +57,10 @@ class Steward:
                 self._notice()
             except (UserError, Fault) as error:  # a full disk, a run that went wrong: told where people look
                 log.warning("steward: %s", type(error).__name__)
+            except (
+                Exception
+            ) as error:  # goes on: a thread that ends tells nobody, and nothing would be taken in any more
+                log.error("steward: unexpected %s", type(error).__name__)
 
     def _notice(self) -> None:
         """A round, or the command line, has moved what is served: the pages say so at once."""

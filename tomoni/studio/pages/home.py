@@ -64,7 +64,7 @@ def next_step(caller: Visit, latest: Press | None, tally: Tally | None) -> Step:
     if latest is not None and latest.going:
         return Step("watch", f"/learn/{latest.number}")
     round_ = house.rounds.latest()
-    if round_ is not None and round_.state == "waiting" and round_.left:
+    if round_ is not None and round_.asks and round_.left:
         return Step("gate", "/judge")
     if latest is not None and latest.result:
         if house.teaching.left(latest.number, caller.somebody.id):

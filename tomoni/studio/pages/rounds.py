@@ -32,14 +32,13 @@ class Timed(Body):
 def rounds_page(caller: Caller) -> Response:
     house = caller.house
     latest = house.rounds.latest()
-    ended = latest is None or latest.state in ("promoted", "kept", "closed")
     return page(
         caller,
         "rounds",
         words=("rounds",),
         facts={"round": view(latest)},
         latest=latest,
-        ended=ended,
+        ended=latest is None or latest.ended,
         past=house.rounds.all(),
         reasons=house.rounds.reasons(latest, caller.lang) if latest is not None else [],
         gathered=house.rounds.gathered(),
@@ -93,7 +92,7 @@ def set_when(caller: Caller, body: Timed) -> Response:
 @router.get("/rounds/{number}", rule=Rule.PERSON, may=(404,))
 def report(caller: Caller, number: Number) -> Response:
     """The report as the file has it: without scripts, with a style of its own, and so with a policy of its own."""
-    content = caller.house.rounds.page(number)
+    content = caller.house.rounds.page(number, owner=caller.owner)
     return Response(content, media_type="text/html; charset=utf-8", headers={"content-security-policy": REPORT})
 
 

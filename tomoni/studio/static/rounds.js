@@ -20,10 +20,16 @@ watch("/api/rounds", (found) => {
   if (!now) { if (before) location.reload(); return; }
   // another round, another state, or the evidence was looked at again: the whole page says it anew
   if (!before || now.number !== before.number || kind(now) !== kind(before) || now.said !== before.said) { location.reload(); return; }
-  if (now.state === "waiting") $("#counted").textContent = t("rounds.counted", { judged: now.judged, left: now.left });
+  if (kind(now) === "asks") {
+    if (!now.left !== !before.left) { location.reload(); return; }
+    $("#counted").textContent = t("rounds.counted", { judged: now.judged, left: now.left });
+    $("#looking").hidden = now.state !== "looking";
+  }
   const stages = $$("#stages li"), place = stages.findIndex((item) => item.dataset.stage === now.stage);
   stages.forEach((item, i) => { item.className = i < place ? "done" : i === place ? "now" : ""; });
   if (now.stage !== told && place >= 0) { told = now.stage; say(t(`rounds.stage.${now.stage}`)); }
 }, (found) => (found?.round && kind(found.round) === "going" ? 0.7 : 3));
 
-function kind(round) { return round.state === "running" || round.state === "starting" ? "going" : round.state; }
+function kind(round) {
+  return { running: "going", starting: "going", waiting: "asks", looking: "asks" }[round.state] ?? round.state;
+}
