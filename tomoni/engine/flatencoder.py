@@ -90,6 +90,15 @@ class FlatEncoder:
             x_QD = self._layer(layer, x_QD, places, texts)
         return [_padded(x_QD[place.start : place.end], place) for place in places]
 
+    def lowest(self, count: int, tile: Tile) -> Tensor:
+        """[N, T, D] after the lowest `count` layers."""
+        places = _places([tile])
+        x_QD, first = self._entering([tile], places)
+        texts = self._texts(places)
+        for layer in self.layers[first:count]:
+            x_QD = self._layer(layer, x_QD, places, texts)
+        return _padded(x_QD, places[0])
+
     def firsts(self, tiles: Sequence[Tile]) -> Tensor:
         """[N, D] of each row's first token, in the order of the tiles' rows."""
         places = _places(tiles)

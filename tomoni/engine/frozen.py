@@ -222,6 +222,9 @@ class Below:
         flat = self.forward.flat
         if flat is not None and flat.fits([tile]):
             return flat.lowest(self.cut, [tile]).unflatten(0, tuple(tile.tokens_NT.shape))
+        encoder = self.forward.encoder
+        if encoder is not None and encoder.fits([tile]):
+            return encoder.lowest(self.cut, tile)
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._autocast):
             return self.forward.lowest(self.cut, tile).states_NTD
 
@@ -278,7 +281,7 @@ class Below:
         every path that may be taken."""
         forward = self.forward
         tile = _trial_tile(forward, [PROBE, PROBE - 2])
-        flat = forward.flat
+        flat, encoder = forward.flat, forward.encoder
         try:
             if flat is not None:
                 flat.refresh()
@@ -286,14 +289,15 @@ class Below:
             with in_eval_mode(forward.model), autocast:
                 entering = forward.lowest(self.cut, tile)
                 self._dtype, self._parts = entering.states_NTD.dtype, entering.parts
-                return self._agrees(tile) and (flat is None or self._agrees_plainly(tile))
+                plain = flat is None and encoder is None
+                return self._agrees(tile) and (plain or self._agrees_plainly(tile))
         except (AttributeError, TypeError, RuntimeError, IndexError, KeyError):
             return False  # layers that are called in another way than one after another
         finally:
-            forward.flat = flat
+            forward.flat, forward.encoder = flat, encoder
 
     def _agrees_plainly(self, tile: Tile) -> bool:
-        self.forward.flat = None
+        self.forward.flat = self.forward.encoder = None
         return self._agrees(tile)
 
     def _agrees(self, tile: Tile) -> bool:
@@ -331,6 +335,7 @@ def fingerprint(forward: Forward, cut: int, *, autocast: bool, half: bool) -> st
         "autocast": autocast,
         "half": half,
         "flat": forward.flat is not None and ("kernels" if library() is not None else "torch"),
+        "encoder": forward.encoder is not None and ("kernels" if library() is not None else "torch"),
         "device": next(model.parameters()).device.type,
         "config": {key: value for key, value in inner.config.to_dict().items() if key not in UNTOLD},
         "attention": getattr(inner.config, "_attn_implementation", None),
