@@ -35,7 +35,7 @@ table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}td,t
 border-bottom:1px solid var(--line);vertical-align:top}th{color:var(--dim);font-weight:500;font-size:.85rem}
 ul.marks{list-style:none;margin:0;padding:0}ul.marks li{padding:.3rem 0 .3rem 1.8rem;position:relative}
 ul.marks li>i{position:absolute;left:.2rem;font-style:normal;font-weight:700}
-svg{display:block;width:100%;height:auto}svg text{font:12px system-ui,sans-serif;fill:var(--dim)}
+svg{display:block;width:100%;min-width:34rem;height:auto}svg text{font:12px system-ui,sans-serif;fill:var(--dim)}
 .lang{position:absolute;opacity:0;pointer-events:none}.switch{float:right;font-size:.85rem}.switch label{cursor:pointer;
 padding:.15rem .6rem;border:1px solid var(--line);border-radius:99px;margin-left:.25rem}
 .ja{display:none}#ja:checked~main .ja{display:revert}#ja:checked~main .en{display:none}
