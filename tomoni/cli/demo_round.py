@@ -55,16 +55,16 @@ def show(folder: Path, options: argparse.Namespace, console: Console) -> dict[st
     first = _open(workspace, folder / "run", options.seed)
     panel = Panel.move_in(workspace, taste_of(TASTE), KINDS, seed=options.seed)
     console.print(
-        f"\n[bold]A round with people.[/bold] {len(KINDS)} simulated people share a hidden taste: some read carefully, some\n"
-        "slip, one clicks at random, one always left. The loop sees what they say, never the\n"
-        "taste, and not who is who."
+        f"\n[bold]A round with people.[/bold] {len(KINDS)} simulated people share a hidden taste. Some read\n"
+        "carefully, some slip, one clicks at random, one always left. The loop sees what\n"
+        "they say, never the taste, and not who is who.\n"
     )
     said = _teach(panel, first)
-    console.print(f"  {said} judgements on pairs of {first.id}'s answers, each pair chosen for what it would teach")
+    console.print(f"  {said} judgements on pairs of {first.id}'s answers, chosen for what they teach")
     wanted = Wanted(workspace, price_per_hour=options.price_per_hour)
     with console.status("training a candidate on what they said …"):
         played = play(wanted)
-    console.print(f"  {played.candidate.id} trained on it; its answers and {first.id}'s now stand before people, blind")
+    console.print(f"  {played.candidate.id} trained on it; its answers beside {first.id}'s, blind:")
     judged = told = 0
     while played.state == "waiting" and judged < MOST:
         count = panel.judge_round(BATCH)
@@ -114,7 +114,7 @@ def _line(played: Played) -> str:
 
     decision = played.decision
     value, low, high = decision.win_rate
-    said = f"preferred {value:.0%} ({low:.0%} to {high:.0%})  evidence {evidence(decision.e_value)} of {evidence(math.exp(decision.needed))}"
+    said = f"{value:.0%} ({low:.0%} to {high:.0%})  evidence {evidence(decision.e_value)} of {evidence(math.exp(decision.needed))}"
     return said + {"promoted": "  [bold green]promoted[/bold green]", "kept": "  [bold]kept back[/bold]"}.get(
         played.state, ""
     )
@@ -136,7 +136,7 @@ def _truth(panel: Panel, registry: Any, first: Version, played: Played, console:
     ]
     change = paired_bootstrap(*right)
     console.print(
-        f"  The taste itself, on {MEASURED} questions that nobody was asked, prefers {played.candidate.id}:"
+        f"  The taste itself, on {MEASURED} other questions, prefers {played.candidate.id}:"
         f" [bold]{found.value:.0%}[/bold] ({found.low:.0%} to {found.high:.0%})\n"
         f"  Right answers: {100 * change.value:+.1f} points ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
     )
