@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -378,3 +379,22 @@ def test_the_daily_round_that_failed_is_tried_again_when_more_was_said(house: Ho
         assert browser.post("/api/judge", said(pair.id, f"{KEY}again{number}")).status_code == 200
     house.rounds.settle(busy=False)
     assert house.rounds._pid != first
+
+
+def test_topics_on_which_all_is_well_stand_together_and_others_stand_out(house: House, browser: Browser) -> None:
+    folder_of(house, state="kept")
+    path = house.workspace / "rounds" / "0001" / "report.json"
+    report = json.loads(path.read_text(encoding="utf-8"))
+
+    def topic(key: str, status: str, text: str) -> dict[str, Any]:
+        return {"key": key, "status": status, "about": "x", "numbers": {"n": 9}, "text": {"en": text, "ja": text}}
+
+    preferred = {**REASONS[0], "numbers": {"n": 66.0}}
+    report["decision"]["reasons"] = [
+        preferred, topic("topic_holds", "passed", "prices hold"), topic("topic_worse", "failed", "places became worse"),
+        topic("topic_holds", "passed", "hours hold"),
+    ]  # fmt: skip
+    path.write_text(json.dumps(report), encoding="utf-8")
+    page = browser.get("/rounds").text
+    assert "Not worse on any of 2 topics" in page and "of 66 pairs" in page
+    assert page.index("places became worse") < page.index("Not worse on any") < page.index("prices hold")

@@ -42,6 +42,9 @@ STATES = ("starting", "running", "waiting", "failed", "stopped")  # that a folde
 ENDED = ("promoted", "kept", "closed")
 
 
+PREFERENCE = ("preferred", "worse", "hardly_better", "not_sure_yet")  # reasons that tell of the win rate
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """A round as its folder tells. `state`: starting, running, waiting (for people), looking (at what they said, while
@@ -74,6 +77,13 @@ class Seen:
     @property
     def decision(self) -> Mapping[str, Any]:
         return dict(self.report.get("decision") or {})
+
+    @property
+    def pairs(self) -> int:
+        """Those that the win rate is of: drawn for all prompts, not for single topics."""
+        reasons = self.decision.get("reasons") or []
+        counted = [one["numbers"]["n"] for one in reasons if one["key"] in PREFERENCE and "n" in one.get("numbers", {})]
+        return int(counted[0]) if counted else int(self.decision.get("counted") or 0)
 
     @property
     def evidence(self) -> float:
@@ -150,9 +160,13 @@ class Rounds:
         text = page.decode("utf-8", "replace")
         return text if owner else for_everybody(text)
 
-    def reasons(self, seen: Seen, lang: Lang) -> list[tuple[str, str]]:
-        """(status, what it says)."""
-        return [(str(one["status"]), str(one["text"][lang])) for one in seen.decision.get("reasons") or []]
+    def reasons(self, seen: Seen, lang: Lang, *, of_topics: bool = False) -> list[tuple[str, str]]:
+        """(status, what it says). `of_topics`: those that say of a topic that nothing is wrong with it; else all others."""
+        return [
+            (str(one["status"]), str(one["text"][lang]))
+            for one in seen.decision.get("reasons") or []
+            if (one["key"] == "topic_holds") is of_topics
+        ]
 
     def _alive(self) -> bool:
         return self.processes.alive(self._pid)

@@ -41,6 +41,7 @@ def rounds_page(caller: Caller) -> Response:
         ended=latest is None or latest.ended,
         past=house.rounds.all(),
         reasons=house.rounds.reasons(latest, caller.lang) if latest is not None else [],
+        topics=house.rounds.reasons(latest, caller.lang, of_topics=True) if latest is not None else [],
         gathered=house.rounds.gathered(),
         enough=ENOUGH,
         enough_corrections=ENOUGH_CORRECTIONS,
