@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,6 @@ from tomoni.world import bundled_world, held_out_questions, is_right
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tomoni.evaluate.metrics import Interval
     from tomoni.loop.rehearse_world import PersonKind
     from tomoni.loop.round import Played
     from tomoni.loop.simulated import Panel
@@ -45,6 +45,7 @@ MEASURED_SEED = 77
 
 def show(folder: Path, options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Play it in `folder`/round, with `folder`/run as the first version; the figures."""
+    from tomoni.evaluate.subject import open_subject
     from tomoni.loop.round import Wanted, play
     from tomoni.loop.simulated import Panel
     from tomoni.registry import Registry
@@ -52,15 +53,15 @@ def show(folder: Path, options: argparse.Namespace, console: Console) -> dict[st
 
     begin = time.monotonic()
     workspace = folder / "round"
-    first = _open(workspace, folder / "run", options.seed)
+    first = _open(workspace, folder / "run")
     panel = Panel.move_in(workspace, taste_of(TASTE), KINDS, seed=options.seed)
     console.print(
         f"\n[bold]A round with people.[/bold] {len(KINDS)} simulated people share a hidden taste. Some read\n"
         "carefully, some slip, one clicks at random, one always left. The loop sees what\n"
         "they say, never the taste, and not who is who.\n"
     )
-    said = _teach(panel, first)
-    console.print(f"  {said} judgements on pairs of {first.id}'s answers, chosen for what they teach")
+    panel.teach(open_subject(first.model), first, TEACHING)
+    console.print(f"  {TEACHING} judgements on pairs of {first.id}'s answers, chosen for what they teach")
     wanted = Wanted(workspace, price_per_hour=options.price_per_hour)
     with console.status("training a candidate on what they said …"):
         played = play(wanted)
@@ -76,7 +77,7 @@ def show(folder: Path, options: argparse.Namespace, console: Console) -> dict[st
             told = judged
             console.print(f"    after {judged:3} judgements  {_line(played)}")
     body: dict[str, Any] = {
-        "judgements": said,
+        "judgements": TEACHING,
         "gate_judgements": judged,
         "state": played.state,
         "folder": str(played.folder),
@@ -87,7 +88,7 @@ def show(folder: Path, options: argparse.Namespace, console: Console) -> dict[st
     return body
 
 
-def _open(workspace: Path, run: Path, seed: int) -> Version:
+def _open(workspace: Path, run: Path) -> Version:
     from tomoni.feedback.store import Store
     from tomoni.registry import Registry
     from tomoni.studio.opening import first_probes, first_prompts
@@ -100,13 +101,6 @@ def _open(workspace: Path, run: Path, seed: int) -> Version:
         first_prompts(store, registry)
     first_probes(workspace, registry)
     return registry.get(first.id)
-
-
-def _teach(panel: Panel, first: Version) -> int:
-    from tomoni.evaluate.subject import open_subject
-
-    panel.teach(open_subject(first.model), first, TEACHING)
-    return TEACHING
 
 
 def _line(played: Played) -> str:
@@ -140,7 +134,7 @@ def _truth(panel: Panel, registry: Any, first: Version, played: Played, console:
         f" [bold]{found.value:.0%}[/bold] ({found.low:.0%} to {found.high:.0%})\n"
         f"  Right answers: {100 * change.value:+.1f} points ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
     )
-    return {"taste_prefers": _json(found), "right_change": _json(change)}
+    return {"taste_prefers": asdict(found), "right_change": asdict(change)}
 
 
 def _people(panel: Panel, played: Played, console: Console) -> list[dict[str, Any]]:
@@ -163,7 +157,3 @@ def _say(console: Console, body: dict[str, Any], price: float) -> None:
         f" (${body['seconds'] / 3600 * price:.4f})\n  The round's page: {body['folder']}/report.html",
         soft_wrap=True,
     )
-
-
-def _json(found: Interval) -> dict[str, float]:
-    return {"value": found.value, "low": found.low, "high": found.high}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tomoni.durable import atomic_write
 
 FOLDER = "rounds"
+PREFERENCE = ("preferred", "worse", "hardly_better", "not_sure_yet")  # the gate's reasons that tell of the win rate
 LOCK = "lock"  # in it: held while a round is played
 OWNERS = (
     "<!--owner-->",
@@ -46,6 +48,13 @@ def ended(folder: Path) -> Literal["promoted", "kept", "closed"] | None:
         return "promoted" if output["promoted"] is True else "kept"
     except (OSError, ValueError, KeyError, TypeError):
         return "kept"
+
+
+def at_random(reasons: Sequence[Mapping[str, Any]]) -> int | None:
+    """Of a report's reasons: how many pairs the win rate is of, those drawn for all prompts and not for single topics."""
+    counts = (one["numbers"].get("n") for one in reasons if one["key"] in PREFERENCE)
+    found = next(counts, None)
+    return None if found is None else int(found)
 
 
 def for_everybody(page: str) -> str:

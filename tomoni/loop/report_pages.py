@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tomoni.feedback.roundfolders import at_random
 from tomoni.loop import words
 from tomoni.loop.gate import Reason
 from tomoni.loop.page import (
@@ -29,7 +30,6 @@ from tomoni.loop.page import (
 Body = Mapping[str, Any]
 TONES: Mapping[str, Tone] = {"passed": "good", "failed": "bad", "open": "wait", "note": "plain"}
 OUTCOME_TONE: Mapping[str, Tone] = {"promote": "good", "keep": "bad", "undecided": "wait"}
-PREFERENCE = ("preferred", "worse", "hardly_better", "not_sure_yet")  # reasons that count pairs drawn at random
 MOVED = 0.3  # total variation of topics, from which it is said
 WANING = 0.3  # of a person's weight
 ALPACA_FARM = 926  # labels per point of win rate: 44.3 to 55.1 % by 10,000 pairs
@@ -132,13 +132,12 @@ def _tiles(body: Body) -> Html:
 
 def _judged(body: Body) -> tuple[str, str]:
     """By how many people; and how many pairs speak for all prompts, where small topics were given more."""
-    judges, reasons = body["judges"], body["decision"]["reasons"]
-    at_random = next((one["numbers"].get("n") for one in reasons if one["key"] in PREFERENCE), None)
-    if at_random is None or at_random >= body["decision"]["counted"]:
+    judges, drawn = body["judges"], at_random(body["decision"]["reasons"])
+    if drawn is None or drawn >= body["decision"]["counted"]:
         return f"by {judges} people", f"{judges}人による"
     return (
-        f"by {judges} people; {at_random:.0f} drawn at random, the others for single topics",
-        f"{judges}人による（うち{at_random:.0f}組は無作為、ほかは話題ごとの確認）",
+        f"by {judges} people; {drawn} drawn at random, the others for single topics",
+        f"{judges}人による（うち{drawn}組は無作為、ほかは話題ごとの確認）",
     )
 
 

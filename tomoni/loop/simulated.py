@@ -60,7 +60,7 @@ class Panel:
     taste: Taste
     members: Sequence[Member]
     seed: int = 0
-    _said: dict[str, int] = field(default_factory=dict)  # answers so far, by member
+    _asked: int = 0  # pairs of rounds judged so far, by all in turn
 
     @classmethod
     def move_in(cls, workspace: Path, taste: Taste, kinds: Sequence[PersonKind], *, seed: int = 0) -> Panel:
@@ -102,15 +102,11 @@ class Panel:
     ) -> None:
         first, second = pool.answers[pair.first], pool.answers[pair.second]
         prompt = pool.prompts[pair.prompt]
-        verdict = self.verdict(member, (first.text, second.text), side, f"{pair.id} {number}")
-        order = (0, 1) if side > 0 else (1, 0)
-        value = {"verdict": verdict.value, "strength": 0 if verdict is Verdict.TIE else 1}
+        texts = (first.text, second.text)
+        verdict = self.verdict(member, texts, side, f"{pair.id} {number}")
         extra = {"purpose": purpose, "pair": pair.id, "prompt": prompt.id, "selected_by": pair.selected_by}
-        said = Judgement(
-            f"{self.seed}-said-{first.version}-{number}", member.id, prompt.messages, (first.text, second.text), order, Kind.COMPARISON, value,
-            extra=extra,
-        )  # fmt: skip
-        store.judge(said, key=said.id)
+        id = f"{self.seed}-said-{first.version}-{number}"
+        _say(store, id, member, prompt.messages, texts, side, verdict, extra)
         if purpose == "train":
             pool.learn(pair, verdict)
 
@@ -141,19 +137,12 @@ class Panel:
             waiting = [pair for pair in store.pairs(purpose="gate", judged=False) if pair.id.partition("~")[0] in by_id]
             for pair in waiting[:most]:
                 one = by_id[pair.id.partition("~")[0]]
-                said = sum(self._said.values())
-                member = self.members[said % len(self.members)]
-                self._said[member.id] = self._said.get(member.id, 0) + 1
+                member = self.members[self._asked % len(self.members)]
+                self._asked += 1
                 side = random.Random(f"{self.seed} {pair.id}").choice((1, -1))
                 verdict = self.verdict(member, one.texts, side, pair.id)
-                value = {"verdict": verdict.value, "strength": 0 if verdict is Verdict.TIE else 1}
                 extra = {"purpose": "gate", "pair": pair.id, "prompt": one.prompt}
-                order = (0, 1) if side > 0 else (1, 0)
-                judgement = Judgement(
-                    f"{pair.id}-{member.name}", member.id, one.messages, one.texts, order, Kind.COMPARISON, value,
-                    extra=extra,
-                )  # fmt: skip
-                store.judge(judgement, key=judgement.id)
+                _say(store, f"{pair.id}-{member.name}", member, one.messages, one.texts, side, verdict, extra)
         return len(waiting[:most])
 
     def verdict(self, member: Member, texts: tuple[str, str], side: int, key: str) -> Verdict:
@@ -172,8 +161,23 @@ class Panel:
         """How often the taste itself, without anybody's slips, likes the answers after better; ties count half."""
         gaps = [self.taste.score(new) - self.taste.score(old) for old, new in zip(before, after, strict=True)]
         won = [1.0 if gap > EQUAL else 0.0 if gap < -EQUAL else 0.5 for gap in gaps]
-        found = paired_bootstrap([0.0] * len(won), won)
-        return Interval(found.value, found.low, found.high)
+        return paired_bootstrap([0.0] * len(won), won)
+
+
+def _say(
+    store: Store,
+    id: str,
+    member: Member,
+    prompt: tuple[Message, ...],
+    texts: tuple[str, str],
+    side: int,
+    verdict: Verdict,
+    extra: Mapping[str, Any],
+) -> None:
+    """As the studio stores a comparison; `side`: 1 where the first was shown left."""
+    value = {"verdict": verdict.value, "strength": 0 if verdict is Verdict.TIE else 1}
+    order = (0, 1) if side > 0 else (1, 0)
+    store.judge(Judgement(id, member.id, prompt, texts, order, Kind.COMPARISON, value, extra=extra), key=id)
 
 
 @dataclass(slots=True)

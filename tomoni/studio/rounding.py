@@ -7,7 +7,6 @@ No torch.
 from __future__ import annotations
 
 import json
-import math
 import socket
 import threading
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tomoni import locking
-from tomoni.feedback.roundfolders import FOLDER, LOCK, close, ended, for_everybody, is_open, rounds
+from tomoni.feedback.roundfolders import FOLDER, LOCK, at_random, close, ended, for_everybody, is_open, rounds
 from tomoni.records import Kind
 from tomoni.studio.faults import Fault
 from tomoni.studio.processes import Processes, last_words
@@ -40,9 +39,6 @@ AGES: Mapping[When, timedelta] = {"day": timedelta(days=1), "week": timedelta(da
 STAGES = ("prompts", "people", "snapshot", "checks", "train", "probes", "answers", "asking")
 STATES = ("starting", "running", "waiting", "failed", "stopped")  # that a folder can say of itself
 ENDED = ("promoted", "kept", "closed")
-
-
-PREFERENCE = ("preferred", "worse", "hardly_better", "not_sure_yet")  # reasons that tell of the win rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +77,8 @@ class Seen:
     @property
     def pairs(self) -> int:
         """Those that the win rate is of: drawn for all prompts, not for single topics."""
-        reasons = self.decision.get("reasons") or []
-        counted = [one["numbers"]["n"] for one in reasons if one["key"] in PREFERENCE and "n" in one.get("numbers", {})]
-        return int(counted[0]) if counted else int(self.decision.get("counted") or 0)
+        drawn = at_random(self.decision.get("reasons") or [])
+        return int(self.decision.get("counted") or 0) if drawn is None else drawn
 
     @property
     def evidence(self) -> float:
@@ -92,10 +87,6 @@ class Seen:
         if not decision:
             return 0.0
         return min(max(float(decision["log_e"]) / max(float(decision["needed"]), 1e-9), 0.0), 1.0)
-
-    @property
-    def needed(self) -> float:
-        return math.exp(float(self.decision.get("needed", 0.0)))
 
 
 @dataclass
