@@ -28,16 +28,19 @@ Experiments with simulated people; `tomoni rehearse EXPERIMENT --help` for an ex
 """
 
 
+Quick = Annotated[bool, typer.Option("--quick", help="the small tier: shows that it runs, proves nothing")]
+FirstSeed = Annotated[int | None, typer.Option("--first-seed", help="other seeds than the protocol's, to look around")]
+AsJson = Annotated[Path | None, typer.Option("--json", help="write the figures to this file as well")]
+
+
 def people(
-    quick: Annotated[bool, typer.Option("--quick", help="the small tier: shows that it runs, proves nothing")] = False,
+    quick: Quick = False,
     only: Annotated[
         str, typer.Option("--only", help="some experiments: E0, E2, E3, E4, E4-auc, E4-skill, E4-others, with commas")
     ] = "",
     world: Annotated[str, typer.Option("--world", help="some worlds: linear, curved, texts, with commas")] = "",
-    first_seed: Annotated[
-        int | None, typer.Option("--first-seed", help="other seeds than the protocol's, to look around")
-    ] = None,
-    as_json: Annotated[Path | None, typer.Option("--json", help="write the figures to this file as well")] = None,
+    first_seed: FirstSeed = None,
+    as_json: AsJson = None,
 ) -> None:
     """Simulated annotators against a hidden taste: experiments E0, E2, E3 and E4 of docs/science.md."""
     from tomoni.loop.rehearse_people import protocol, rehearse
@@ -71,11 +74,9 @@ def number(value: float) -> str:
 
 
 def gate(
-    quick: Annotated[bool, typer.Option("--quick", help="the small tier: shows that it runs, proves nothing")] = False,
-    first_seed: Annotated[
-        int | None, typer.Option("--first-seed", help="other seeds than the protocol's, to look around")
-    ] = None,
-    as_json: Annotated[Path | None, typer.Option("--json", help="write the figures to this file as well")] = None,
+    quick: Quick = False,
+    first_seed: FirstSeed = None,
+    as_json: AsJson = None,
 ) -> None:
     """False promotions under constant looking, and judgements needed: experiment E6 of docs/rounds.md."""
     from tomoni.loop.rehearse_gate import protocol, rehearse
@@ -91,11 +92,9 @@ def gate(
 
 
 def poison(
-    quick: Annotated[bool, typer.Option("--quick", help="the small tier: shows that it runs, proves nothing")] = False,
-    first_seed: Annotated[
-        int | None, typer.Option("--first-seed", help="other seeds than the protocol's, to look around")
-    ] = None,
-    as_json: Annotated[Path | None, typer.Option("--json", help="write the figures to this file as well")] = None,
+    quick: Quick = False,
+    first_seed: FirstSeed = None,
+    as_json: AsJson = None,
 ) -> None:
     """A fifth of the people lie about one topic, in training and in the gate (docs/rounds.md)."""
     from tomoni.loop.rehearse_poison import protocol, rehearse
@@ -109,15 +108,13 @@ def poison(
 
 
 def rounds(
-    quick: Annotated[bool, typer.Option("--quick", help="the small tier: shows that it runs, proves nothing")] = False,
+    quick: Quick = False,
     only: Annotated[str, typer.Option("--only", help="some experiments: E1, E5, E8, with commas")] = "",
     tier: Annotated[
         str, typer.Option("--tier", help="numbers (minutes), or model: a language model of the package")
     ] = "numbers",
-    first_seed: Annotated[
-        int | None, typer.Option("--first-seed", help="other seeds than the protocol's, to look around")
-    ] = None,
-    as_json: Annotated[Path | None, typer.Option("--json", help="write the figures to this file as well")] = None,
+    first_seed: FirstSeed = None,
+    as_json: AsJson = None,
 ) -> None:
     """Loop against offline, over-optimisation, ten rounds: experiments E1, E5 and E8 of docs/rounds.md."""
     from tomoni.loop.rehearse_rounds import protocol, rehearse
