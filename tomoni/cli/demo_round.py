@@ -39,7 +39,7 @@ TEACHING = 140  # judgements to learn from
 BATCH = 20  # judgements between two looks at the evidence
 TELL = 60  # judgements between two lines on the screen
 MOST = 600  # judgements for the gate, after which it is left undecided
-MEASURED = 300  # questions on which the taste itself is asked
+MEASURED = 600  # questions on which the taste itself is asked
 MEASURED_SEED = 77
 
 
@@ -91,7 +91,7 @@ def show(folder: Path, options: argparse.Namespace, console: Console) -> dict[st
 def _open(workspace: Path, run: Path) -> Version:
     from tomoni.feedback.store import Store
     from tomoni.registry import Registry
-    from tomoni.studio.opening import first_probes, first_prompts
+    from tomoni.studio.opening import first_prompts
 
     workspace.mkdir()
     registry = Registry.open(workspace)
@@ -99,7 +99,6 @@ def _open(workspace: Path, run: Path) -> Version:
     with Store.open(workspace) as store:
         store.add_person("demo", role="owner", lang="en")
         first_prompts(store, registry)
-    first_probes(workspace, registry)
     return registry.get(first.id)
 
 

@@ -54,7 +54,8 @@ class Member:
 
 @dataclass(slots=True)
 class Panel:
-    """The people of one workspace. What they say is drawn by `seed`, each pair by itself: the same after a kill."""
+    """The people of one workspace. What they say is drawn by `seed` and their names, each pair by itself: the same after a
+    kill, and in another workspace, where their ids are others."""
 
     workspace: Path
     taste: Taste
@@ -82,19 +83,19 @@ class Panel:
             pool = Pool.drawn(store, subject, version, prompts=max(count, 40), seed=self.seed)
             gold = self._golden(store, pool)
             judged: dict[str, list[str]] = {}
-            seen: dict[str, list[weave.Seen]] = {member.id: [] for member in self.members}
+            seen: dict[str, list[weave.Seen]] = {member.name: [] for member in self.members}
             queue: list[Pair] = []
             for number in range(count):
                 member = self.members[number % len(self.members)]
-                due = weave.next_for(member.id, seen[member.id], gold=list(gold.values()), judged_by=judged)
+                due = weave.next_for(member.name, seen[member.name], gold=list(gold.values()), judged_by=judged)
                 if due.pair is None:
                     queue = queue or pool.chosen(store, BATCH, seed=self.seed * 1000 + number)
                     pair, side = queue.pop(0), random.Random(f"{self.seed} {number}").choice((1, -1))
                 else:
                     pair, side = pool.pairs[due.pair], due.side
                 self._teach_one(store, pool, pair, member, side, due.purpose, number)
-                judged.setdefault(pair.id, []).append(member.id)
-                seen[member.id].append(weave.Seen(pair.id, 1 if side > 0 else -1))
+                judged.setdefault(pair.id, []).append(member.name)
+                seen[member.name].append(weave.Seen(pair.id, 1 if side > 0 else -1))
             return len(pool.among)
 
     def _teach_one(
@@ -153,7 +154,7 @@ class Panel:
             return Verdict.TIE
         length = float(np.log((len(texts[0]) + 1) / (len(texts[1]) + 1)))
         chance = member.person.first_wins(Seen(SHARPNESS * gap, length, side, 1, 0))
-        return Verdict.FIRST if random.Random(f"{self.seed} {member.id} {key}").random() < chance else Verdict.SECOND
+        return Verdict.FIRST if random.Random(f"{self.seed} {member.name} {key}").random() < chance else Verdict.SECOND
 
     # -- truth ---------------------------------------------------------------------------------------------------------
 
