@@ -29,6 +29,7 @@ from tomoni.engine.frozen import Below, lowest_trained, without_draws
 from tomoni.engine.head import target_logprobs
 from tomoni.engine.lanes import added, deal, how_many, side_by_side
 from tomoni.engine.memory import fitting, naming_memory
+from tomoni.engine.pending import Pending
 from tomoni.engine.pooling import pooled
 from tomoni.engine.reference import Reference
 from tomoni.engine.setup import (
@@ -41,7 +42,7 @@ from tomoni.engine.setup import (
     pick_device,
 )
 from tomoni.engine.sums import Sums, numpy_of, spread, to_minimise
-from tomoni.errors import CheckpointError, Diverged
+from tomoni.errors import CheckpointError
 from tomoni.losses import Loss, Outputs, Term, Unit
 from tomoni.report import Mean, Stats
 from tomoni.rows import Float32, Item, Row
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from tomoni.engine.kept import KeptOutputs
+    from tomoni.engine.replay import Replay
     from tomoni.engine.sampler import Sampler
 
 # tokens of a micro-batch to begin with; out of memory halves it. On a CPU more brings nothing and costs cache.
@@ -107,9 +109,8 @@ class Engine:
         self.updates = 0
         self.budget = cfg.tokens_per_microbatch or TOKENS_PER_MICROBATCH.get(self.device.type, 4096)
         self.looking_budget = self.budget  # of its own, so that looking never changes how a step is cut
-        self._step_ids: tuple[str, ...] = ()
-        self._finite_loss = True
-        self._redo: Callable[[], list[str]] | None = None
+        self.replay: Replay | None = None  # learnt beside every step
+        self.pending: Pending | None = None
 
     # -- looking: no gradient, no dropout, no trace ------------------------------------------------------------------
 
@@ -186,24 +187,24 @@ class Engine:
 
     # -- training ----------------------------------------------------------------------------------------------------
 
-    def forward_backward(self, items: Sequence[Item], loss: Loss) -> Stats:
+    def forward_backward(self, items: Sequence[Item], loss: Loss, *, first_draw: int = 0) -> Stats:
         """The whole step: gradients of the sum of all terms, each divided once by its own count over the step.
 
         Out of memory halves the micro-batch and begins the step again. `Stats` holds each term's sum and count.
         """
         if not items:
             raise ValueError("a step has at least one item")
-        stats, self.budget = fitting(
-            lambda budget: self._forward_backward(items, loss, budget), items, budget=self.budget, device=self.device
-        )
+        work = partial(self._forward_backward, items, loss, first_draw)
+        stats, self.budget = fitting(work, items, budget=self.budget, device=self.device)
         return stats
 
     def optim_step(self, lr: float) -> Stats:
         """Clip and update. A loss or gradient that is not finite changes no weight: under "skip" the step is counted
-        as skipped, under "stop" `Diverged` names the records."""
+        as skipped, under "stop" `Diverged` names the records. What is replayed is learnt in the same update."""
+        replayed = Stats() if self.replay is None else self.replay.add_to(self)
         weights = [weight for weight in self.trained.values() if weight.grad is not None]
         norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None], foreach=True)
-        finite = self._finite_loss and bool(torch.isfinite(norm))
+        finite = (self.pending is None or self.pending.finite) and bool(torch.isfinite(norm))
         if not finite:
             self._refuse_nonfinite()
         else:
@@ -217,8 +218,16 @@ class Engine:
             torch.autograd.graph.increment_version(weights)
         self.optimizer.zero_grad(set_to_none=True)
         self.updates += 1
-        stats = Stats(learning_rate=Mean(lr), skipped=Mean(0.0 if finite else 1.0))
+        stats = replayed | Stats(learning_rate=Mean(lr), skipped=Mean(0.0 if finite else 1.0))
         return stats | {"grad_norm": Mean(float(norm))} if finite else stats
+
+    @contextlib.contextmanager
+    def at_temperature(self, temperature: float) -> Iterator[None]:
+        before, self.temperature = self.temperature, temperature
+        try:
+            yield
+        finally:
+            self.temperature = before
 
     # -- sampling ----------------------------------------------------------------------------------------------------
 
@@ -297,7 +306,7 @@ class Engine:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _forward_backward(self, items: Sequence[Item], loss: Loss, budget: int) -> Stats:
+    def _forward_backward(self, items: Sequence[Item], loss: Loss, first_draw: int, budget: int) -> Stats:
         count = counts(items)
         sums = Sums()
         self._training_mode()
@@ -308,14 +317,13 @@ class Engine:
         if len(lanes) > 1:
             self._in_lanes(lanes, loss, count, sums, budget)
         else:
-            for index, batch in enumerate(self._batches(items, budget)):
+            for index, batch in enumerate(self._batches(items, budget), first_draw):
                 terms, objective = self._objective(batch, loss, count, index)
                 if objective.requires_grad:  # not where none of the micro-batch's positions is trained
                     objective.backward()
                 sums.add(terms)
-        self._finite_loss = sums.finite
-        self._step_ids = tuple(item.id for item in items)
-        self._redo = lambda: self._nonfinite_items(items, loss)
+        blame = partial(self._nonfinite_items, items, loss)
+        self.pending = Pending(tuple(item.id for item in items), sums.finite, blame)
         return sums.over(count)
 
     def _in_lanes(
@@ -464,16 +472,11 @@ class Engine:
             yield
 
     def _refuse_nonfinite(self) -> None:
-        if self.cfg.on_nonfinite == "skip" or self._redo is None:
+        if self.cfg.on_nonfinite == "skip" or self.pending is None:
             return
-        ids = self._redo() or list(self._step_ids)
+        error = self.pending.diverged(self.updates)
         self.optimizer.zero_grad(set_to_none=True)
-        raise Diverged(
-            f"the loss or gradient of step {self.updates} is not finite; no weight was changed. "
-            f"Records: {', '.join(ids[:10])}{' …' if len(ids) > 10 else ''}",
-            record_ids=ids,
-            next_step="look at these records, lower learning_rate, or set on_nonfinite: skip",
-        )
+        raise error
 
     def _nonfinite_items(self, items: Sequence[Item], loss: Loss) -> list[str]:
         """The items whose own loss or gradient is not finite, each computed alone."""

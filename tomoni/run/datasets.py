@@ -105,7 +105,7 @@ def datasets(
 ) -> Datasets:
     """Raises DataError for bad rows (under "stop"), rows too long (under "stop"), and where nothing is left to train on.
     Bad rows under "quarantine" go into the file `quarantine`."""
-    parts = _Parts(cfg, method, fingerprint(tokenizer), render, quarantine)
+    parts = Parts(cfg, method, fingerprint(tokenizer), render, quarantine)
     share = cfg.validation_share
     train = parts.store("train", cfg.train_file, lambda record: not held_out(record, share) and trained_on(record, cfg))
     files, chosen = cfg.validation_file or cfg.train_file, lambda record: held_out(record, share) if share else True
@@ -154,7 +154,7 @@ def _place(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
-class _Parts:
+class Parts:
     """Builds the stores of a run's parts, and keeps what should be said about them."""
 
     def __init__(

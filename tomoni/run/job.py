@@ -47,6 +47,7 @@ class Job:
     answer: Callable[[], list[str]] | None = None
     rewards: Rewards | None = None
     eval_rewards: Rewards | None = None  # what scores when the model is looked at; None: the same
+    replayed: Callable[[], Sequence[str]] = tuple  # ids of what was replayed since it was last asked
     more_figures: Callable[[], Mapping[str, Any]] = dict  # of the finished model, for the report
     device_type: str = "cpu"
     notices: Sequence[str] = field(default=())

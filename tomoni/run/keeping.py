@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from tomoni.engine.engine import Engine
 
 
-def keep_frozen(cfg: TrainingSettings, engine: Engine, data: Datasets, say: Callable[[str], None]) -> str | None:
+def keep_frozen(
+    cfg: TrainingSettings, engine: Engine, data: Datasets, say: Callable[[str], None], *, besides: int = 0
+) -> str | None:
     """Have the engine run its lowest, frozen layers once a row, where rows are seen again. What to say about it, or
-    None where there is nothing to keep. `say` is told what goes wrong later.
+    None where there is nothing to keep. `say` is told what goes wrong later. `besides`: tokens of rows that are replayed.
 
     Where the disk has no room they are computed again each time, and that is said.
     """
@@ -28,7 +30,7 @@ def keep_frozen(cfg: TrainingSettings, engine: Engine, data: Datasets, say: Call
     if not below.works:
         return None
     tokens = _tokens(data.train) + (_tokens(data.looked_at) if data.looked_at_is == "validation" else 0)
-    needed = below.bytes_needed(tokens)
+    needed = below.bytes_needed(tokens + besides)
     name = fingerprint(engine.forward, engine.frozen_layers, autocast=engine.autocast, half=half)
     root = cache_folder("kept")
     layers = f"outputs of the {engine.frozen_layers} frozen layers"

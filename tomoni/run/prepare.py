@@ -30,6 +30,7 @@ from tomoni.run.holding import (
 from tomoni.run.job import Job, Tokenizer
 from tomoni.run.keeping import keep_frozen
 from tomoni.run.methods import method_module
+from tomoni.run.replaying import replayed
 from tomoni.run.samples import answers, samples
 from tomoni.run.tasks import prepare_task, word_renderer
 from tomoni.settings.common import TrainingSettings
@@ -67,6 +68,7 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
     render: Any = pair_renderer(cfg, start.tokenizer) if start.encoder else None
     render = render or (word_renderer(cfg, start.tokenizer) if masked else _renderer(cfg, start.tokenizer))
     data = datasets.datasets(cfg, method, start.tokenizer, render, folder.root / "quarantine.jsonl")
+    again = replayed(cfg, start.tokenizer, render.template, folder.root / "quarantine-replay.jsonl")
     given, cfg = cfg, cfg.with_steps(len(data.train))
     if cfg.steps == 0:
         raise ConfigError("max_steps is 0", next_step="set it to the number of steps, or -1 for num_train_epochs")
@@ -75,7 +77,8 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
     trained = chosen(_model(cfg, start, scores="score" in held), cfg, held)
     adapter = trained.adapter and "score" not in held and not masked
     context = longest_row(trained.model)
-    _require_context(context, data.longest + getattr(cfg, "max_completion_length", 0))
+    longest = data.longest + getattr(cfg, "max_completion_length", 0)
+    _require_context(context, longest if again is None else max(longest, again.longest))
     another = reference_engine(cfg, start.tokenizer) if "reference" in held else None
     engine = Engine(
         trained.model,
@@ -87,7 +90,10 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
         tokenizer=start.tokenizer,
         temperature=getattr(cfg, "temperature", 1.0),
     )
-    kept = None if "rewards" in held or masked else keep_frozen(cfg, engine, data, lambda text: tell(Notice(text)))
+    engine.replay = None if again is None else again.replay
+    replay_tokens = 0 if again is None else again.rows.tokens
+    say = lambda text: tell(Notice(text))  # noqa: E731
+    kept = None if "rewards" in held or masked else keep_frozen(cfg, engine, data, say, besides=replay_tokens)
     asked = []
     if isinstance(render, Renderer) and "score" not in held:
         asked = samples(data.records, render, start.tokenizer, count=cfg.sample_prompts, context=context)
@@ -100,7 +106,8 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
         items=len(data.train),
         looked_at=data.looked_at,
         looked_at_is=data.looked_at_is,
-        inputs={"model": start.identity, "data": data.key, "items": len(data.train)},
+        inputs={"model": start.identity, "data": data.key, "items": len(data.train)}
+        | ({} if again is None else {"replay": again.key, "replay_items": len(again.rows)}),
         trained_weights=trained.trainable,
         result_name="adapter" if adapter else "model",
         result_bytes=4 * (trained.trainable if adapter else trained.total) + (1 << 24),
@@ -114,7 +121,14 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
         rewards=rewards,
         eval_rewards=eval_rewards,
         device_type=engine.device.type,
-        notices=(*render.notes, *data.notices, *_too_few(cfg, len(data.train)), *([kept] if kept else [])),
+        replayed=tuple if again is None else again.replay.take,
+        notices=(
+            *render.notes,
+            *data.notices,
+            *(again.notices if again else ()),
+            *_too_few(cfg, len(data.train)),
+            *([kept] if kept else []),
+        ),
     )
 
 

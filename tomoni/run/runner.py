@@ -189,7 +189,10 @@ class Runner:
 
     def _account(self, report: Report) -> None:
         self.carried.add(report, peak_bytes(self.job.device_type))
-        self.ledger.append({"step": report.step, "items": list(report.item_ids)})
+        replayed = list(self.job.replayed())
+        self.ledger.append(
+            {"step": report.step, "items": list(report.item_ids)} | ({"replayed": replayed} if replayed else {})
+        )
         if self.completions is not None:
             for completion in report.completions:
                 self.completions.append({"step": report.step, **completion})

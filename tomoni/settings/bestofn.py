@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from tomoni.settings.common import Filled, Phase, TrainingSettings
+from tomoni.settings.replay import ReplaySettings, replay_phases
 from tomoni.settings.rollouts import FORMS, RolloutSettings, require_a_group
 
 __all__ = ["FORMS", "Config", "phases"]
 
 
-class Config(TrainingSettings, RolloutSettings):
+class Config(TrainingSettings, RolloutSettings, ReplaySettings):
     method: Literal["bestofn"] = "bestofn"
     model_name_or_path: Filled
     chat_template: Filled | None = None
@@ -33,5 +34,6 @@ def phases(cfg: Config) -> tuple[Phase, ...]:
         Phase("sample", models=("policy",), passes=("sample",), units=sampled),
         Phase("score", models=("rewards",), passes=("forward",), units=sampled),
         Phase("distance", models=("reference",), passes=("forward",)),
+        *replay_phases(cfg),
         Phase("train", models=("policy",), passes=("forward", "backward", "update")),
     )

@@ -8,12 +8,13 @@ from pydantic import Field, model_validator
 
 from tomoni.settings.common import Filled, Phase, TrainingSettings
 from tomoni.settings.reference import ReferenceSettings
+from tomoni.settings.replay import ReplaySettings, replay_phases
 from tomoni.settings.rollouts import FORMS, RolloutSettings, require_a_group
 
 __all__ = ["FORMS", "Config", "phases"]
 
 
-class Config(TrainingSettings, RolloutSettings, ReferenceSettings):
+class Config(TrainingSettings, RolloutSettings, ReferenceSettings, ReplaySettings):
     method: Literal["grpo"] = "grpo"
     model_name_or_path: Filled
     chat_template: Filled | None = None
@@ -45,6 +46,7 @@ def phases(cfg: Config) -> tuple[Phase, ...]:
         Phase("sample", models=("policy",), passes=("sample",), units="batch_size * num_generations"),
         Phase("score", models=("rewards",), passes=("forward",), units="batch_size * num_generations"),
         Phase("distance", models=("reference",), passes=("forward",), units="batch_size * num_generations"),
+        *replay_phases(cfg, "num_iterations"),
         Phase(
             "train",
             models=("policy",),

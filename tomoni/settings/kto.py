@@ -8,11 +8,12 @@ from pydantic import Field
 
 from tomoni.settings.common import Filled, Phase, Positive, TrainingSettings
 from tomoni.settings.reference import ReferenceSettings
+from tomoni.settings.replay import ReplaySettings, replay_phases
 
 FORMS = ("unpaired",)
 
 
-class Config(TrainingSettings, ReferenceSettings):
+class Config(TrainingSettings, ReferenceSettings, ReplaySettings):
     method: Literal["kto"] = "kto"
     model_name_or_path: Filled
     chat_template: Filled | None = None  # a Jinja file instead of the model's own; saved with the model
@@ -28,5 +29,6 @@ def phases(cfg: Config) -> tuple[Phase, ...]:
     return (
         Phase("distance", models=("reference",), passes=("forward",), units="2 * batch_size"),
         Phase("reference point", models=("policy",), passes=("forward",)),
+        *replay_phases(cfg),
         Phase("train", models=("policy",), passes=("forward", "backward", "update")),
     )

@@ -6,11 +6,12 @@ from typing import Literal
 
 from tomoni.settings.common import Filled, Phase, Positive, TrainingSettings
 from tomoni.settings.pairs import FORMS
+from tomoni.settings.replay import ReplaySettings, replay_phases
 
 __all__ = ["FORMS", "Config", "phases"]
 
 
-class Config(TrainingSettings):
+class Config(TrainingSettings, ReplaySettings):
     method: Literal["orpo"] = "orpo"
     model_name_or_path: Filled
     chat_template: Filled | None = None  # a Jinja file instead of the model's own; saved with the model
@@ -20,4 +21,7 @@ class Config(TrainingSettings):
 
 
 def phases(cfg: Config) -> tuple[Phase, ...]:
-    return (Phase("train", models=("policy",), passes=("forward", "backward", "update"), units="2 * batch_size"),)
+    return (
+        *replay_phases(cfg),
+        Phase("train", models=("policy",), passes=("forward", "backward", "update"), units="2 * batch_size"),
+    )

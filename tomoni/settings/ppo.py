@@ -8,12 +8,13 @@ from pydantic import Field, model_validator
 
 from tomoni.settings.common import Filled, Phase, Positive, Share, TrainingSettings
 from tomoni.settings.reference import ReferenceSettings
+from tomoni.settings.replay import ReplaySettings, replay_phases
 from tomoni.settings.rollouts import FORMS, RolloutSettings
 
 __all__ = ["FORMS", "Config", "phases"]
 
 
-class Config(TrainingSettings, RolloutSettings, ReferenceSettings):
+class Config(TrainingSettings, RolloutSettings, ReferenceSettings, ReplaySettings):
     method: Literal["ppo"] = "ppo"
     model_name_or_path: Filled
     chat_template: Filled | None = None
@@ -57,6 +58,7 @@ def phases(cfg: Config) -> tuple[Phase, ...]:
         Phase("score", models=("rewards",), passes=("forward",), units=sampled),
         Phase("distance", models=("reference",), passes=("forward",), units=sampled),
         Phase("value", models=("policy", "value"), passes=("forward",), units=sampled),
+        *replay_phases(cfg, "num_ppo_epochs * num_mini_batches"),
         Phase(
             "train",
             models=("policy", "value"),

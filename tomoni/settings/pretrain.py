@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from tomoni.config import Frozen
 from tomoni.settings.common import Beta, Filled, Phase, TrainingSettings
+from tomoni.settings.replay import ReplaySettings, replay_phases
 
 
 class Shape(Frozen):
@@ -49,7 +50,7 @@ class Vocabulary(Frozen):
 FORMS = ("text",)  # of data that it learns from
 
 
-class Config(TrainingSettings):
+class Config(TrainingSettings, ReplaySettings):
     method: Literal["pretrain"] = "pretrain"
     objective: Literal["causal", "mlm"] = "causal"  # mlm: hidden words are guessed from both sides (BERT)
     mlm_probability: Annotated[float, Field(gt=0, lt=1)] = 0.15  # mlm: the share of tokens that are guessed
@@ -71,8 +72,12 @@ class Config(TrainingSettings):
             raise ValueError("tokenizer: a continued pretraining keeps the model's own tokenizer; remove this key")
         if not self.model_name_or_path and self.train != "all":
             raise ValueError(f"train: {self.train} stands on a trained model; name one, or train: all from scratch")
+        if self.replay_file and (self.objective == "mlm" or not self.model_name_or_path):
+            raise ValueError(
+                "replay_file is for a decoder that knows something already: name one, with objective: causal, or remove it"
+            )
         return self
 
 
 def phases(cfg: Config) -> tuple[Phase, ...]:
-    return (Phase("train", models=("policy",), passes=("forward", "backward", "update")),)
+    return (*replay_phases(cfg), Phase("train", models=("policy",), passes=("forward", "backward", "update")))

@@ -8,12 +8,13 @@ from pydantic import Field, model_validator
 
 from tomoni.settings.common import Filled, Phase, TrainingSettings
 from tomoni.settings.reference import ReferenceSettings
+from tomoni.settings.replay import ReplaySettings, replay_phases
 from tomoni.settings.rollouts import FORMS, RolloutSettings, require_a_group
 
 __all__ = ["FORMS", "Config", "phases"]
 
 
-class Config(TrainingSettings, RolloutSettings, ReferenceSettings):
+class Config(TrainingSettings, RolloutSettings, ReferenceSettings, ReplaySettings):
     method: Literal["rloo"] = "rloo"
     model_name_or_path: Filled
     chat_template: Filled | None = None
@@ -44,6 +45,7 @@ def phases(cfg: Config) -> tuple[Phase, ...]:
         Phase("sample", models=("policy",), passes=("sample",), units=sampled),
         Phase("score", models=("rewards",), passes=("forward",), units=sampled),
         Phase("distance", models=("reference",), passes=("forward",), units=sampled),
+        *replay_phases(cfg, "num_iterations"),
         Phase(
             "train",
             models=("policy",),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 from tomoni.settings.common import Filled, Phase, TrainingSettings
+from tomoni.settings.replay import ReplaySettings, replay_phases
 
 FORMS = ("text", "messages", "prompt_completion", "alpaca", "sharegpt")  # of data that it learns from
 CHOSEN_ONLY = "to learn the chosen answers alone: form: prompt_completion with columns: {completion: chosen}"
 
 
-class Config(TrainingSettings):
+class Config(TrainingSettings, ReplaySettings):
     method: Literal["sft"] = "sft"
     model_name_or_path: Filled
     # which tokens count: all assistant turns, only the last one, or every token
@@ -19,4 +20,4 @@ class Config(TrainingSettings):
 
 
 def phases(cfg: Config) -> tuple[Phase, ...]:
-    return (Phase("train", models=("policy",), passes=("forward", "backward", "update")),)
+    return (*replay_phases(cfg), Phase("train", models=("policy",), passes=("forward", "backward", "update")))

@@ -8,11 +8,12 @@ from pydantic import Field
 
 from tomoni.settings.common import Phase, Positive
 from tomoni.settings.pairs import FORMS, PairSettings
+from tomoni.settings.replay import ReplaySettings, replay_phases
 
 __all__ = ["FORMS", "Config", "phases"]
 
 
-class Config(PairSettings):
+class Config(PairSettings, ReplaySettings):
     method: Literal["simpo"] = "simpo"
     learning_rate: Positive = 1e-5
     beta: Positive = 2.0  # of the difference of mean log-probabilities
@@ -20,4 +21,7 @@ class Config(PairSettings):
 
 
 def phases(cfg: Config) -> tuple[Phase, ...]:
-    return (Phase("train", models=("policy",), passes=("forward", "backward", "update"), units="2 * batch_size"),)
+    return (
+        *replay_phases(cfg),
+        Phase("train", models=("policy",), passes=("forward", "backward", "update"), units="2 * batch_size"),
+    )
