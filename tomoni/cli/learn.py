@@ -19,12 +19,15 @@ def command(argv: list[str]) -> int:
             f"there is no workspace {options.workspace!r}", next_step="name the folder that the studio was started with"
         )
     from tomoni.loop.learn import Plan, learn
+    from tomoni.loop.replay import require_share
 
     plan = Plan(workspace.resolve(), after=options.judgements_after, price_per_hour=options.price_per_hour)
     if options.prompts is not None:
         plan = replace(plan, prompts=options.prompts)
     if options.threads is not None:
         plan = replace(plan, threads=options.threads)
+    if options.replay is not None:
+        plan = replace(plan, replay=require_share(options.replay))
     folder = learn(plan)
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     if options.json:
@@ -45,6 +48,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--judgements-after", type=int, default=0, metavar="N", help="only judgements after this number (default: all)"
     )
     parser.add_argument("--prompts", type=int, help="prompts to practise on (default: 120)")
+    parser.add_argument(
+        "--replay",
+        type=float,
+        metavar="SHARE",
+        help="share of what is learnt that is what the version was tuned on before, so that less of it is forgotten "
+        "(0 to 0.9; default: 0, none)",
+    )
     parser.add_argument("--threads", type=int, help="cores to train with (default: all)")
     parser.add_argument(
         "--price-per-hour", type=float, default=0.10, help="US dollars for an hour of this machine (default: 0.10)"
@@ -59,9 +69,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 def _show(result: dict[str, Any], folder: Path, workspace: str) -> None:
+    from tomoni.loop.words import replayed
+
     learnt = result["learnt_from"]
     parts = [f"{learnt[name]} {name}" for name in ("comparisons", "corrections", "thumbs") if learnt[name]]
     print(f"{result['version']} learnt from {', '.join(parts)}, in {result['seconds']} s (${result['cost']:.4f}).")
+    if result["replayed"]["share"]:
+        print(f"Replayed beside it: {replayed(result['replayed'])[0]}")
     if expected := result["expected_win_rate"]:
         print(
             f"Its answers should be preferred in {expected['value']:.0%} of cases ({expected['low']:.0%} to "

@@ -30,6 +30,9 @@ def play(
     method: Annotated[str, typer.Option(help="auto, learn, kto, dpo, grpo or ppo: how it trains")] = "auto",
     pairs: Annotated[int, typer.Option(min=8, max=2000, help="put before people, at most")] = 60,
     prompts: Annotated[int | None, typer.Option(min=1, help="to practise on")] = None,
+    replay: Annotated[
+        float, typer.Option(metavar="SHARE", help="of the training that is what was learnt before, 0 (none) to 0.9")
+    ] = 0.0,
     threads: Annotated[int | None, typer.Option(min=1, help="cores to train with (default: all)")] = None,
     price_per_hour: Annotated[float, typer.Option(min=0, help="US dollars for an hour of this machine")] = 0.10,
     as_json: Annotated[bool, typer.Option("--json", help="print the decision as JSON only")] = False,
@@ -41,13 +44,14 @@ def play(
     how many judgements are missing. Killed at any moment, it goes on where it was.
     """
     from tomoni.loop.methods import METHODS
+    from tomoni.loop.replay import require_share
     from tomoni.loop.round import Wanted, play
 
     if not workspace.is_dir():
         raise UserError(f"there is no workspace {str(workspace)!r}", next_step="name the folder of the studio")
     if method not in ("auto", *METHODS):
         raise UserError(f"--method {method!r} is not known", choices=["auto", *METHODS])
-    wanted = Wanted(workspace.resolve(), method, pairs, price_per_hour, threads, prompts)
+    wanted = Wanted(workspace.resolve(), method, pairs, price_per_hour, threads, prompts, replay=require_share(replay))
     played = play(wanted, new=new)
     while wait and played.state == "waiting":
         if not as_json:

@@ -30,6 +30,7 @@ from tomoni.feedback.store import Store
 from tomoni.loop import practice
 from tomoni.loop.practice import Lessons, Trainer, in_japanese
 from tomoni.loop.progress import Pace, Progress
+from tomoni.loop.replay import OFF, Replayed, gather
 from tomoni.loop.taste import Drawn, Expected, Prompt, Reader, best_of, expected_win_rate, understand
 from tomoni.records import Chat
 from tomoni.registry import Registry, Version
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from tomoni.feedback.head import Head
 
 PRICE_PER_HOUR = 0.10  # US dollars, of a machine like a laptop; the studio and the verb let people set their own
+REPLAY = 0.0  # share: see `loop.replay`
 TRIALS = 20  # unchanged answers among them are ties that nobody has to look at
 FEWEST_PROMPTS = 16  # that must be there to practise on
 AT_ONCE = 16  # prompts drawn between two looks at the clock
@@ -46,7 +48,8 @@ AT_ONCE = 16  # prompts drawn between two looks at the clock
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`sampling_seconds`: after so long no more prompts are drawn, if there are the fewest that are needed."""
+    """`sampling_seconds`: after so long no more prompts are drawn, if there are the fewest that are needed. `replay`: the
+    share of what is learnt that is what the version was tuned on before (`loop.replay`)."""
 
     workspace: Path
     after: int = 0  # judgements with a greater sequence number only
@@ -56,6 +59,7 @@ class Plan:
     trials: int = TRIALS
     sampling_seconds: float = 60.0
     threads: int | None = None
+    replay: float = REPLAY
 
 
 def learn(plan: Plan) -> Path:
@@ -89,6 +93,7 @@ class Material:
     sequence: int
     practise: list[Prompt]
     tried: list[PromptRow]
+    held_out: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,7 @@ class Practised:
     trials: list[dict[str, Any]]
     expected: Expected | None
     notes: list[str]
+    replayed: Replayed = OFF
 
 
 def _press(plan: Plan, registry: Registry, folder: Path, progress: Progress) -> dict[str, Any]:
@@ -124,6 +130,7 @@ def _press(plan: Plan, registry: Registry, folder: Path, progress: Progress) -> 
         "snapshot": material.snapshot.hash,
         "learnt_from": _counts(material.snapshot),
         "practised_on": {"prompts": practised.drawn, "own_answers": lessons.own, "corrections": lessons.corrected},
+        "replayed": practised.replayed.as_json(),
         "trials": practised.trials,
         "expected_win_rate": None if practised.expected is None else asdict(practised.expected),
         "notes": practised.notes,
@@ -135,6 +142,7 @@ def practise(
 ) -> Practised:
     """Train a candidate from `base` in `folder / "run"`; nothing is registered."""
     corrections = material.snapshot.corrections
+    replayed = gather(plan.workspace, registry, base, plan.replay, folder, material.held_out)
     with progress.opaque("reading"):
         from tomoni.evaluate.subject import open_subject
 
@@ -153,6 +161,7 @@ def practise(
         int(before.model.config.get_text_config().hidden_size),
         before.located.base is not None,
         threads=plan.threads,
+        replay=replayed,
     )
     notes: list[str] = []
     imitated = _imitated(drawn, reader, trainer, corrections, progress) if far else None
@@ -164,7 +173,7 @@ def practise(
     progress.say("answering")
     after = open_subject(folder / "run")
     trials, expected = _try(before, after, reader, head, material, notes, progress)
-    return Practised(lessons, len(drawn), trained.seconds, trials, expected, notes)
+    return Practised(lessons, len(drawn), trained.seconds, trials, expected, notes, replayed)
 
 
 def _read(plan: Plan) -> Material:
@@ -203,7 +212,7 @@ def material_of(
             f"{len(prompts)} prompts to practise on, and {FEWEST_PROMPTS} are needed",
             next_step="add prompts that people would ask (Prompts in the studio); they need no answers",
         )
-    return Material(snapshot, sequence, prompts, tried[: plan.trials])
+    return Material(snapshot, sequence, prompts, tried[: plan.trials], frozenset(row.id for row in held_out))
 
 
 def _shuffled(rows: Sequence[PromptRow], key: str) -> list[PromptRow]:

@@ -21,6 +21,7 @@ from tomoni.durable import atomic_write
 from tomoni.errors import RunError
 from tomoni.feedback.entries import plain_message
 from tomoni.feedback.snapshot import FOLDER, Snapshot
+from tomoni.loop.replay import OFF, Replayed
 
 if TYPE_CHECKING:
     from tomoni.loop.taste import Prompt
@@ -41,6 +42,9 @@ STEPS: Final[Mapping[str, Mapping[str, Any]]] = {
             "value_lr_ratio": 10, "missing_eos_penalty": 0.5} | ROLLOUT,
 }  # fmt: skip
 
+# how large a method's gradient is beside that of mean log-likelihoods, so that a share of the update is one
+SCALE: Final[Mapping[str, float]] = {"kto": 1.0, "dpo": 1.0, "grpo": 1.0, "ppo": 1.0}
+
 
 def methods_for(snapshot: Snapshot) -> tuple[Method, ...]:
     decided = len(snapshot.comparisons) - snapshot.ties
@@ -58,6 +62,7 @@ class Trainer:
     base: str
     threads: int | None = None
     seed: int = 0
+    replay: Replayed = OFF
 
     def train(self, method: Method, snapshot: Snapshot, folder: Path, on_event: Callable[[Event], None]) -> float:
         """The run is `folder`; its seconds."""
@@ -96,7 +101,7 @@ class Trainer:
             "seed": self.seed,
             "threads": self.threads,
         }
-        cfg = config_class(method)(**{**settings, **STEPS[method], **more})
+        cfg = config_class(method)(**{**settings, **STEPS[method], **more, **self.replay.settings(SCALE[method])})
         result = start(cfg, on_event=on_event)
         if result.status != "finished":
             raise RunError(f"{method} was stopped at step {result.step}", next_step="run the round again: it goes on")

@@ -22,6 +22,7 @@ import numpy as np
 
 from tomoni.durable import atomic_write
 from tomoni.errors import RunError
+from tomoni.loop.replay import OFF, Replayed
 from tomoni.loop.taste import Drawn, Prompt
 from tomoni.records import Chat, Message
 
@@ -126,6 +127,7 @@ class Trainer:
     has_adapter: bool
     seed: int = 0
     threads: int | None = None
+    replay: Replayed = OFF  # beside what is practised
 
     def imitate(self, corrections: Sequence[Chat], *, gently: float, on_event: Callable[[Event], None]) -> Result:
         """`gently`: 1, or a part of it where that made the model repeat itself."""
@@ -136,7 +138,8 @@ class Trainer:
     def practise(self, rows: Sequence[dict[str, Any]], *, far: bool, on_event: Callable[[Event], None]) -> Result:
         """`far`: towards answers that the model would hardly have given by itself."""
         part = self._part(all_weights=3e-4, adapter=4e-3) if far else self._part(adapter=1e-3)
-        return self._train("run", rows, {**part, "batch_size": 8, "num_train_epochs": 2}, on_event)
+        settings = {**part, "batch_size": 8, "num_train_epochs": 2, **self.replay.settings()}
+        return self._train("run", rows, settings, on_event)
 
     def _part(self, *, adapter: float, all_weights: float | None = None, times: float = 1.0) -> dict[str, Any]:
         scale = times * min(1.0, (WIDTH / self.width) ** 0.5)

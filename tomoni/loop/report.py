@@ -79,15 +79,14 @@ def gathered(
         "method": found["train"]["method"],
         "decision": _decision(decision),
         "learnt_from": found["snapshot"],
+        "replayed": _of_method(found["train"], "replayed"),
         "asked": {key: sum(int(one.get(key, 0)) for one in batches) for key in ("asked", "alike", "both")},
         "drift": batches[0].get("drift") if batches else None,
         "probes": {kind: _share(found["probes"][kind]) for kind in ("safety", "capability")},
         "people": people,
         "alpha": found["people"]["alpha"],
         "value": found["people"]["value"],
-        "expected": next(
-            (one["expected"] for one in found["train"]["tried"] if one["method"] == found["train"]["method"]), None
-        ),
+        "expected": _of_method(found["train"], "expected"),
         "understood": found["people"].get("understood"),
         "information_per_minute": _information(stored, found["people"]["people"]),
         "uses": _uses(round_, prompts),
@@ -102,6 +101,11 @@ def gathered(
         "labels_per_point": judgements / points if points > 0 and decision.counted else None,
         "shown": [_shown(one) for one in asked[:SHOWN]] if state != "waiting" else [],
     }
+
+
+def _of_method(train: Mapping[str, Any], what: str) -> Any:
+    """Of the method whose model is the candidate."""
+    return next((one.get(what) for one in train["tried"] if one["method"] == train["method"]), None)
 
 
 def _information(judgements: Sequence[Judgement], people: Mapping[str, Mapping[str, Any]]) -> float | None:

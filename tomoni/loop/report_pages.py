@@ -180,6 +180,7 @@ def _learnt(body: Body) -> Html:
         [("corrections", "直した答え"), counts["corrections"]],
         [("thumbs", "いいね・よくない"), counts["thumbs"]],
         [("method", "学び方"), body["method"]],
+        [("replayed from before", "以前に学んだものの復習"), words.replayed(body.get("replayed"))],
     ]
     rows += [
         [(f"left out: {why}", f"使わなかったもの：{words.left_out(why)}"), count] for why, count in left_out.items()

@@ -43,6 +43,7 @@ from tomoni.loop.learn import Plan
 from tomoni.loop.methods import METHODS, REWARDED, Method, Trainer, methods_for
 from tomoni.loop.probes import passed, probed, probes_of
 from tomoni.loop.progress import Pace, Progress
+from tomoni.loop.replay import Replayed, gather
 from tomoni.loop.roundfolder import Begun, Status, alone, require_news, take_in
 from tomoni.loop.stages import Output, Stages, hashed
 from tomoni.loop.taste import Reader, understand
@@ -62,7 +63,7 @@ State = Literal["waiting", "promoted", "kept"]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """`method`: auto chooses by what was said. `learning`: how `learn` practises."""
+    """`method`: auto chooses by what was said. `replay`: see `Plan`. `learning`: how `learn` practises."""
 
     workspace: Path
     method: Method = "auto"
@@ -71,6 +72,7 @@ class Wanted:
     threads: int | None = None
     prompts: int | None = None
     answers: int | None = None
+    replay: float = learning.REPLAY
     settings: Settings = field(default_factory=Settings)
 
     @property
@@ -141,6 +143,7 @@ class Round:
         found["snapshot"] = run("snapshot", {"people": hashed(found["people"]), **start}, self._resolve)
         found["checks"] = run("checks", {"snapshot": found["snapshot"]["hash"]}, self._checks)
         training = {"snapshot": found["snapshot"]["hash"], "base": begun.base_hash, "method": begun.method}
+        training |= {"replay": begun.replay} if begun.replay else {}
         found["train"] = run("train", training, self._train)
         candidate = {"base": begun.base_hash, "candidate": found["train"]["hash"]}
         probes = probes_of(self.wanted.workspace)
@@ -303,25 +306,36 @@ class Round:
         notes: list[str] = []
         if method == "learn":
             practise, held_out = self.prompts()
-            plan = self.wanted.learning
+            plan = replace(self.wanted.learning, replay=self.begun.replay)
             material = learning.material_of(snapshot, self.begun.sequence, practise, held_out, plan)
             done = learning.practise(self.base, material, self.registry, plan, folder, progress)
+            replayed = done.replayed
             expected = None if done.expected is None else asdict(done.expected)
             notes = done.notes
         elif method in ("kto", "dpo"):
-            trainer = Trainer(self.wanted.workspace, self.base.model, self.wanted.threads)
+            replayed = self._replayed(folder)
+            trainer = self._trainer(replayed)
             trainer.train("kto" if method == "kto" else "dpo", snapshot, folder / "run", progress.steps("training"))
             if method == "dpo":
                 expected = self._expected(snapshot, folder / "run")
         elif method in REWARDED:
-            self._raise("grpo" if method == "grpo" else "ppo", snapshot, folder, progress)
+            replayed = self._replayed(folder)
+            self._raise("grpo" if method == "grpo" else "ppo", snapshot, folder, progress, self._trainer(replayed))
             expected = self._expected(snapshot, folder / "run")
         else:
             raise RunError(f"method {method!r}", choices=["auto", *METHODS])
         run, seconds = str(folder / "run"), round(time.monotonic() - begin, 1)
-        return {"method": method, "run": run, "seconds": seconds, "expected": expected, "notes": notes}
+        told = {"method": method, "run": run, "seconds": seconds, "expected": expected, "notes": notes}
+        return told | {"replayed": replayed.as_json()}
 
-    def _raise(self, method: Method, snapshot: Snapshot, folder: Path, progress: Progress) -> None:
+    def _replayed(self, folder: Path) -> Replayed:
+        held_out = {row.id for row in self.prompts()[1]}
+        return gather(self.wanted.workspace, self.registry, self.base, self.begun.replay, folder, held_out)
+
+    def _trainer(self, replayed: Replayed) -> Trainer:
+        return Trainer(self.wanted.workspace, self.base.model, self.wanted.threads, replay=replayed)
+
+    def _raise(self, method: Method, snapshot: Snapshot, folder: Path, progress: Progress, trainer: Trainer) -> None:
         """Towards what the head likes, as far as it is sure of it."""
         practise, held_out = self.prompts()
         material = learning.material_of(snapshot, self.begun.sequence, practise, held_out, self.wanted.learning)
@@ -329,7 +343,6 @@ class Round:
         drawn = learning.sample(base, material, self.wanted.learning, progress)
         reader = Reader(base, drawn)
         reward = taste_reward.write(folder, self.base.model, reader, understand(reader, snapshot, drawn), drawn)
-        trainer = Trainer(self.wanted.workspace, self.base.model, self.wanted.threads)
         trainer.raise_reward(method, reward, material.practise, folder / "run", progress.steps("training"))
 
     def _expected(self, snapshot: Snapshot, run: Path) -> dict[str, float] | None:
@@ -474,6 +487,9 @@ def _open_round(wanted: Wanted, registry: Registry, new: bool) -> Path:
     folder = wanted.workspace / FOLDER / f"{number:04}"
     folder.mkdir(parents=True, exist_ok=True)
     created = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
-    begun = Begun(number, base.id, base.hash, sequence, wanted.method, wanted.pairs, asdict(wanted.settings), created)
+    settings = asdict(wanted.settings)
+    begun = Begun(
+        number, base.id, base.hash, sequence, wanted.method, wanted.pairs, settings, created, replay=wanted.replay
+    )
     atomic_write(folder / "round.json", _text(asdict(begun)))
     return folder

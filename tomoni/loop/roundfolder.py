@@ -34,6 +34,7 @@ class Begun:
     pairs: int
     settings: Mapping[str, Any]
     created: str
+    replay: float = 0.0  # share of the training that is what was learnt before
 
 
 @dataclass(slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Final, Literal
+from pathlib import Path
+from typing import Any, Final, Literal
 
 from tomoni.loop.gate import Decision, Reason
 
@@ -153,6 +154,26 @@ LEFT_OUT: Final[Mapping[str, str]] = {
 def left_out(why: str) -> str:
     """Why a judgement was not trained on, in Japanese; what has no words here stays as it is."""
     return LEFT_OUT.get(why, why)
+
+
+def replayed(body: Mapping[str, Any] | None) -> tuple[str, str]:
+    """What was replayed beside what people taught, and what to do where nothing was found."""
+    if body is None or body["source"] == "off":
+        return "nothing (--replay 0)", "なし（--replay 0）"
+    gone = ", ".join(Path(name).name for name in body["gone"])
+    if body["source"] == "nothing":
+        why = (f"; {gone} is not there any more", f"（{gone} はもうありません）") if gone else ("", "")
+        return (
+            f"nothing: what this model was tuned on was not found{why[0]}. Put rows of it into replay.jsonl in the workspace.",
+            f"なし：このモデルの学習データが見つかりません{why[1]}。ワークスペースの replay.jsonl に置いてください。",
+        )
+    files = ", ".join(Path(name).name for name in body["files"])
+    share, rows = f"{body['share']:.0%}", f"{body['rows']:,}"
+    of = ", ".join(body["versions"])
+    en = f"{rows} rows of {files}" + (f", which {of} was tuned on" if of else "")
+    ja = f"{files} の{rows}行" + (f"（{of} の学習データ）" if of else "")
+    rest = (f"; not there any more: {gone}", f"。もうないもの：{gone}") if gone else ("", "")
+    return f"{en}: {share} of what was learnt{rest[0]}", f"{ja}：学びの{share}{rest[1]}"
 
 
 def reason(one: Reason, lang: Lang) -> str:
