@@ -10,8 +10,9 @@ import pytest
 
 from tests.loop.workspaces import asked
 from tomoni.evaluate.subject import Subject, open_subject
+from tomoni.feedback.head import Head
 from tomoni.feedback.snapshot import Snapshot
-from tomoni.loop.taste import Drawn, Reader, best_of, expected_win_rate, understand
+from tomoni.loop.taste import Drawn, Reader, best_of, expected_win_rate, shared, understand
 from tomoni.records import Comparison, Message, Rated, Source, Verdict
 
 HERE = Source("judgements", 1)
@@ -108,9 +109,26 @@ def test_the_best_is_what_pleases_unless_the_model_doubts_it_far_more(subject: S
     assert np.mean([shouted(text) for text in chosen]) > 0.9
     none = replace(head, w_D=head.w_D * 0)
     for one in judged[:3]:
-        place, margin = best_of(reader, none, one)
-        likely = [known.logprob for known in reader.read([(one.prompt, text) for text in one.texts])]
+        place, margin = best_of(reader, none, one, agreement=0.0)
+        likely = [known.logprob / known.tokens for known in reader.read([(one.prompt, text) for text in one.texts])]
         assert place == int(np.argmax(likely)) and margin > 0
+
+
+def test_of_answers_that_please_alike_the_one_that_says_what_the_others_say_is_learnt(subject: Subject) -> None:
+    texts = ("It is 530 yen.", "It costs 530 yen.", "530 yen.", "It is 980 yen.")
+    drawn_ = Drawn(drawn(prompts=1)[0].prompt, texts)
+    reader = Reader(subject, [*drawn(prompts=10), drawn_])
+    none = Head.blank(reader.space.dimensions, length=reader.space.length)
+    assert best_of(reader, none, drawn_, care=0.0)[0] in (0, 1)
+    assert best_of(reader, none, replace(drawn_, texts=texts[:1]))[0] == 0
+
+
+def test_what_texts_share_is_counted_in_threes_of_letters() -> None:
+    # abcd: abc bcd; abce: abc bce; xyz: xyz. Dice 2·1/4 = .5, and 0 with the third
+    assert shared(["abcd", "abce", "xyz"]).tolist() == [0.25, 0.25, 0.0]
+    assert shared(["あ", "あ"]).tolist() == [1.0, 1.0]
+    assert shared(["", "word"]).tolist() == [0.0, 0.0]
+    assert shared(["alone"]).tolist() == [0.0]
 
 
 def test_the_expected_win_rate_is_high_for_what_was_preferred_and_half_for_what_is_alike(subject: Subject) -> None:

@@ -4,7 +4,7 @@ Two ways, found by measuring (LOG.md, "Learning from ten judgements"):
 
 - Where what people want is among what the model already says now and then, it draws several answers to many prompts
   that nobody has judged, and learns the best of each (`rows`): best-of-n, distilled, with a small adapter. What the
-  model itself thinks unlikely must please more (`taste.CARE`), which is what keeps facts right.
+  model itself doubts, and does not say each time anew, must please more (`taste.best_of`), which keeps facts right.
 - Where corrections say what the model would hardly ever say (`surprise`), it first imitates them, a few steps with all
   weights; half of the answers are then drawn from that imitator, which must still tell prompts apart (`repeats_itself`).
 """
@@ -137,7 +137,7 @@ class Trainer:
 
     def practise(self, rows: Sequence[dict[str, Any]], *, far: bool, on_event: Callable[[Event], None]) -> Result:
         """`far`: towards answers that the model would hardly have given by itself."""
-        part = self._part(all_weights=3e-4, adapter=4e-3) if far else self._part(adapter=1e-3)
+        part = self._part(all_weights=3e-4, adapter=4e-3) if far else self._part(adapter=7e-4)
         settings = {**part, "batch_size": 8, "num_train_epochs": 2, **self.replay.settings()}
         return self._train("run", rows, settings, on_event)
 

@@ -21,7 +21,7 @@ from tomoni.feedback.channel import Channel
 from tomoni.feedback.head import Head
 from tomoni.feedback.weights import Weight
 from tomoni.loop.rehearse_figures import Figure, bootstrap, mean, needed
-from tomoni.loop.rehearse_policy import Answers, Land, Policy, Seen, compared, joined, says, snapshot
+from tomoni.loop.rehearse_policy import LATENT, Answers, Land, Policy, Seen, compared, joined, says, snapshot
 from tomoni.loop.taste import best_of, understand
 from tomoni.records import Comparison
 
@@ -74,10 +74,11 @@ def land_of(form: Form, seed: int) -> Land:
 
 
 def step(form: Form, land: Land, policy: Policy, seen: Seen, head: Head, *, care: float) -> Policy:
-    """Practise once: the best of the answers to each prompt, learnt."""
+    """Practise once: the best of the answers to each prompt, learnt. `care`: for a nat of an answer, which have no words
+    here to agree in."""
     each = int(form["practice"]["answers"])
     drawn = seen.drawn(each)
-    best = np.array([int(one.texts[best_of(seen, head, one, care=care)[0]]) for one in drawn])
+    best = np.array([int(one.texts[best_of(seen, head, one, care=care * LATENT, agreement=0.0)[0]]) for one in drawn])
     chosen, context_QC = seen.answers[best], land.context_QC
     inertia = float(form["practice"]["inertia"])
     return policy.learnt(

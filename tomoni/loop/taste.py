@@ -22,7 +22,11 @@ from tomoni.records import Comparison, Message, Rated, Verdict
 if TYPE_CHECKING:
     from tomoni.evaluate.subject import Subject
 
-CARE = 0.4  # of the score, for a nat of the answer's log-probability: what the model itself doubts must please more
+CARE = 2.0  # of the score, for a nat a token: what the model itself doubts must please more
+AGREEMENT = (
+    1.0  # of the score, between an answer that shares all with the others to its prompt and one that shares nothing
+)
+GRAM = 3  # letters
 THUMB = 0.5  # weight of a thumb, which compares an answer with what the model usually says
 PREFERRED = {Verdict.FIRST: 1.0, Verdict.SECOND: 0.0, Verdict.TIE: 0.5}
 
@@ -124,12 +128,29 @@ def understand(reader: Reads, snapshot: Snapshot, drawn: Sequence[Drawn]) -> Hea
     return Head.fit(np.array(deltas), y_N, weights_N=weights_N, noise_N=noise_N, length=reader.space.length)
 
 
-def best_of(reader: Reads, head: Head, drawn: Drawn, *, care: float = CARE) -> tuple[int, float]:
-    """Which of the answers to learn: the place of the one with the best score, and by how much it beats their mean."""
+def best_of(
+    reader: Reads, head: Head, drawn: Drawn, *, care: float = CARE, agreement: float = AGREEMENT
+) -> tuple[int, float]:
+    """Which of the answers to learn: the place of the one with the best score, and by how much it beats their mean.
+
+    A taste alone would choose what is well said and untrue. What is true is, mostly, what the model is sure of and says
+    each time anew, in whatever words.
+    """
     known = reader.read([(drawn.prompt, text) for text in drawn.texts])
-    scores_N = head.mean(np.array([one.phi_D for one in known])) + care * np.array([one.logprob for one in known])
+    scores_N = head.mean(np.array([one.phi_D for one in known]))
+    scores_N = scores_N + care * np.array([one.logprob / max(one.tokens, 1) for one in known])
+    if agreement:
+        scores_N += agreement * shared(drawn.texts)
     place = int(scores_N.argmax())
     return place, float(scores_N[place] - scores_N.mean())
+
+
+def shared(texts: Sequence[str]) -> Float:
+    """float64[N]: how much each text has in common with the others, 0 to 1: Dice's coefficient of the sets of three
+    neighbouring letters, mean over the others."""
+    grams = [{text[at : at + GRAM] for at in range(max(len(text) - GRAM + 1, 1))} for text in texts]
+    alike_NN = np.array([[2 * len(one & other) / (len(one) + len(other)) for other in grams] for one in grams])
+    return (alike_NN.sum(1) - 1) / max(len(texts) - 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
