@@ -221,3 +221,15 @@ def test_a_file_that_is_not_there_and_rows_that_are_too_long_are_said(place: Pat
     )
     start(cfg, on_event=lambda event: told.append(event.text) if isinstance(event, Notice) else None)
     assert any(text.startswith("replay_file: 1 row left out") for text in told)
+
+
+def test_bad_rows_can_be_left_out_and_the_run_begins_when_the_file_is_mended(place: Path, tmp_path: Path) -> None:
+    file, run = tmp_path / "replay.jsonl", tmp_path / "run"
+    file.write_text('{"prompt": "a", "completion": 3}\n', encoding="utf-8")
+    told = {"replay_file": str(file), "on_bad_rows": "quarantine", "max_steps": 1}
+    with pytest.raises(DataError, match="replay_file"):
+        start(config("dpo", place, run, **told))
+    file.write_text('{"prompt": "a", "completion": 3}\n{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
+    start(config("dpo", place, run, **told))
+    (line,) = (run / "quarantine-replay.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["line"] == 1

@@ -42,8 +42,9 @@ STEPS: Final[Mapping[str, Mapping[str, Any]]] = {
             "value_lr_ratio": 10, "missing_eos_penalty": 0.5} | ROLLOUT,
 }  # fmt: skip
 
-# how large a method's gradient is beside that of mean log-likelihoods, so that a share of the update is one
-SCALE: Final[Mapping[str, float]] = {"kto": 1.0, "dpo": 1.0, "grpo": 1.0, "ppo": 1.0}
+# how large a method's gradient is beside that of the replayed rows' mean log-likelihood, measured (LOG.md, "Replay"), so that
+# a share of the update is one whatever the method
+SCALE: Final[Mapping[str, float]] = {"kto": 2.0, "dpo": 6.0, "grpo": 0.3, "ppo": 1.0}
 
 
 def methods_for(snapshot: Snapshot) -> tuple[Method, ...]:
