@@ -34,7 +34,7 @@ from tomoni.feedback.snapshot import Snapshot
 from tomoni.feedback.store import Store
 from tomoni.loop import asked as asking
 from tomoni.loop import learn as learning
-from tomoni.loop import measures, taste_reward
+from tomoni.loop import measures, since_first, taste_reward
 from tomoni.loop.crowd import Crowd, Person, appraise
 from tomoni.loop.evidence import Evidence, Probed
 from tomoni.loop.foresee import OTHERS, foresight
@@ -163,6 +163,10 @@ class Round:
 
     def pairs(self) -> list[asking.Asked]:
         return [one for batch in self.batches() for one in asking.read(self.place(batch))]
+
+    def pairs_with_first(self) -> list[asking.Asked]:
+        path = self.place(1).with_name(since_first.FILE)
+        return asking.read(path) if path.exists() else []
 
     def place(self, batch: int) -> Path:
         return self.folder / f"answers-{batch}" / "pairs.jsonl"
@@ -373,18 +377,22 @@ class Round:
         asking.write(place / "pairs.jsonl", pairs)
         output: Output = {"asked": len(pairs), "alike": alike, "both": sum(one.both for one in pairs)}
         if batch == 1:
-            output["drift"] = asdict(measures.drift(base, candidate, prompts, answers, self._first()))
+            first = self._first()
+            output["drift"] = asdict(measures.drift(base, candidate, prompts, answers, first))
+            if first is not None:
+                more_pairs = since_first.ask(self.begun.number, first, candidate, held_out, key=key, seed=seed)
+                asking.write(place / since_first.FILE, more_pairs)
         return output | {"hash": hashed([asdict(one) for one in pairs])}
+
+    @property
+    def first(self) -> Version:
+        return since_first.first_of(self.registry, self.base)
 
     def _first(self) -> Subject | None:
         """The first version of the line, where that is not the base and its files are there still."""
-        version = self.base
-        while version.base is not None:
-            version = self.registry.get(version.base)
-        if version.id == self.base.id:
-            return None
-        with contextlib.suppress(UserError):
-            return self.subject(version)
+        if self.first.id != self.base.id:
+            with contextlib.suppress(UserError):
+                return self.subject(self.first)
         return None
 
     def _probes(self, found: Mapping[str, Output]) -> Output:
@@ -398,7 +406,10 @@ class Round:
         return output
 
     def _hand_over(self, found: Mapping[str, Output], batch: int) -> Output:
-        events = list(asking.events_of(asking.read(self.place(batch)), self.base, self.candidate(found)))
+        candidate = self.candidate(found)
+        events = list(asking.events_of(asking.read(self.place(batch)), self.base, candidate))
+        if batch == 1:
+            events = asking.spread(events, list(asking.events_of(self.pairs_with_first(), self.first, candidate)))
         box = Inbox(self.wanted.workspace)
         try:
             box.append(events)

@@ -109,6 +109,11 @@ class Rounds:
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
+    def under_judgement(self) -> str | None:
+        """The candidate whose answers are before people now: who could ask it by name would know it when judging."""
+        newest = next(iter(self.all()), None)
+        return str(newest.report["candidate"]) if newest is not None and newest.asks and newest.report else None
+
     def all(self) -> list[Seen]:
         """Newest first."""
         folders = rounds(self.workspace)
