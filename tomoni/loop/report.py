@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tomoni.durable import atomic_write
+from tomoni.durable import atomic_write, read_object
 from tomoni.errors import UserError
 from tomoni.feedback.roundfolders import rounds
 from tomoni.feedback.store import Store
@@ -43,7 +43,7 @@ def write(round_: Round, found: Mapping[str, Any], candidate: Version, decision:
     """The round's page, and the one across rounds."""
     body = gathered(round_, found, candidate, decision, state)
     folders = rounds(round_.wanted.workspace)
-    known = [one for folder in folders if folder != round_.folder and (one := _read(folder / FILE)) is not None]
+    known = [one for folder in folders if folder != round_.folder and (one := read_object(folder / FILE))]
     known.append(body)
     met = [since_first.Met(**one) for each in known for one in each.get("met", [])]
     body["against_first"] = {
@@ -139,8 +139,8 @@ def _information(judgements: Sequence[Judgement], people: Mapping[str, Mapping[s
 def _uses(round_: Round, prompts: Sequence[PromptRow]) -> dict[str, Any] | None:
     """What was asked for the first time since the round before began; None in the first."""
     before = [folder for folder in rounds(round_.wanted.workspace) if int(folder.name) < round_.begun.number]
-    begun = _read(before[-1] / "round.json") if before else None
-    if begun is None:
+    begun = read_object(before[-1] / "round.json") if before else None
+    if not begun:
         return None
     new = [row for row in prompts if str(begun["created"]) < row.created <= round_.begun.created]
     old = [row for row in prompts if row.created <= str(begun["created"])]
@@ -200,11 +200,3 @@ def _lang(workspace: Path) -> str:
             return next((person.lang for person in store.people() if person.role == "owner"), "en")
     except UserError:
         return "en"
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return body if isinstance(body, dict) else None
