@@ -1,6 +1,7 @@
 """Files that survive: write aside, fsync, rename, fsync the folder; and what a disk says, in words. No torch.
 
     atomic_write(path, data)    a small file is the old one or the new one, whenever the machine stops
+    read_object(path)           a small JSON file that another program wrote, if it can be read
     sync(path)                  a file or a folder is on the disk
     naming_disk(path, bytes)    what the operating system says of a disk becomes a DiskError that names the path
 
@@ -12,10 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tomoni.errors import DiskError
 
@@ -36,6 +39,15 @@ def atomic_write(path: Path, data: bytes | str) -> None:
                 staging.unlink()
             raise
         sync(path.parent)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object for show; empty where there is none, or where what is there is damaged or something else."""
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return body if isinstance(body, dict) else {}
 
 
 def sync(path: Path) -> None:

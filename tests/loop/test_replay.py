@@ -76,7 +76,7 @@ def found(
     folder = registry.workspace / "here"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    replayed = gather(registry.workspace, registry, base, share, folder, held_out)
+    replayed = gather(registry, base, share, folder, held_out)
     lines = [line for file in replayed.file for line in Path(file).read_text(encoding="utf-8").splitlines()]
     return replayed, [json.loads(line) for line in lines]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.loop.judging import judge_all, pairs_of, prefers_new
+from tests.loop.judging import judge_all, judgement, pairs_of, prefers_new
 from tests.loop.workspaces import LETTERS, asked, made, prefer, say
 from tomoni.cli.app import main
 from tomoni.errors import DataError, RegistryError, RunError
@@ -18,6 +18,7 @@ from tomoni.feedback.entries import NewPrompt, prompt_id
 from tomoni.feedback.roundfolders import rounds
 from tomoni.feedback.store import Store
 from tomoni.feedback.workspace import Hold, find
+from tomoni.loop import asked as asking
 from tomoni.loop import methods, probes, roundfolder
 from tomoni.loop import round as rounds_module
 from tomoni.loop.gate import Settings
@@ -299,6 +300,42 @@ def test_the_reports_show_the_figures_in_both_languages_and_hide_who_is_who_whil
     across = (path / "rounds" / "report.html").read_text(encoding="utf-8")
     assert "0001/report.html" in across and "v1 → v2" in across
     assert body["cost"]["judging_seconds"] == pytest.approx(4.0 * played.decision.said)
+
+
+def test_from_the_second_round_on_a_few_pairs_are_with_the_first_version_and_decide_nothing(
+    workspace: tuple[Path, str],
+) -> None:
+    path, person = workspace
+    played = play(Wanted(path, **SMALL))
+    assert not (played.folder / "answers-1" / "first.jsonl").exists()
+    while played.state == "waiting":
+        judge_all(path, person, prefers_new(0.95))
+        played = play(Wanted(path, **SMALL))
+    assert played.state == "promoted" and set(read(played.folder / "report.json")["against_first"]) == {"v2"}
+    for letter in LETTERS[6:9]:
+        prefer(path, person, f"{letter}?", "AAAA", "zzzz")
+    played = play(Wanted(path, **SMALL))
+    asked_ = asking.read(played.folder / "answers-1" / "first.jsonl")
+    with Store.read(path) as store:
+        pairs = {pair.id: pair for pair in store.pairs(purpose="gate", judged=False)}
+        versions = {store.answer(id).version for one in asked_ for id in (pairs[one.id].first, pairs[one.id].second)}
+    assert len(asked_) > 0 and versions == {"v1", "v3"}
+
+    before = played.decision
+    with Store.open(path) as store:
+        for one in asked_:
+            said = judgement(one.id, person, one, 1.0)
+            store.judge(said, key=one.id)
+    played = play(Wanted(path, **SMALL))
+    assert played.decision.log_e_path == before.log_e_path and played.decision.said == before.said
+    body = read(played.folder / "report.json")
+    assert body["met"] == [{"new": "v3", "old": "v1", "won": float(len(asked_)), "n": len(asked_)}]
+    value, low, high = body["against_first"]["v3"]
+    assert value == pytest.approx((len(asked_) + 0.5) / (len(asked_) + 1)) and low < value < high
+    page = (played.folder / "report.html").read_text(encoding="utf-8")
+    assert "Against the first (v1)" in page and "最初のv1に対して" in page
+    across = (path / "rounds" / "report.html").read_text(encoding="utf-8")
+    assert "How far it has come" in across and "2: v3" in across
 
 
 @pytest.mark.parametrize("method", ["grpo", "ppo"])

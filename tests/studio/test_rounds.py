@@ -145,6 +145,21 @@ def test_while_people_judge_the_page_leads_to_them_and_tells_no_verdict(house: H
     assert (found["judged"], found["left"], found["state"]) == (3, 9, "waiting")
 
 
+def test_who_judges_cannot_ask_the_candidate_by_name_meanwhile(house: House, browser: Browser) -> None:
+    folder_of(house)
+    other = Browser(house).enter(annotator(house))
+    question = [{"role": "user", "content": "何時？"}]
+    for path, body in (
+        ("/api/chat", {"messages": question, "version": "v2"}),
+        ("/api/models/both", {"messages": question, "versions": ["v1", "v2"]}),
+    ):
+        assert other.post(path, body).json()["error"]["code"] == "under_judgement"
+        assert browser.post(path, body).json()["error"]["code"] == "no_model"  # the owner may
+    assert other.post("/api/chat", {"messages": question}).json()["error"]["code"] == "no_model"
+    (house.workspace / "rounds" / "0001" / "closed.json").write_text("{}", encoding="utf-8")
+    assert other.post("/api/chat", {"messages": question, "version": "v2"}).json()["error"]["code"] == "no_model"
+
+
 def test_it_goes_on_by_itself_when_enough_was_judged(house: House, browser: Browser) -> None:
     pairs = folder_of(house)
     sleeper(house)

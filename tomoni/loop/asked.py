@@ -194,6 +194,17 @@ def _event(one: Asked, id: str, base: Version, candidate: Version) -> PairEvent:
     )
 
 
+def spread(events: Sequence[PairEvent], among: Sequence[PairEvent]) -> list[PairEvent]:
+    """The latter evenly between the former, so that they are judged early or late alike."""
+    every = max(len(events) // (len(among) + 1), 1)
+    found, rest = [], list(among)
+    for place, event in enumerate(events, 1):
+        found.append(event)
+        if place % every == 0 and rest:
+            found.append(rest.pop(0))
+    return found + rest
+
+
 def write(path: Path, asked: Sequence[Asked]) -> None:
     lines = []
     for one in asked:

@@ -142,7 +142,7 @@ def practise(
 ) -> Practised:
     """Train a candidate from `base` in `folder / "run"`; nothing is registered."""
     corrections = material.snapshot.corrections
-    replayed = gather(plan.workspace, registry, base, plan.replay, folder, material.held_out)
+    replayed = gather(registry, base, plan.replay, folder, material.held_out)
     with progress.opaque("reading"):
         from tomoni.evaluate.subject import open_subject
 

@@ -102,7 +102,10 @@ class Trainer:
             "seed": self.seed,
             "threads": self.threads,
         }
-        cfg = config_class(method)(**{**settings, **STEPS[method], **more, **self.replay.settings(SCALE[method])})
+        again = self.replay.settings(SCALE[method])
+        if again and method in REWARDED:
+            again["on_long_rows"] = "drop"  # an old row that is too long is no reason to have no round
+        cfg = config_class(method)(**{**settings, **STEPS[method], **more, **again})
         result = start(cfg, on_event=on_event)
         if result.status != "finished":
             raise RunError(f"{method} was stopped at step {result.step}", next_step="run the round again: it goes on")

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
-from tomoni.durable import atomic_write
+from tomoni.durable import atomic_write, read_object
 from tomoni.feedback.workspace import machine
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Pace:
         """As the newest press in the folder W/learn that ended well on this machine went."""
         numbers = [path for path in presses.glob("*/status.json") if path.parent.name.isdigit()]
         for path in sorted(numbers, key=lambda path: int(path.parent.name), reverse=True):
-            told = _read(path)
+            told = read_object(path)
             took = told.get("took")
             if told.get("state") == "finished" and told.get("machine") == machine() and isinstance(took, dict):
                 known = {name: float(took[name]) for name in STAGES if isinstance(took.get(name), int | float)}
@@ -191,11 +191,3 @@ class Progress:
                 tell(step / total)
 
         return listen
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return body if isinstance(body, dict) else {}

@@ -77,14 +77,12 @@ def require_share(share: float) -> float:
     return share
 
 
-def gather(
-    workspace: Path, registry: Registry, base: Version, share: float, folder: Path, held_out: Collection[str]
-) -> Replayed:
+def gather(registry: Registry, base: Version, share: float, folder: Path, held_out: Collection[str]) -> Replayed:
     """The rows to replay, written into `folder`; `held_out` are the ids of prompts that must not be among them. DataError
     where the owner's own file cannot be read."""
     if not share:
         return OFF
-    own = workspace / OWN
+    own = registry.workspace / OWN
     if own.is_file():
         records, found = _of_owner(own), Replayed(share, "owner", files=(OWN,))
     else:

@@ -13,21 +13,23 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tomoni.durable import atomic_write
+from tomoni.durable import atomic_write, read_object
 from tomoni.errors import UserError
 from tomoni.feedback.roundfolders import rounds
 from tomoni.feedback.store import Store
 from tomoni.loop import asked as asking
+from tomoni.loop import since_first
 from tomoni.loop.gate import Decision
 from tomoni.loop.report_pages import across, one_round
 from tomoni.loop.words import LANGS, reason
 from tomoni.registry import Version
 
 if TYPE_CHECKING:
-    from tomoni.feedback.entries import PromptRow
+    from tomoni.feedback.entries import PromptRow, Stored
     from tomoni.loop.round import Round
     from tomoni.records import Judgement
 
@@ -40,10 +42,17 @@ PERSON = ("weight", "value", "low", "high", "n", "blind", "gold", "gold_n", "rec
 def write(round_: Round, found: Mapping[str, Any], candidate: Version, decision: Decision, state: str) -> None:
     """The round's page, and the one across rounds."""
     body = gathered(round_, found, candidate, decision, state)
+    folders = rounds(round_.wanted.workspace)
+    known = [one for folder in folders if folder != round_.folder and (one := read_object(folder / FILE))]
+    known.append(body)
+    met = [since_first.Met(**one) for each in known for one in each.get("met", [])]
+    body["against_first"] = {
+        name: [one.value, one.low, one.high] for name, one in since_first.against(body["first"], met).items()
+    }
     atomic_write(round_.folder / FILE, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
     lang = _lang(round_.wanted.workspace)
     atomic_write(round_.folder / "report.html", one_round(body, lang=lang).encode("utf-8", "surrogatepass"))
-    known = [one for folder in rounds(round_.wanted.workspace) if (one := _read(folder / FILE)) is not None]
+    known.sort(key=lambda one: int(one["number"]))
     page = across(known, lang=lang).encode("utf-8", "surrogatepass")
     atomic_write(round_.folder.parent / "report.html", page)
 
@@ -51,14 +60,13 @@ def write(round_: Round, found: Mapping[str, Any], candidate: Version, decision:
 def gathered(
     round_: Round, found: Mapping[str, Any], candidate: Version, decision: Decision, state: str
 ) -> dict[str, Any]:
-    asked = round_.pairs()
+    asked, with_first = round_.pairs(), round_.pairs_with_first()
     batches = [round_.stages.output(f"answers-{batch}") or {} for batch in round_.batches()]
-    pairs = {one.id for one in asked}
+    pairs = {one.id for one in [*asked, *with_first]}
     with Store.read(round_.wanted.workspace) as store:
+        said = store.judgements(purpose="gate", after=round_.begun.sequence)
         stored = [
-            one.judgement
-            for one in store.judgements(purpose="gate", after=round_.begun.sequence)
-            if str(one.judgement.extra.get("pair") or "").partition("~")[0] in pairs
+            one.judgement for one in said if str(one.judgement.extra.get("pair") or "").partition("~")[0] in pairs
         ]
         names = {person.id: person.name for person in store.people()}
         prompts = store.prompts()
@@ -78,6 +86,8 @@ def gathered(
         "candidate": candidate.id,
         "method": found["train"]["method"],
         "decision": _decision(decision),
+        "met": _met(round_, candidate, said, asked, with_first),
+        "first": round_.first.id,
         "learnt_from": found["snapshot"],
         "replayed": _of_method(found["train"], "replayed"),
         "asked": {key: sum(int(one.get(key, 0)) for one in batches) for key in ("asked", "alike", "both")},
@@ -108,6 +118,21 @@ def _of_method(train: Mapping[str, Any], what: str) -> Any:
     return next((one.get(what) for one in train["tried"] if one["method"] == train["method"]), None)
 
 
+def _met(
+    round_: Round,
+    candidate: Version,
+    said: Sequence[Stored],
+    asked: Sequence[asking.Asked],
+    with_first: Sequence[asking.Asked],
+) -> list[dict[str, Any]]:
+    """Whom the candidate met, and how often its answer was preferred: the base, and the first version."""
+    known = [
+        since_first.met(candidate.id, round_.base.id, asking.said_of(said, asked)),
+        since_first.met(candidate.id, round_.first.id, asking.said_of(said, with_first), since_first.FIRST),
+    ]
+    return [asdict(one) for one in known if one.n]
+
+
 def _information(judgements: Sequence[Judgement], people: Mapping[str, Mapping[str, Any]]) -> float | None:
     """Perfect labels' worth a minute of people's time, over the judgements that were timed; None where none was."""
     timed = [one for one in judgements if one.seconds is not None and one.person in people]
@@ -118,8 +143,8 @@ def _information(judgements: Sequence[Judgement], people: Mapping[str, Mapping[s
 def _uses(round_: Round, prompts: Sequence[PromptRow]) -> dict[str, Any] | None:
     """What was asked for the first time since the round before began; None in the first."""
     before = [folder for folder in rounds(round_.wanted.workspace) if int(folder.name) < round_.begun.number]
-    begun = _read(before[-1] / "round.json") if before else None
-    if begun is None:
+    begun = read_object(before[-1] / "round.json") if before else None
+    if not begun:
         return None
     new = [row for row in prompts if str(begun["created"]) < row.created <= round_.begun.created]
     old = [row for row in prompts if row.created <= str(begun["created"])]
@@ -179,11 +204,3 @@ def _lang(workspace: Path) -> str:
             return next((person.lang for person in store.people() if person.role == "owner"), "en")
     except UserError:
         return "en"
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return body if isinstance(body, dict) else None

@@ -105,6 +105,7 @@ def _tiles(body: Body) -> Html:
     return tiles(
         [
             (("Win rate", "勝率"), _percent(value, decision["counted"]), (f"{low:.0%} to {high:.0%}", f"{low:.0%}〜{high:.0%}")),
+            *_since_first(body),
             (
                 ("At equal length", "同じ長さなら"),
                 "–" if controlled is None else f"{controlled[0]:.0%}",
@@ -128,6 +129,18 @@ def _tiles(body: Body) -> Html:
             (("People's time", "人の時間"), f"{people:.1f}", ("minutes, as far as timed", "分（計測できた分）")),
         ]
     )  # fmt: skip
+
+
+def _since_first(body: Body) -> Iterator[tuple[tuple[str, str], str, tuple[str, str]]]:
+    """A tile, from the second version on."""
+    first, known = body.get("first"), body.get("against_first", {}).get(body["candidate"])
+    if known is not None and first != body["base"]:
+        value, low, high = known
+        yield (
+            (f"Against the first ({first})", f"最初の{first}に対して"),
+            f"{value:.0%}",
+            (f"{low:.0%} to {high:.0%}", f"{low:.0%}〜{high:.0%}"),
+        )
 
 
 def _judged(body: Body) -> tuple[str, str]:
@@ -383,6 +396,27 @@ def _across(known: Sequence[Body]) -> Iterator[Html]:
             "緑：採用、赤：据え置き、黄：見比べている途中。",
         ),
     )
+    far = [one for one in known if one["candidate"] in known[-1].get("against_first", {})]
+    if len(far) > 1:
+        first = known[-1]["first"]
+        yield section(
+            (
+                f"How far it has come: win rate over the first version, {first}",
+                f"最初のバージョン {first} からの歩み（勝率）",
+            ),
+            steps(
+                [
+                    (f"{one['number']}: {one['candidate']}", *known[-1]["against_first"][one["candidate"]], _tone(one))
+                    for one in far
+                ],
+                ("win rate over the first version", "最初のバージョンに対する勝率"),
+            ),
+            note=(
+                "From all blind judgements of all rounds together (Bradley-Terry): those of a candidate and its base, and those of a "
+                "candidate and the first version.",
+                "すべての回の目隠しの判断をまとめた推定です（Bradley-Terry）。候補と直前の版、候補と最初の版との見比べを使います。",
+            ),
+        )
     head = [("round", "回"), ("candidate", "候補"), ("decision", "結果"), ("win rate", "勝率"), ("at equal length", "同じ長さなら"),
             ("evidence", "証拠"), ("judged", "判断"), ("label value", "判断の価値"), ("variety", "多様さ"), ("machine", "計算")]  # fmt: skip
     yield section(("Round by round", "回ごとの記録"), table(head, [_row(one) for one in reversed(known)]))

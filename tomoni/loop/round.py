@@ -34,7 +34,7 @@ from tomoni.feedback.snapshot import Snapshot
 from tomoni.feedback.store import Store
 from tomoni.loop import asked as asking
 from tomoni.loop import learn as learning
-from tomoni.loop import measures, taste_reward
+from tomoni.loop import measures, since_first, taste_reward
 from tomoni.loop.crowd import Crowd, Person, appraise
 from tomoni.loop.evidence import Evidence, Probed
 from tomoni.loop.foresee import OTHERS, foresight
@@ -142,8 +142,8 @@ class Round:
         found["people"] = run("people", start | {"said": self._said_hash()}, self._people)
         found["snapshot"] = run("snapshot", {"people": hashed(found["people"]), **start}, self._resolve)
         found["checks"] = run("checks", {"snapshot": found["snapshot"]["hash"]}, self._checks)
-        training = {"snapshot": found["snapshot"]["hash"], "base": begun.base_hash, "method": begun.method}
-        training |= {"replay": begun.replay} if begun.replay else {}
+        how = {"method": begun.method} | ({"replay": begun.replay} if begun.replay else {})
+        training = {"snapshot": found["snapshot"]["hash"], "base": begun.base_hash, **how}
         found["train"] = run("train", training, self._train)
         candidate = {"base": begun.base_hash, "candidate": found["train"]["hash"]}
         probes = probes_of(self.wanted.workspace)
@@ -166,6 +166,10 @@ class Round:
 
     def pairs(self) -> list[asking.Asked]:
         return [one for batch in self.batches() for one in asking.read(self.place(batch))]
+
+    def pairs_with_first(self) -> list[asking.Asked]:
+        path = self.place(1).with_name(since_first.FILE)
+        return asking.read(path) if path.exists() else []
 
     def place(self, batch: int) -> Path:
         return self.folder / f"answers-{batch}" / "pairs.jsonl"
@@ -302,8 +306,7 @@ class Round:
         folder.mkdir(parents=True)
         begin = time.monotonic()
         progress = Progress(folder, Pace.of_last(self.wanted.workspace / "learn"))
-        expected: dict[str, float] | None = None
-        notes: list[str] = []
+        expected, notes = None, list[str]()
         if method == "learn":
             practise, held_out = self.prompts()
             plan = replace(self.wanted.learning, replay=self.begun.replay)
@@ -313,29 +316,24 @@ class Round:
             expected = None if done.expected is None else asdict(done.expected)
             notes = done.notes
         elif method in ("kto", "dpo"):
-            replayed = self._replayed(folder)
-            trainer = self._trainer(replayed)
+            replayed = (trainer := self._trainer(folder)).replay
             trainer.train("kto" if method == "kto" else "dpo", snapshot, folder / "run", progress.steps("training"))
             if method == "dpo":
                 expected = self._expected(snapshot, folder / "run")
         elif method in REWARDED:
-            replayed = self._replayed(folder)
-            self._raise("grpo" if method == "grpo" else "ppo", snapshot, folder, progress, self._trainer(replayed))
+            replayed = self._raise("grpo" if method == "grpo" else "ppo", snapshot, folder, progress)
             expected = self._expected(snapshot, folder / "run")
         else:
             raise RunError(f"method {method!r}", choices=["auto", *METHODS])
         run, seconds = str(folder / "run"), round(time.monotonic() - begin, 1)
-        told = {"method": method, "run": run, "seconds": seconds, "expected": expected, "notes": notes}
-        return told | {"replayed": replayed.as_json()}
+        told = {"run": run, "seconds": seconds, "expected": expected, "notes": notes, "replayed": replayed.as_json()}
+        return {"method": method, **told}
 
-    def _replayed(self, folder: Path) -> Replayed:
-        held_out = {row.id for row in self.prompts()[1]}
-        return gather(self.wanted.workspace, self.registry, self.base, self.begun.replay, folder, held_out)
-
-    def _trainer(self, replayed: Replayed) -> Trainer:
+    def _trainer(self, folder: Path) -> Trainer:
+        replayed = gather(self.registry, self.base, self.begun.replay, folder, {row.id for row in self.prompts()[1]})
         return Trainer(self.wanted.workspace, self.base.model, self.wanted.threads, replay=replayed)
 
-    def _raise(self, method: Method, snapshot: Snapshot, folder: Path, progress: Progress, trainer: Trainer) -> None:
+    def _raise(self, method: Method, snapshot: Snapshot, folder: Path, progress: Progress) -> Replayed:
         """Towards what the head likes, as far as it is sure of it."""
         practise, held_out = self.prompts()
         material = learning.material_of(snapshot, self.begun.sequence, practise, held_out, self.wanted.learning)
@@ -343,7 +341,9 @@ class Round:
         drawn = learning.sample(base, material, self.wanted.learning, progress)
         reader = Reader(base, drawn)
         reward = taste_reward.write(folder, self.base.model, reader, understand(reader, snapshot, drawn), drawn)
+        trainer = self._trainer(folder)
         trainer.raise_reward(method, reward, material.practise, folder / "run", progress.steps("training"))
+        return trainer.replay
 
     def _expected(self, snapshot: Snapshot, run: Path) -> dict[str, float] | None:
         """The win rate that the head expects, so that two methods can be compared before anybody judges."""
@@ -386,18 +386,22 @@ class Round:
         asking.write(place / "pairs.jsonl", pairs)
         output: Output = {"asked": len(pairs), "alike": alike, "both": sum(one.both for one in pairs)}
         if batch == 1:
-            output["drift"] = asdict(measures.drift(base, candidate, prompts, answers, self._first()))
+            first = self._first()
+            output["drift"] = asdict(measures.drift(base, candidate, prompts, answers, first))
+            if first is not None:
+                more_pairs = since_first.ask(self.begun.number, first, candidate, held_out, key=key, seed=seed)
+                asking.write(place / since_first.FILE, more_pairs)
         return output | {"hash": hashed([asdict(one) for one in pairs])}
+
+    @property
+    def first(self) -> Version:
+        return since_first.first_of(self.registry, self.base)
 
     def _first(self) -> Subject | None:
         """The first version of the line, where that is not the base and its files are there still."""
-        version = self.base
-        while version.base is not None:
-            version = self.registry.get(version.base)
-        if version.id == self.base.id:
-            return None
-        with contextlib.suppress(UserError):
-            return self.subject(version)
+        if self.first.id != self.base.id:
+            with contextlib.suppress(UserError):
+                return self.subject(self.first)
         return None
 
     def _probes(self, found: Mapping[str, Output]) -> Output:
@@ -411,7 +415,10 @@ class Round:
         return output
 
     def _hand_over(self, found: Mapping[str, Output], batch: int) -> Output:
-        events = list(asking.events_of(asking.read(self.place(batch)), self.base, self.candidate(found)))
+        candidate = self.candidate(found)
+        events = list(asking.events_of(asking.read(self.place(batch)), self.base, candidate))
+        if batch == 1:
+            events = asking.spread(events, list(asking.events_of(self.pairs_with_first(), self.first, candidate)))
         box = Inbox(self.wanted.workspace)
         try:
             box.append(events)
@@ -487,9 +494,7 @@ def _open_round(wanted: Wanted, registry: Registry, new: bool) -> Path:
     folder = wanted.workspace / FOLDER / f"{number:04}"
     folder.mkdir(parents=True, exist_ok=True)
     created = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
-    settings = asdict(wanted.settings)
-    begun = Begun(
-        number, base.id, base.hash, sequence, wanted.method, wanted.pairs, settings, created, replay=wanted.replay
-    )
+    how = (wanted.method, wanted.pairs, asdict(wanted.settings), created, wanted.replay)
+    begun = Begun(number, base.id, base.hash, sequence, *how)
     atomic_write(folder / "round.json", _text(asdict(begun)))
     return folder

@@ -130,7 +130,7 @@ class Panel:
         """At most so many of the pairs that the newest round waits for, by the people in turn; how many."""
         by_id = {
             one.id: one
-            for path in sorted(rounds(self.workspace)[-1].glob("answers-*/pairs.jsonl"))
+            for path in sorted(rounds(self.workspace)[-1].glob("answers-*/*.jsonl"))
             for one in asking.read(path)
         }
         with Store.open(self.workspace) as store:

@@ -29,7 +29,13 @@ from tomoni.engine import checkpoint
 from tomoni.errors import DiskError, RunError
 from tomoni.settings.common import TrainingSettings
 
-OURS = ("lock", "inputs.json", "status.json", "quarantine.jsonl", "quarantine-replay.jsonl")  # what may stand in a folder before its run has begun
+OURS = (
+    "lock",
+    "inputs.json",
+    "status.json",
+    "quarantine.jsonl",
+    "quarantine-replay.jsonl",
+)  # what may stand in a folder before its run has begun
 State = Literal["running", "stopped", "finished", "failed"]
 
 # keys that change neither weights nor what is measured; a run may be taken up with other values of them

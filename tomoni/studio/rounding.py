@@ -6,7 +6,6 @@ No torch.
 
 from __future__ import annotations
 
-import json
 import socket
 import threading
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tomoni import locking
+from tomoni.durable import read_object
 from tomoni.feedback.roundfolders import FOLDER, LOCK, at_random, close, ended, for_everybody, is_open, rounds
 from tomoni.records import Kind
 from tomoni.studio.faults import Fault
@@ -109,6 +109,11 @@ class Rounds:
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
+    def under_judgement(self) -> str | None:
+        """The candidate whose answers are before people now: who could ask it by name would know it when judging."""
+        newest = next(iter(self.all()), None)
+        return str(newest.report["candidate"]) if newest is not None and newest.asks and newest.report else None
+
     def all(self) -> list[Seen]:
         """Newest first."""
         folders = rounds(self.workspace)
@@ -168,7 +173,7 @@ class Rounds:
         return self._alive() or locking.is_held(self.workspace / FOLDER / LOCK)
 
     def _seen(self, folder: Path, *, newest: bool) -> Seen:
-        status, report = _read(folder / "status.json"), _whole(_read(folder / "report.json"))
+        status, report = read_object(folder / "status.json"), _whole(read_object(folder / "report.json"))
         state = ended(folder) or self._state(str(status.get("state", "starting")), newest and self._plays())
         error = (
             str(status.get("error") or "") if state == "failed" else last_words(self.log) if state == "killed" else ""
@@ -194,7 +199,7 @@ class Rounds:
     def gathered(self) -> Gathered:
         """What people said since the last round began."""
         folders = rounds(self.workspace)
-        begun = _read(folders[-1] / "round.json") if folders else {}
+        begun = read_object(folders[-1] / "round.json") if folders else {}
         return gathered_after(self.store, _int(begun.get("sequence")))
 
     def start(self) -> None:
@@ -281,7 +286,7 @@ class Rounds:
             return gathered.comparisons + gathered.corrections + gathered.thumbs >= MANY
         if latest is None:
             return True
-        begun = _time(_read(self.workspace / FOLDER / latest.number / "round.json").get("created"))
+        begun = _time(read_object(self.workspace / FOLDER / latest.number / "round.json").get("created"))
         return begun is None or datetime.now(UTC) - begun >= AGES[when]
 
 
@@ -303,14 +308,6 @@ def _count(connection: Connection, begins: str) -> tuple[int, int]:
     here = (asked.purpose == "gate", asked.id.startswith(begins, autoescape=True))
     row = connection.execute(select(*numbers).select_from(judged).where(*here)).one()
     return int(row[0] or 0), int(row[1] or 0)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return body if isinstance(body, dict) else {}
 
 
 def _whole(report: dict[str, Any]) -> dict[str, Any]:

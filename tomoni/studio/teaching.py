@@ -6,7 +6,6 @@ answers before and after to prompts that were never trained on before people as 
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tomoni.durable import read_object
 from tomoni.evaluate.metrics import Interval
 from tomoni.feedback.entries import Answer, NewPrompt, Pair, Purpose
 from tomoni.feedback.workspace import machine
@@ -194,7 +194,7 @@ class Teaching:
     def usual_seconds(self) -> float | None:
         """What the last press took that ended well on this machine; None where none has."""
         for number in reversed(self._numbers()):
-            status = _read(self.folder / number / "status.json")
+            status = read_object(self.folder / number / "status.json")
             if status.get("state") == "finished" and status.get("machine") == machine():
                 return float(status.get("seconds") or 0.0)
         return None
@@ -207,11 +207,11 @@ class Teaching:
         """Fault 404 where there is none."""
         if not NUMBER.fullmatch(number) or number not in self._numbers():
             raise Fault("no_press", 404)
-        status = _read(self.folder / number / "status.json")
+        status = read_object(self.folder / number / "status.json")
         state = str(status.get("state", "starting"))
         if state in ("running", "starting") and not self._lives(number, status):
             state = "killed"
-        result = _read(self.folder / number / "result.json") if state == "finished" else None
+        result = read_object(self.folder / number / "result.json") if state == "finished" else None
         error = str(status.get("error") or "")
         if state == "killed":
             error = last_words(self.folder / "learn.log")
@@ -237,7 +237,7 @@ class Teaching:
         return self._pid is not None and number not in self._since and self.processes.alive(self._pid)
 
     def _pid_of(self, number: str) -> int | None:
-        pid = _read(self.folder / number / "status.json").get("pid") if number else None
+        pid = read_object(self.folder / number / "status.json").get("pid") if number else None
         return pid if isinstance(pid, int) else None
 
     # -- trials --------------------------------------------------------------------------------------------------------
@@ -327,11 +327,3 @@ def _counted(connection: Connection, after: int | None) -> dict[str, int]:
 def _number_of(pair: Pair) -> str | None:
     found = re.fullmatch(r"learn-([0-9]+)-[0-9]+", pair.id)
     return found[1] if found else None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return {}
-    return body if isinstance(body, dict) else {}

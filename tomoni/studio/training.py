@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
+from tomoni.durable import read_object
 from tomoni.run.folder import read_status
 from tomoni.studio.faults import Fault
 from tomoni.studio.processes import Processes, last_words
@@ -114,7 +115,7 @@ class Training:
             losses=losses,
             held_out=held_out,
             seconds=seconds,
-            report={} if brief else _json(folder / "report.json"),
+            report={} if brief else read_object(folder / "report.json"),
             started=str(status.get("start") or ""),
             version=next((v.id for v in self.registry.versions() if v.run and Path(v.run) == folder), None),
         )
@@ -224,13 +225,5 @@ def _yaml(path: Path) -> dict[str, Any]:
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

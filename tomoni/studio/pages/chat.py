@@ -88,7 +88,7 @@ def opening(caller: Visit) -> tuple[str, list[str]]:
     return str(told.get("chat_opening", ""))[:2000], questions
 
 
-@router.post("/api/chat", rule=Rule.PERSON, may=(429, 502, 503), kind="application/x-ndjson")
+@router.post("/api/chat", rule=Rule.PERSON, may=(403, 429, 502, 503), kind="application/x-ndjson")
 async def answer(caller: Caller, body: Ask) -> Response:
     """Lines of JSON: {"text": …} as it comes, then {"end": {…}}, or {"error": {…}}. Leaving ends the answer."""
     wanted = {
@@ -99,9 +99,16 @@ async def answer(caller: Caller, body: Ask) -> Response:
         "top_p": TOP_P,
         "max_tokens": LONGEST,
     }
+    require_not_judged(caller, body.version)
     caller.house.answering.require()
     caller.house.ask(caller.somebody.id, 1)
     return StreamingResponse(_lines(caller, wanted), media_type="application/x-ndjson")
+
+
+def require_not_judged(caller: Visit, *versions: str | None) -> None:
+    """The owner may look; who does has seen behind the curtain, and knows it."""
+    if not caller.owner and (candidate := caller.house.rounds.under_judgement()) in versions and candidate:
+        raise Fault("under_judgement", 403, version=candidate)
 
 
 async def _lines(caller: Visit, wanted: dict[str, Any]) -> AsyncIterator[str]:

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from tomoni.studio.access import Caller, Routes, Rule
 from tomoni.studio.faults import Fault
 from tomoni.studio.opening import pretrained_only
-from tomoni.studio.pages.chat import HEAT, LONGEST, TOP_P, Turns, VersionName
+from tomoni.studio.pages.chat import HEAT, LONGEST, TOP_P, Turns, VersionName, require_not_judged
 from tomoni.studio.pages.entrance import Body
 from tomoni.studio.showing import page
 
@@ -91,9 +91,10 @@ def rollback(caller: Caller, body: Rollback) -> Response:
     return JSONResponse({"version": version.id})
 
 
-@router.post("/api/models/both", rule=Rule.PERSON, may=(404, 429, 502, 503))
+@router.post("/api/models/both", rule=Rule.PERSON, may=(403, 404, 429, 502, 503))
 async def both(caller: Caller, body: Both) -> Response:
     """One answer of each of two versions to the same prompt, one after the other."""
+    require_not_judged(caller, *body.versions)
     messages = [turn.model_dump() for turn in body.messages]
     answering = caller.house.answering
     answering.require()
