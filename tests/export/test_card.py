@@ -272,6 +272,19 @@ def test_a_model_that_began_with_random_weights_has_no_base(run: Path, tmp_path:
     assert cells(body)["text.txt"] == ["training", "unknown"]  # it is not there any more
 
 
+def test_what_was_replayed_stands_among_the_data(run: Path, tmp_path: Path) -> None:
+    copied, out = tmp_path / "run", tmp_path / "out"
+    shutil.copytree(run, copied)
+    out.mkdir()
+    (tmp_path / "以前.jsonl").write_text("{}\n", encoding="utf-8")
+    config = yaml.safe_load((copied / "config.yaml").read_text(encoding="utf-8"))
+    config["replay_file"] = [str(tmp_path / "以前.jsonl")]
+    (copied / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    _, body = written(out, hub.locate(copied / "adapter"))
+    sha256 = hashlib.sha256(b"{}\n").hexdigest()
+    assert cells(body)["以前.jsonl"] == ["replayed", sha256]
+
+
 def test_a_run_whose_config_is_damaged_tells_no_base(tmp_path: Path) -> None:
     copied, out = tmp_path / "run", tmp_path / "out"
     copied.mkdir(), out.mkdir()  # type: ignore[func-returns-value]

@@ -128,6 +128,7 @@ def origin(prompts_are: str) -> str:
 
 def _data(config: Mapping[str, Any]) -> tuple[DataFile, ...]:
     named = [(name, "training") for name in _names(config.get("train_file"))]
+    named += [(name, "replayed") for name in _names(config.get("replay_file"))]
     named += [(name, "held out") for name in _names(config.get("validation_file"))]
     return tuple(DataFile(Path(name).name, use, _sha256(name)) for name, use in named)
 
