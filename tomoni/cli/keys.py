@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from tomoni.settings import common, reference, rollouts, watching
+from tomoni.settings import common, reference, replay, rollouts, watching
 from tomoni.settings.schedule import SCHEDULES
 
 GROUPS: dict[type[BaseModel], str] = {
@@ -25,11 +25,12 @@ GROUPS: dict[type[BaseModel], str] = {
     common.DataSettings: "Data",
     common.TrainedPart: "What is trained",
     common.Optimization: "Learning",
+    replay.ReplaySettings: "Replay",
     common.Hardware: "Hardware",
     common.Running: "The run",
 }
 KINDS = {
-    "Positive": "number above 0", "Share": "0 to 1", "Beta": "0 to below 1", "Files": "FILE …", "Names": "NAME …", "Numbers": "NUMBER …", "Schedule": " | ".join(SCHEDULES),
+    "Positive": "number above 0", "Count": "integer", "Share": "0 to 1", "Beta": "0 to below 1", "Files": "FILE …", "Names": "NAME …", "Numbers": "NUMBER …", "Schedule": " | ".join(SCHEDULES),
     "str": "TEXT", "Filled": "TEXT", "Form": " | ".join(get_args(common.Form)), "int": "integer", "float": "number", "bool": "true or false",
 }  # fmt: skip
 
