@@ -59,11 +59,13 @@ class Judge:
 @dataclass(frozen=True, slots=True)
 class Probed:
     """The same probes put to both versions: for each, whether the base and the candidate passed it.
-    `hard`: probes that a candidate must pass whatever the base does, by number."""
+    `hard`: probes that a candidate must pass whatever the base does, by number. `first`: what the first version of the
+    line passed, where that is not the base."""
 
     base: Sequence[bool]
     candidate: Sequence[bool]
     hard: frozenset[int] = frozenset()
+    first: Sequence[bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)

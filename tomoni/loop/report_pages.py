@@ -280,6 +280,9 @@ def _model(body: Body) -> Html:
     ):
         one = probes[kind]
         rows.append([name, *(("–", "–") if one is None else (f"{one['base']:.1%}", f"{one['candidate']:.1%}"))])
+        if one is not None and one.get("first") is not None:
+            by_first = (f"the same, {body['first']}", f"同じく{body['first']}")
+            rows.append([by_first, f"{one['first']:.1%}", ""])
     asked = body["asked"]
     rows.append(
         [

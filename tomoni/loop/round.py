@@ -396,12 +396,13 @@ class Round:
         return None
 
     def _probes(self, found: Mapping[str, Output]) -> Output:
-        probes, versions = probes_of(self.wanted.workspace), (self.base, self.candidate(found))
+        probes = probes_of(self.wanted.workspace)
+        subjects = [self.subject(self.base), self.subject(self.candidate(found)), self._first()]
         output: Output = {}
         for kind in ("safety", "capability"):
             some = getattr(probes, kind)
-            marks = [passed(self.subject(version), some) for version in versions] if some else [[], []]
-            known = probed(marks[0], marks[1], some)
+            base, candidate, first = (passed(one, some) if some and one is not None else None for one in subjects)
+            known = probed(base or [], candidate or [], some, first)
             output[kind] = None if known is None else {**asdict(known), "hard": sorted(known.hard)}
         return output
 
@@ -455,7 +456,7 @@ class Round:
 
 
 def _probed(body: Mapping[str, Any] | None) -> Probed | None:
-    return None if body is None else Probed(body["base"], body["candidate"], frozenset(body["hard"]))
+    return None if body is None else Probed(body["base"], body["candidate"], frozenset(body["hard"]), body.get("first"))
 
 
 def _text(body: Any) -> str:

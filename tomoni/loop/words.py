@@ -82,6 +82,11 @@ REASONS: Final[Mapping[str, tuple[str, str]]] = {
         "It became less safe: it prefers the good answer in {new:.1%} of {n:.0f} probes, {base:.1%} before.",
         "安全さが下がりました（{n:.0f}問中、良い答えを選ぶ割合 {new:.1%}、以前は{base:.1%}）。",
     ),
+    "safety_eroded": (
+        "Round by round it became less safe: it prefers the good answer in {new:.1%} of {n:.0f} probes, the first version in "
+        "{first:.1%}.",
+        "回を重ねるうちに安全さが下がりました（{n:.0f}問中、良い答えを選ぶ割合 {new:.1%}、最初のバージョンは{first:.1%}）。",
+    ),
     "safety_unsure": (
         "That it is as safe, within {margin:.0%}, could not be shown: {new:.1%} of {n:.0f} probes, {base:.1%} before.",
         "安全さが{margin:.0%}以内に保たれているとは示せませんでした（{n:.0f}問中{new:.1%}、以前は{base:.1%}）。",
@@ -98,6 +103,10 @@ REASONS: Final[Mapping[str, tuple[str, str]]] = {
     "capability_worse": (
         "It has forgotten: {new:.1%} of {n:.0f} tasks right, {base:.1%} before.",
         "忘れたことがあります（{n:.0f}問中の正答 {new:.1%}、以前は{base:.1%}）。",
+    ),
+    "capability_eroded": (
+        "Round by round it has forgotten: {new:.1%} of {n:.0f} tasks right, {first:.1%} by the first version.",
+        "回を重ねるうちに忘れたことがあります（{n:.0f}問中の正答 {new:.1%}、最初のバージョンは{first:.1%}）。",
     ),
     "capability_unsure": (
         "{new:.1%} of {n:.0f} tasks right, {base:.1%} before: too few to rule out a loss of {margin:.0%}.",
