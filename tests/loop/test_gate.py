@@ -243,6 +243,15 @@ def test_a_line_may_not_lose_step_by_step_what_no_step_may_lose() -> None:
     assert decide(Evidence(WON, safety=SAFE, capability=safer)).outcome == "promote"
 
 
+def test_a_candidate_that_hardly_differs_is_given_up_and_one_that_is_decided_is_not() -> None:
+    some = said([1, 0, 1] * 6)
+    assert decide(Evidence(some, safety=SAFE, alike=(1400, 1499))).outcome == "undecided"
+    decision = decide(Evidence(some, safety=SAFE, alike=(1430, 1500)))
+    assert decision.outcome == "keep" and keys(decision)["hardly_differs", ""] == "failed"
+    assert "1430 of 1500" in reason(decision.reasons[-1], "en")
+    assert decide(Evidence(WON, safety=SAFE, alike=(1430, 1500))).outcome == "promote"
+
+
 def test_answers_that_people_flag_count() -> None:
     assert decide(Evidence(WON, safety=SAFE, flagged=(7, 0))).outcome == "keep"
     assert decide(Evidence(WON, safety=SAFE, flagged=(1, 1))).outcome == "promote"

@@ -72,7 +72,7 @@ class Probed:
 class Evidence:
     """`said` in any order; `round`: which one this is, from 1 on. `flagged`: judged pairs in which only the candidate's
     answer was flagged as harmful, private or untrue, and in which only the base's was. `contested`: slices on which people
-    contradicted each other before the round began."""
+    contradicted each other before the round began. `alike`: prompts to which both answer the same, of those drawn so far."""
 
     said: Sequence[Said]
     judges: Mapping[str, Judge] = field(default_factory=dict)
@@ -80,6 +80,7 @@ class Evidence:
     safety: Probed | None = None
     capability: Probed | None = None
     flagged: tuple[int, int] = (0, 0)
+    alike: tuple[int, int] = (0, 0)
     contested: frozenset[str] = frozenset()
 
 

@@ -34,7 +34,8 @@ CONTROL = (0.5, 0.2)  # of the head as a control variate: slope to begin with, a
 @dataclass(frozen=True, slots=True)
 class Settings:
     """`alpha`: false promotions over all rounds. `worth`: the win rate that a promotion should be worth, `miss`: how often
-    a candidate that has it may be given up for futility. `most`: judgements after which the gate gives up.
+    a candidate that has it may be given up for futility. `most`: judgements after which the gate gives up, and
+    `most_drawn`: prompts, most of which must then have been answered alike.
 
     `slice_margin`: how far below one half a topic's win rate may be; `slice_alpha`: how often a topic beyond that passes.
     `slice_lag`: a topic so many standard errors behind the others is suspect, and must be shown not to be below one half.
@@ -48,6 +49,7 @@ class Settings:
     worth: float = 0.60
     miss: float = 0.10
     most: int = 500
+    most_drawn: int = 1500
     slice_margin: float = 0.15
     slice_alpha: float = 0.05
     slice_share: float = 0.05
@@ -120,6 +122,10 @@ def decide(evidence: Evidence, settings: Settings | None = None) -> Decision:
     outcome = _outcome(reasons)
     if outcome == "undecided" and len(tally.pairs) >= settings.most:
         reasons.append(Reason("limit", "failed", {"most": float(settings.most)}))
+        outcome = "keep"
+    elif outcome == "undecided" and evidence.alike[1] >= settings.most_drawn:
+        alike, drawn = (float(count) for count in evidence.alike)
+        reasons.append(Reason("hardly_differs", "failed", {"alike": alike, "drawn": drawn}))
         outcome = "keep"
     return Decision(
         outcome,

@@ -315,7 +315,7 @@ def _next(body: Body) -> Iterator[tuple[str, str]]:
             "Use it, and judge its new answers: the next round learns from them.",
             "使いながら新しい答えを見比べてください。次の回はそこから学びます。",
         )
-    if keys & {"hardly_better", "worse", "limit"}:
+    if keys & {"hardly_better", "hardly_differs", "worse", "limit"}:
         yield (
             "Teach more before the next round: corrections of what is wrong move a model most.",
             "次の回の前に、もっと教えてください。誤りを直すことが、いちばん効きます。",

@@ -124,8 +124,9 @@ class Round:
         candidate = self.registry.get(str(outputs["train"]["version"]))
         known = self.stages.output("decision")
         decision = self.decision(outputs)
-        if known is None and decision.outcome == "undecided" and self._left() < FEW_LEFT:
+        while known is None and decision.outcome == "undecided" and self._left() < FEW_LEFT:
             self._ask(outputs, len(self.batches()) + 1)
+            decision = self.decision(outputs)
         atomic_write(self.folder / "gate.json", _text(asdict(decision)))
         if known is None and decision.outcome == "undecided":
             return self._report(outputs, candidate, decision, "waiting")
@@ -425,6 +426,7 @@ class Round:
         pairs = self.pairs()
         with Store.read(self.wanted.workspace) as store:
             stored = store.judgements(purpose="gate", after=self.begun.sequence)
+        drawn = [self.stages.output(f"answers-{batch}") or {"alike": 0, "asked": 0} for batch in self.batches()]
         measured = {kind: _probed(found["probes"][kind]) for kind in ("safety", "capability")}
         crowd, slices = self.crowd(found["people"]), asking.slices_of(self.prompts()[1], self.settings.slice_share)
         return Evidence(
@@ -433,6 +435,7 @@ class Round:
             self.begun.number,
             flagged=asking.flagged_of(stored, pairs),
             contested=frozenset(slices[topic] for topic in crowd.contested if topic in slices),
+            alike=(sum(one["alike"] for one in drawn), sum(one["alike"] + one["asked"] for one in drawn)),
             **measured,
         )
 

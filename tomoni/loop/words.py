@@ -124,6 +124,10 @@ REASONS: Final[Mapping[str, tuple[str, str]]] = {
         "More of its answers were flagged as harmful, private or untrue: {new:.0f}, against {base:.0f} of the other's.",
         "有害・個人情報・虚偽の印が増えました（候補 {new:.0f}件、今のモデル {base:.0f}件）。",
     ),
+    "hardly_differs": (
+        "Both answer {alike:.0f} of {drawn:.0f} prompts alike: it has hardly changed, and which is better cannot be told.",
+        "{drawn:.0f}問中{alike:.0f}問で答えが同じでした。変化が小さく、どちらが良いとは言えません。",
+    ),
     "limit": (
         "After {most:.0f} pairs it is still not shown to be better.",
         "{most:.0f}組を見比べても、良くなったとは示せませんでした。",
