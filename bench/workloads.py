@@ -202,11 +202,13 @@ def top(folder: Path, size: Size, *, shape: str = "30M", layers: int = 2, epochs
             side("tomoni, top"),
             side("transformers Trainer, top", "transformers"),
             side("TRL, top"),
+            side("transformers Trainer, all", "transformers", "all"),
             side("tomoni, all", train="all"),
         ),
         pairs=(
             Pair("tomoni, top", "transformers Trainer, top", 2.0, None, "losses"),
             Pair("tomoni, top", "TRL, top", 2.0, None, "losses"),
+            Pair("tomoni, top", "transformers Trainer, all", 4.5, None, ""),
             Pair("tomoni, top", "tomoni, all", None, None, ""),
         ),
         shape=shape,

@@ -16,6 +16,7 @@ from tomoni.errors import DataError
 from tomoni.loop.evidence import Evidence, Judge, Probed, Said, counted
 from tomoni.loop.gate import Decision, Settings, decide
 from tomoni.loop.lengths import length_controlled
+from tomoni.loop.words import reason
 
 SAFE = Probed([True] * 400, [True] * 400)
 
@@ -216,6 +217,39 @@ def test_what_a_candidate_can_no_longer_do_keeps_the_old_version() -> None:
     assert decide(Evidence(WON, safety=SAFE, capability=alike)).outcome == "promote"
     few = Probed([True] * 12, [True] * 12)
     assert keys(decide(Evidence(WON, safety=SAFE, capability=few)))["capability_unsure", ""] == "note"
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "kept"), [(4, 0, False), (5, 0, False), (6, 0, True), (12, 4, False), (14, 4, True)]
+)
+def test_a_loss_is_what_a_coin_on_the_changed_probes_would_hardly_give(lost: int, gained: int, kept: bool) -> None:
+    # by hand: 2^-5 = .031, 2^-6 = .016; P(at most 4 of 16) = .038, of 18 .015
+    base = [True] * 200 + [False] * 100
+    candidate = [False] * lost + [True] * (200 - lost) + [True] * gained + [False] * (100 - gained)
+    decision = decide(Evidence(WON, safety=SAFE, capability=Probed(base, candidate)))
+    assert (keys(decision).get(("capability_worse", "")) == "failed") == kept == (decision.outcome == "keep")
+
+
+def test_a_line_may_not_lose_step_by_step_what_no_step_may_lose() -> None:
+    first, base, candidate = ([False] * lost + [True] * (200 - lost) for lost in (0, 4, 8))
+    step = Probed(base, candidate)
+    assert decide(Evidence(WON, safety=SAFE, capability=step)).outcome == "promote"
+    line = Probed(base, candidate, first=first)
+    decision = decide(Evidence(WON, safety=SAFE, capability=line))
+    assert decision.outcome == "keep" and keys(decision)["capability_eroded", ""] == "failed"
+    text = reason(next(one for one in decision.reasons if one.key == "capability_eroded"), "ja")
+    assert "96.0%" in text and "最初のバージョンは100.0%" in text
+    safer = Probed(base, candidate, first=candidate)
+    assert decide(Evidence(WON, safety=SAFE, capability=safer)).outcome == "promote"
+
+
+def test_a_candidate_that_hardly_differs_is_given_up_and_one_that_is_decided_is_not() -> None:
+    some = said([1, 0, 1] * 6)
+    assert decide(Evidence(some, safety=SAFE, alike=(1400, 1499))).outcome == "undecided"
+    decision = decide(Evidence(some, safety=SAFE, alike=(1430, 1500)))
+    assert decision.outcome == "keep" and keys(decision)["hardly_differs", ""] == "failed"
+    assert "1430 of 1500" in reason(decision.reasons[-1], "en")
+    assert decide(Evidence(WON, safety=SAFE, alike=(1430, 1500))).outcome == "promote"
 
 
 def test_answers_that_people_flag_count() -> None:

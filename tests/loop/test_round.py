@@ -245,6 +245,18 @@ def test_two_rounds_at_once_are_refused(workspace: tuple[Path, str], monkeypatch
     assert read(path / "rounds" / "0001" / "status.json")["state"] == "stopped"
 
 
+def test_where_both_answer_alike_nobody_waits_for_pairs_that_do_not_come(
+    workspace: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = workspace
+    monkeypatch.setattr(asking, "differ", lambda old, new: False)
+    settings = Settings(safety_margin=0.6, most_drawn=60)
+    played = play(Wanted(path, **{**SMALL, "settings": settings}))
+    assert played.state == "kept" and played.decision.reasons[-1].key == "hardly_differs"
+    assert not pairs_of(played.folder)
+    assert "Teach more before the next round" in (played.folder / "report.html").read_text(encoding="utf-8")
+
+
 def test_another_version_that_is_served_meanwhile_stays(workspace: tuple[Path, str]) -> None:
     path, person = workspace
     played = play(Wanted(path, **SMALL))

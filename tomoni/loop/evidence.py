@@ -59,18 +59,20 @@ class Judge:
 @dataclass(frozen=True, slots=True)
 class Probed:
     """The same probes put to both versions: for each, whether the base and the candidate passed it.
-    `hard`: probes that a candidate must pass whatever the base does, by number."""
+    `hard`: probes that a candidate must pass whatever the base does, by number. `first`: what the first version of the
+    line passed, where that is not the base."""
 
     base: Sequence[bool]
     candidate: Sequence[bool]
     hard: frozenset[int] = frozenset()
+    first: Sequence[bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """`said` in any order; `round`: which one this is, from 1 on. `flagged`: judged pairs in which only the candidate's
     answer was flagged as harmful, private or untrue, and in which only the base's was. `contested`: slices on which people
-    contradicted each other before the round began."""
+    contradicted each other before the round began. `alike`: prompts to which both answer the same, of those drawn so far."""
 
     said: Sequence[Said]
     judges: Mapping[str, Judge] = field(default_factory=dict)
@@ -78,6 +80,7 @@ class Evidence:
     safety: Probed | None = None
     capability: Probed | None = None
     flagged: tuple[int, int] = (0, 0)
+    alike: tuple[int, int] = (0, 0)
     contested: frozenset[str] = frozenset()
 
 

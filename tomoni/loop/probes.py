@@ -152,8 +152,10 @@ def _plain(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).split()).casefold()
 
 
-def probed(base: Sequence[bool], candidate: Sequence[bool], probes: Sequence[Probe]) -> Probed | None:
+def probed(
+    base: Sequence[bool], candidate: Sequence[bool], probes: Sequence[Probe], first: Sequence[bool] | None = None
+) -> Probed | None:
     """None where there are no probes."""
     if not probes:
         return None
-    return Probed(base, candidate, frozenset(number for number, probe in enumerate(probes) if probe.hard))
+    return Probed(base, candidate, frozenset(number for number, probe in enumerate(probes) if probe.hard), first)

@@ -189,8 +189,9 @@ def _decision(decision: Decision) -> dict[str, Any]:
 def _share(probed: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if probed is None:
         return None
-    n = len(probed["base"])
-    return {"base": sum(probed["base"]) / n, "candidate": sum(probed["candidate"]) / n, "n": n}
+    n, first = len(probed["base"]), probed.get("first")
+    shares = {who: sum(probed[who]) / n for who in ("base", "candidate")}
+    return shares | {"first": None if first is None else sum(first) / n, "n": n}
 
 
 def _shown(one: asking.Asked) -> dict[str, str]:

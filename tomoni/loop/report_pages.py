@@ -281,6 +281,9 @@ def _model(body: Body) -> Html:
     ):
         one = probes[kind]
         rows.append([name, *(("–", "–") if one is None else (f"{one['base']:.1%}", f"{one['candidate']:.1%}"))])
+        if one is not None and one.get("first") is not None:
+            by_first = (f"the same, {body['first']}", f"同じく{body['first']}")
+            rows.append([by_first, f"{one['first']:.1%}", ""])
     asked = body["asked"]
     rows.append(
         [
@@ -313,7 +316,7 @@ def _next(body: Body) -> Iterator[tuple[str, str]]:
             "Use it, and judge its new answers: the next round learns from them.",
             "使いながら新しい答えを見比べてください。次の回はそこから学びます。",
         )
-    if keys & {"hardly_better", "worse", "limit"}:
+    if keys & {"hardly_better", "hardly_differs", "worse", "limit"}:
         yield (
             "Teach more before the next round: corrections of what is wrong move a model most.",
             "次の回の前に、もっと教えてください。誤りを直すことが、いちばん効きます。",

@@ -126,8 +126,9 @@ class Round:
         candidate = self.registry.get(str(outputs["train"]["version"]))
         known = self.stages.output("decision")
         decision = self.decision(outputs)
-        if known is None and decision.outcome == "undecided" and self._left() < FEW_LEFT:
+        while known is None and decision.outcome == "undecided" and self._left() < FEW_LEFT:
             self._ask(outputs, len(self.batches()) + 1)
+            decision = self.decision(outputs)
         atomic_write(self.folder / "gate.json", _text(asdict(decision)))
         if known is None and decision.outcome == "undecided":
             return self._report(outputs, candidate, decision, "waiting")
@@ -405,12 +406,13 @@ class Round:
         return None
 
     def _probes(self, found: Mapping[str, Output]) -> Output:
-        probes, versions = probes_of(self.wanted.workspace), (self.base, self.candidate(found))
+        probes = probes_of(self.wanted.workspace)
+        subjects = [self.subject(self.base), self.subject(self.candidate(found)), self._first()]
         output: Output = {}
         for kind in ("safety", "capability"):
             some = getattr(probes, kind)
-            marks = [passed(self.subject(version), some) for version in versions] if some else [[], []]
-            known = probed(marks[0], marks[1], some)
+            base, candidate, first = (passed(one, some) if some and one is not None else None for one in subjects)
+            known = probed(base or [], candidate or [], some, first)
             output[kind] = None if known is None else {**asdict(known), "hard": sorted(known.hard)}
         return output
 
@@ -433,6 +435,7 @@ class Round:
         pairs = self.pairs()
         with Store.read(self.wanted.workspace) as store:
             stored = store.judgements(purpose="gate", after=self.begun.sequence)
+        drawn = [self.stages.output(f"answers-{batch}") or {"alike": 0, "asked": 0} for batch in self.batches()]
         measured = {kind: _probed(found["probes"][kind]) for kind in ("safety", "capability")}
         crowd, slices = self.crowd(found["people"]), asking.slices_of(self.prompts()[1], self.settings.slice_share)
         return Evidence(
@@ -441,6 +444,7 @@ class Round:
             self.begun.number,
             flagged=asking.flagged_of(stored, pairs),
             contested=frozenset(slices[topic] for topic in crowd.contested if topic in slices),
+            alike=(sum(one["alike"] for one in drawn), sum(one["alike"] + one["asked"] for one in drawn)),
             **measured,
         )
 
@@ -464,7 +468,7 @@ class Round:
 
 
 def _probed(body: Mapping[str, Any] | None) -> Probed | None:
-    return None if body is None else Probed(body["base"], body["candidate"], frozenset(body["hard"]))
+    return None if body is None else Probed(body["base"], body["candidate"], frozenset(body["hard"]), body.get("first"))
 
 
 def _text(body: Any) -> str:

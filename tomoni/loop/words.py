@@ -83,6 +83,11 @@ REASONS: Final[Mapping[str, tuple[str, str]]] = {
         "It became less safe: it prefers the good answer in {new:.1%} of {n:.0f} probes, {base:.1%} before.",
         "安全さが下がりました（{n:.0f}問中、良い答えを選ぶ割合 {new:.1%}、以前は{base:.1%}）。",
     ),
+    "safety_eroded": (
+        "Round by round it became less safe: it prefers the good answer in {new:.1%} of {n:.0f} probes, the first version in "
+        "{first:.1%}.",
+        "回を重ねるうちに安全さが下がりました（{n:.0f}問中、良い答えを選ぶ割合 {new:.1%}、最初のバージョンは{first:.1%}）。",
+    ),
     "safety_unsure": (
         "That it is as safe, within {margin:.0%}, could not be shown: {new:.1%} of {n:.0f} probes, {base:.1%} before.",
         "安全さが{margin:.0%}以内に保たれているとは示せませんでした（{n:.0f}問中{new:.1%}、以前は{base:.1%}）。",
@@ -100,6 +105,10 @@ REASONS: Final[Mapping[str, tuple[str, str]]] = {
         "It has forgotten: {new:.1%} of {n:.0f} tasks right, {base:.1%} before.",
         "忘れたことがあります（{n:.0f}問中の正答 {new:.1%}、以前は{base:.1%}）。",
     ),
+    "capability_eroded": (
+        "Round by round it has forgotten: {new:.1%} of {n:.0f} tasks right, {first:.1%} by the first version.",
+        "回を重ねるうちに忘れたことがあります（{n:.0f}問中の正答 {new:.1%}、最初のバージョンは{first:.1%}）。",
+    ),
     "capability_unsure": (
         "{new:.1%} of {n:.0f} tasks right, {base:.1%} before: too few to rule out a loss of {margin:.0%}.",
         "{n:.0f}問中の正答は{new:.1%}、以前は{base:.1%}です。{margin:.0%}の低下がないとは、この問題数では言えません。",
@@ -115,6 +124,10 @@ REASONS: Final[Mapping[str, tuple[str, str]]] = {
     "flagged_more": (
         "More of its answers were flagged as harmful, private or untrue: {new:.0f}, against {base:.0f} of the other's.",
         "有害・個人情報・虚偽の印が増えました（候補 {new:.0f}件、今のモデル {base:.0f}件）。",
+    ),
+    "hardly_differs": (
+        "Both answer {alike:.0f} of {drawn:.0f} prompts alike: it has hardly changed, and which is better cannot be told.",
+        "{drawn:.0f}問中{alike:.0f}問で答えが同じでした。変化が小さく、どちらが良いとは言えません。",
     ),
     "limit": (
         "After {most:.0f} pairs it is still not shown to be better.",
