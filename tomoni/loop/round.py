@@ -24,12 +24,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tomoni.durable import atomic_write, require_space
-from tomoni.errors import DataError, RegistryError, RunError, UserError
+from tomoni.errors import DataError, RunError, UserError
 from tomoni.feedback.checks import purpose_of
 from tomoni.feedback.entries import PromptRow, Stored, prompt_id
 from tomoni.feedback.inbox import Inbox
 from tomoni.feedback.resolve import resolve
-from tomoni.feedback.roundfolders import FOLDER, close, is_open, rounds
 from tomoni.feedback.snapshot import Snapshot
 from tomoni.feedback.store import Store
 from tomoni.loop import asked as asking
@@ -44,7 +43,7 @@ from tomoni.loop.methods import METHODS, REWARDED, Method, Trainer, methods_for
 from tomoni.loop.probes import passed, probed, probes_of
 from tomoni.loop.progress import Pace, Progress
 from tomoni.loop.replay import Replayed, gather
-from tomoni.loop.roundfolder import Begun, Status, alone, require_news, take_in
+from tomoni.loop.roundfolder import Begun, Status, alone, open_round, take_in
 from tomoni.loop.stages import Output, Stages, hashed
 from tomoni.loop.taste import Reader, understand
 from tomoni.records import Kind
@@ -96,7 +95,7 @@ def play(wanted: Wanted, *, new: bool = False) -> Played:
     registry = Registry.open(wanted.workspace)
     with alone(wanted.workspace), learning.alone(wanted.workspace), learning.stoppable():
         take_in(wanted.workspace)
-        folder = _open_round(wanted, registry, new)
+        folder = open_round(wanted, registry, new)
         begun = Begun(**json.loads((folder / "round.json").read_text(encoding="utf-8")))
         status = Status(folder)
         try:
@@ -473,32 +472,3 @@ def _probed(body: Mapping[str, Any] | None) -> Probed | None:
 
 def _text(body: Any) -> str:
     return json.dumps(body, indent=1, ensure_ascii=False) + "\n"
-
-
-# -- folders ---------------------------------------------------------------------------------------------------------
-
-
-def _open_round(wanted: Wanted, registry: Registry, new: bool) -> Path:
-    known = rounds(wanted.workspace)
-    if known and is_open(known[-1]):
-        if not new:
-            return known[-1]
-        close(known[-1], "another round was begun")
-    base = registry.current()
-    if base is None:
-        raise RegistryError(
-            f"no version is served in {wanted.workspace} yet", next_step=f"tomoni promote {wanted.workspace} v1"
-        )
-    with Store.read(wanted.workspace) as store:
-        sequence = store.sequence
-        said = store.judgements(live=False)
-    if known and not new:
-        require_news(known[-1], base, [one for one in said if purpose_of(one.judgement) != "gate"])
-    number = int(known[-1].name) + 1 if known else 1
-    folder = wanted.workspace / FOLDER / f"{number:04}"
-    folder.mkdir(parents=True, exist_ok=True)
-    created = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
-    how = (wanted.method, wanted.pairs, asdict(wanted.settings), created, wanted.replay)
-    begun = Begun(number, base.id, base.hash, sequence, *how)
-    atomic_write(folder / "round.json", _text(asdict(begun)))
-    return folder

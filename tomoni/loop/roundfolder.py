@@ -7,17 +7,21 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tomoni import locking
 from tomoni.durable import atomic_write, naming_disk
-from tomoni.errors import DataError, RunError, UserError
+from tomoni.errors import DataError, RegistryError, RunError, UserError
+from tomoni.feedback.checks import purpose_of
 from tomoni.feedback.entries import Stored
-from tomoni.feedback.roundfolders import FOLDER, LOCK
+from tomoni.feedback.roundfolders import FOLDER, LOCK, close, is_open, rounds
 from tomoni.feedback.store import Store
-from tomoni.registry import Version
+from tomoni.registry import Registry, Version
+
+if TYPE_CHECKING:
+    from tomoni.loop.round import Wanted
 
 TAKE_IN = 10.0  # seconds to wait for a studio to take the pairs in
 
@@ -51,6 +55,33 @@ class Status:
     def say(self, state: str, **more: Any) -> None:
         body = {"state": state, "stage": self.stage, "pid": os.getpid(), "error": None} | more
         atomic_write(self.folder / "status.json", json.dumps(body, ensure_ascii=False) + "\n")
+
+
+def open_round(wanted: Wanted, registry: Registry, new: bool) -> Path:
+    """The folder of the open round, or of a new one, whose round.json says what it learns from."""
+    known = rounds(wanted.workspace)
+    if known and is_open(known[-1]):
+        if not new:
+            return known[-1]
+        close(known[-1], "another round was begun")
+    base = registry.current()
+    if base is None:
+        raise RegistryError(
+            f"no version is served in {wanted.workspace} yet", next_step=f"tomoni promote {wanted.workspace} v1"
+        )
+    with Store.read(wanted.workspace) as store:
+        sequence = store.sequence
+        said = store.judgements(live=False)
+    if known and not new:
+        require_news(known[-1], base, [one for one in said if purpose_of(one.judgement) != "gate"])
+    number = int(known[-1].name) + 1 if known else 1
+    folder = wanted.workspace / FOLDER / f"{number:04}"
+    folder.mkdir(parents=True, exist_ok=True)
+    created = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+    how = (wanted.method, wanted.pairs, asdict(wanted.settings), created, wanted.replay)
+    begun = Begun(number, base.id, base.hash, sequence, *how)
+    atomic_write(folder / "round.json", json.dumps(asdict(begun), indent=1, ensure_ascii=False) + "\n")
+    return folder
 
 
 def require_news(last: Path, base: Version, taught: list[Stored]) -> None:
