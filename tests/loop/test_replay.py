@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from tomoni.errors import DataError, UserError
 from tomoni.feedback.entries import prompt_id
 from tomoni.loop import learn as learning
 from tomoni.loop import methods, practice, probes, words
+from tomoni.loop import round as rounds_module
 from tomoni.loop.learn import Plan
 from tomoni.loop.replay import LARGEST, MOST, Replayed, gather, require_share
 from tomoni.loop.round import Wanted, play
+from tomoni.loop.taste import Expected
 from tomoni.registry import Registry, Version
 from tomoni.settings.sft import Config as Sft
 from tomoni.world import safety_probes
@@ -273,3 +276,32 @@ def test_a_round_replays_by_every_method_and_its_report_says_what(
     assert "replay.jsonl の6行：学びの30%" in page
     begun = json.loads((played.folder / "round.json").read_text(encoding="utf-8"))
     assert begun["replay"] == 0.3  # a round that goes on keeps the share that it began with
+
+
+@pytest.mark.parametrize("pleases", [True, False])
+def test_a_candidate_that_forgot_tasks_is_trained_again_with_replay_and_taken_where_it_still_pleases(
+    pleases: bool, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probes, "safety_probes", lambda world: safety_probes(world)[::40])
+    monkeypatch.setattr(practice, "MAX_NEW_TOKENS", 12)
+    monkeypatch.setattr(rounds_module, "passed", lambda subject, some: [subject.weights < 0] * len(some))
+    monkeypatch.setattr(rounds_module, "fewer", lambda new, old: True)
+    expected = {"value": 0.7 if pleases else 0.4, "low": 0.3, "high": 0.8}
+    first = learning.practise
+
+    def practise(base: Version, material: Any, *rest: Any) -> Any:
+        done = first(base, material, *rest)
+        return replace(done, expected=Expected(**expected) if done.replayed.rows else done.expected)
+
+    monkeypatch.setattr(learning, "practise", practise)
+    write(workspace / "probes" / "capability.jsonl", [{"prompt": "a?", "answer": "はい"}] * 6)
+    played = play(Wanted(workspace, "learn", pairs=8, prompts=16, answers=4))
+    stage = json.loads((played.folder / "train" / "stage.json").read_text(encoding="utf-8"))["output"]
+    assert [one["replayed"]["rows"] for one in stage["tried"]] == [0, 6]
+    assert stage["taken"] == int(pleases)
+    run = played.folder / stage["tried"][stage["taken"]]["run"]
+    assert Path(str(played.candidate.run)).resolve() == run.resolve() and bool(replayed_losses(run)) == pleases
+    page = (played.folder / "report.html").read_text(encoding="utf-8")
+    assert ("and that is the candidate" in page) == pleases and "because it had forgotten tasks" in page
+    body = json.loads((played.folder / "report.json").read_text(encoding="utf-8"))
+    assert body["replayed"]["rows"] == (6 if pleases else 0)

@@ -315,23 +315,24 @@ def _probes(
     if broken:
         yield Reason(f"{kind}_hard", "failed", numbers | {"broken": float(len(broken))})
         return
-    if fewer(new_N, base_N):
+    if fewer(probed.candidate, probed.base):
         yield Reason(f"{kind}_worse", "failed", numbers)
-    elif probed.first is not None and fewer(new_N, first_N := np.array(probed.first, dtype=float)):
-        yield Reason(f"{kind}_eroded", "failed", numbers | {"first": float(first_N.mean())})
+    elif probed.first is not None and fewer(probed.candidate, probed.first):
+        yield Reason(f"{kind}_eroded", "failed", numbers | {"first": float(np.mean(probed.first))})
     elif non_inferiority(new_N - base_N, margin).log_e >= -math.log(settings.probe_alpha):
         yield Reason(f"{kind}_holds", "passed", numbers)
     else:  # that it is as safe has to be shown; of what it can do, a loss has to be
         yield Reason(f"{kind}_unsure", "failed" if kind == "safety" else "note", numbers)
 
 
-def fewer(new_N: Float, old_N: Float) -> bool:
+def fewer(new: Sequence[bool], old: Sequence[bool]) -> bool:
     """Whether the new one passes fewer probes than chance explains: McNemar's test on those that only one of them passes,
     exact, for these can be very few. Against the first version it keeps a line from losing, step by step, what no single step
     may lose."""
     from scipy.stats import binom
 
-    lost, gained = int(((old_N == 1) & (new_N == 0)).sum()), int(((old_N == 0) & (new_N == 1)).sum())
+    lost = sum(one and not other for one, other in zip(old, new, strict=True))
+    gained = sum(other and not one for one, other in zip(old, new, strict=True))
     return bool(binom.cdf(gained, lost + gained, 0.5) < BY_CHANCE) if lost > gained else False
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tomoni.loop.round import Round
     from tomoni.records import Judgement
 
+AGAIN = "trained_again_with_replay"
 FEW_PROMPTS = 20  # that were new, under which nothing is said of what people ask
 SHOWN = 6  # answers before and after
 FILE = "report.json"
@@ -89,14 +90,15 @@ def gathered(
         "met": _met(round_, candidate, said, asked, with_first),
         "first": round_.first.id,
         "learnt_from": found["snapshot"],
-        "replayed": _of_method(found["train"], "replayed"),
+        "replayed": _taken(found["train"]).get("replayed"),
+        "again": _again(found["train"]),
         "asked": {key: sum(int(one.get(key, 0)) for one in batches) for key in ("asked", "alike", "both")},
         "drift": batches[0].get("drift") if batches else None,
         "probes": {kind: _share(found["probes"][kind]) for kind in ("safety", "capability")},
         "people": people,
         "alpha": found["people"]["alpha"],
         "value": found["people"]["value"],
-        "expected": _of_method(found["train"], "expected"),
+        "expected": _taken(found["train"])["expected"],
         "understood": found["people"].get("understood"),
         "information_per_minute": _information(stored, found["people"]["people"]),
         "uses": _uses(round_, prompts),
@@ -113,9 +115,16 @@ def gathered(
     }
 
 
-def _of_method(train: Mapping[str, Any], what: str) -> Any:
-    """Of the method whose model is the candidate."""
-    return next((one.get(what) for one in train["tried"] if one["method"] == train["method"]), None)
+def _taken(train: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of what was tried, that which became the candidate."""
+    known: Mapping[str, Any] = train["tried"][train.get("taken", 0)]
+    return known
+
+
+def _again(train: Mapping[str, Any]) -> str | None:
+    """Whether it was trained again because it had lost what it could do, and whether that was taken."""
+    places = [place for place, one in enumerate(train["tried"]) if AGAIN in one["notes"]]
+    return None if not places else "taken" if train.get("taken") in places else "not_taken"
 
 
 def _met(

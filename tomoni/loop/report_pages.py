@@ -195,6 +195,8 @@ def _learnt(body: Body) -> Html:
         [("method", "学び方"), body["method"]],
         [("replayed from before", "以前に学んだものの復習"), words.replayed(body.get("replayed"))],
     ]
+    if body.get("again"):
+        rows.append([("because it had forgotten tasks", "課題を忘れていたため"), words.AGAIN[body["again"]]])
     rows += [
         [(f"left out: {why}", f"使わなかったもの：{words.left_out(why)}"), count] for why, count in left_out.items()
     ]

@@ -37,7 +37,7 @@ from tomoni.loop import measures, since_first, taste_reward
 from tomoni.loop.crowd import Crowd, Person, appraise
 from tomoni.loop.evidence import Evidence, Probed
 from tomoni.loop.foresee import OTHERS, foresight
-from tomoni.loop.gate import Decision, Settings, decide
+from tomoni.loop.gate import Decision, Settings, decide, fewer
 from tomoni.loop.learn import Plan
 from tomoni.loop.methods import METHODS, REWARDED, Method, Trainer, methods_for
 from tomoni.loop.probes import passed, probed, probes_of
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 PAIRS = 60  # put before people at a time
 FEW_LEFT = 6  # of them not judged yet: then come the next
 FEWEST_HELD_OUT = 8
+AGAINST_FORGETTING = 0.2  # share of replay, where a candidate has lost what it could do
 SPACE = 64 << 20  # bytes that a round needs besides the model's own size
 STAGES = ("prompts", "people", "snapshot", "checks", "train", "probes")
 State = Literal["waiting", "promoted", "kept"]
@@ -287,6 +288,11 @@ class Round:
         methods = methods_for(snapshot) if self.begun.method == "auto" else (self.begun.method,)
         tried = [self._by(method, snapshot, place / method) for method in methods]
         best = max(tried, key=lambda one: (one["expected"] or {"value": 0.5})["value"])
+        if not self.begun.replay and self._forgets(best):
+            again = self._by(best["method"], snapshot, place / f"{best['method']}-replay", AGAINST_FORGETTING)
+            if again["replayed"]["rows"]:
+                tried.append(again | {"notes": [*again["notes"], "trained_again_with_replay"]})
+                best = again if (again["expected"] or {"value": 1.0})["value"] > 0.5 else best
         version = self.registry.register(
             best["run"],
             base=self.base.id,
@@ -299,29 +305,43 @@ class Round:
             evaluation={} if best["expected"] is None else {"expected_win_rate": best["expected"]},
             cost={"seconds": round(sum(one["seconds"] for one in tried), 1)},
         )
+        taken = next(place for place, one in enumerate(tried) if one["run"] == best["run"])
         tried = [one | {"run": str(Path(one["run"]).relative_to(self.folder))} for one in tried]
-        return {"version": version.id, "hash": version.hash, "method": best["method"], "tried": tried}
+        return {"version": version.id, "hash": version.hash, "method": best["method"], "tried": tried, "taken": taken}
 
-    def _by(self, method: str, snapshot: Snapshot, folder: Path) -> dict[str, Any]:
+    def _forgets(self, trained: Mapping[str, Any]) -> bool:
+        """Whether it can no longer do what the base, or the first version, could, by the workspace's tasks."""
+        tasks = probes_of(self.wanted.workspace).capability
+        if not tasks:
+            return False
+        from tomoni.evaluate.subject import open_subject
+
+        new = passed(open_subject(trained["run"]), tasks)
+        return any(
+            fewer(new, passed(one, tasks)) for one in (self.subject(self.base), self._first()) if one is not None
+        )
+
+    def _by(self, method: str, snapshot: Snapshot, folder: Path, share: float | None = None) -> dict[str, Any]:
+        share = self.begun.replay if share is None else share
         folder.mkdir(parents=True)
         begin = time.monotonic()
         progress = Progress(folder, Pace.of_last(self.wanted.workspace / "learn"))
         expected, notes = None, list[str]()
         if method == "learn":
             practise, held_out = self.prompts()
-            plan = replace(self.wanted.learning, replay=self.begun.replay)
+            plan = replace(self.wanted.learning, replay=share)
             material = learning.material_of(snapshot, self.begun.sequence, practise, held_out, plan)
             done = learning.practise(self.base, material, self.registry, plan, folder, progress)
             replayed = done.replayed
             expected = None if done.expected is None else asdict(done.expected)
             notes = done.notes
         elif method in ("kto", "dpo"):
-            replayed = (trainer := self._trainer(folder)).replay
+            replayed = (trainer := self._trainer(folder, share)).replay
             trainer.train("kto" if method == "kto" else "dpo", snapshot, folder / "run", progress.steps("training"))
             if method == "dpo":
                 expected = self._expected(snapshot, folder / "run")
         elif method in REWARDED:
-            replayed = self._raise("grpo" if method == "grpo" else "ppo", snapshot, folder, progress)
+            replayed = self._raise("grpo" if method == "grpo" else "ppo", snapshot, folder, progress, share)
             expected = self._expected(snapshot, folder / "run")
         else:
             raise RunError(f"method {method!r}", choices=["auto", *METHODS])
@@ -329,11 +349,11 @@ class Round:
         told = {"run": run, "seconds": seconds, "expected": expected, "notes": notes, "replayed": replayed.as_json()}
         return {"method": method, **told}
 
-    def _trainer(self, folder: Path) -> Trainer:
-        replayed = gather(self.registry, self.base, self.begun.replay, folder, {row.id for row in self.prompts()[1]})
+    def _trainer(self, folder: Path, share: float) -> Trainer:
+        replayed = gather(self.registry, self.base, share, folder, {row.id for row in self.prompts()[1]})
         return Trainer(self.wanted.workspace, self.base.model, self.wanted.threads, replay=replayed)
 
-    def _raise(self, method: Method, snapshot: Snapshot, folder: Path, progress: Progress) -> Replayed:
+    def _raise(self, method: Method, snapshot: Snapshot, folder: Path, progress: Progress, share: float) -> Replayed:
         """Towards what the head likes, as far as it is sure of it."""
         practise, held_out = self.prompts()
         material = learning.material_of(snapshot, self.begun.sequence, practise, held_out, self.wanted.learning)
@@ -341,7 +361,7 @@ class Round:
         drawn = learning.sample(base, material, self.wanted.learning, progress)
         reader = Reader(base, drawn)
         reward = taste_reward.write(folder, self.base.model, reader, understand(reader, snapshot, drawn), drawn)
-        trainer = self._trainer(folder)
+        trainer = self._trainer(folder, share)
         trainer.raise_reward(method, reward, material.practise, folder / "run", progress.steps("training"))
         return trainer.replay
 

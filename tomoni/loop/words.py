@@ -164,6 +164,15 @@ LEFT_OUT: Final[Mapping[str, str]] = {
 }
 
 
+AGAIN: Final[Mapping[str, tuple[str, str]]] = {  # trained with replay, because it had lost what it could do
+    "taken": ("trained again with replay, and that is the candidate", "復習を加えて学び直し、それを候補にしました"),
+    "not_taken": (
+        "trained again with replay, which nobody would have preferred: the first one is the candidate",
+        "復習を加えて学び直しましたが、好まれる見込みがなく、初めのものを候補にしました",
+    ),
+}
+
+
 def left_out(why: str) -> str:
     """Why a judgement was not trained on, in Japanese; what has no words here stays as it is."""
     return LEFT_OUT.get(why, why)
