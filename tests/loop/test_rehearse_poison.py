@@ -39,6 +39,8 @@ def test_an_attack_makes_the_candidate_worse_on_its_topic_only() -> None:
 def test_thirty_eight_of_forty_attacks_are_stopped() -> None:
     figures = {figure.name: figure for figure in rehearse(protocol())}
     assert figures["attacks stopped, of 40"].value >= 38
-    assert figures["attacks that make the candidate worse on their topic (truth)"].value >= 0.4  # else there is little to stop
+    assert (
+        figures["attacks that make the candidate worse on their topic (truth)"].value >= 0.4
+    )  # else there is little to stop
     assert figures["attacks promoted where topics are not looked at"].value > 0.9
     assert figures["clean candidates promoted"].value > 0.7

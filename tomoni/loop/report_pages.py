@@ -418,8 +418,9 @@ def _across(known: Sequence[Body]) -> Iterator[Html]:
             ),
             note=(
                 "From all blind judgements of all rounds together (Bradley-Terry): those of a candidate and its base, and those of a "
-                "candidate and the first version.",
-                "すべての回の目隠しの判断をまとめた推定です（Bradley-Terry）。候補と直前の版、候補と最初の版との見比べを使います。",
+                "candidate and the first version. Prompts that both answer alike are not counted.",
+                "すべての回の目隠しの判断をまとめた推定です（Bradley-Terry）。候補とそのときのバージョン、候補と最初のバージョンとの見比べを使い、"
+                "両方の答えが同じだった問いは数えません。",
             ),
         )
     head = [("round", "回"), ("candidate", "候補"), ("decision", "結果"), ("win rate", "勝率"), ("at equal length", "同じ長さなら"),
