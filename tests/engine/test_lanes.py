@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -20,6 +20,8 @@ from tomoni.engine.trained import choose
 from tomoni.errors import Diverged
 from tomoni.rows import Item
 from tomoni.settings.sft import Config
+
+pytestmark = pytest.mark.usefixtures("small_lanes")
 
 
 @given(st.integers(1, 30), st.integers(1, 9), st.integers(0, 1000))
@@ -62,14 +64,6 @@ def step(threads: int, items: list[Item], budget: int | None = None) -> tuple[fl
     assert built.forward.flat is not None
     stats = built.forward_backward(items, losses.nll)
     return stats["loss"].value, {name: weight.grad for name, weight in built.trained.items() if weight.grad is not None}
-
-
-@pytest.fixture(autouse=True)
-def small_lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(lanes, "TOKENS_A_LANE", 30)
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("budget", [None, 130])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -14,7 +13,6 @@ from tests import tiny
 from tests.engine.items import engine, random_items, settings
 from tests.engine.test_engine import assert_identical, plain_logprobs, plain_loss, weights
 from tomoni import losses
-from tomoni.engine import lanes
 from tomoni.engine.engine import Engine
 from tomoni.engine.forward import ScoreHead
 from tomoni.engine.frozen import Below
@@ -24,15 +22,9 @@ from tomoni.errors import Diverged
 from tomoni.losses import preference
 from tomoni.rows import Item, with_reference
 
+pytestmark = pytest.mark.usefixtures("small_lanes")
+
 COEF = 0.7
-
-
-@pytest.fixture(autouse=True)
-def small_lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(lanes, "TOKENS_A_LANE", 30)
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def again(count: int = 7, *, batch_size: int = 4, seed: int = 5) -> Replay:
