@@ -143,3 +143,5 @@ def test_the_small_tier_with_a_model_plays_a_round_of_a_workspace() -> None:
     found = [figure.name for figure in rehearse(QUICK, tier="model")]
     assert any(name.startswith("model, seed 900000, round 1") for name in found)
     assert "diversity kept after the last round" in found
+    assert "model, loop: win rate over the start after 40 labels" in found
+    assert any(name.startswith("model, labels of offline training at 40 over those of the loop") for name in found)

@@ -12,17 +12,17 @@ from __future__ import annotations
 import json
 import random
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from tomoni.errors import ConfigError, RunError
+from tomoni.errors import RunError
 from tomoni.feedback.arrays import Float
 from tomoni.feedback.ask import Candidates, choose
-from tomoni.feedback.entries import NewPrompt, prompt_id
+from tomoni.feedback.entries import NewPrompt
 from tomoni.feedback.head import Head
 from tomoni.feedback.resolve import resolve
 from tomoni.feedback.store import Store
@@ -31,14 +31,15 @@ from tomoni.loop import practice
 from tomoni.loop.measures import distinct
 from tomoni.loop.rehearse_caution import best_of_weights
 from tomoni.loop.rehearse_figures import Figure, mean
+from tomoni.loop.rehearse_model_loop import e1
+from tomoni.loop.rehearse_people_of_model import Person, open_model, prompts_of
 from tomoni.loop.rehearse_ten import Course, Fault, Turn, figures
 from tomoni.loop.round import Played, Wanted, play
 from tomoni.loop.roundfolder import take_in
 from tomoni.loop.taste import Prompt, Reader, understand
-from tomoni.records import Judgement, Kind, Message
+from tomoni.records import Judgement, Kind
 from tomoni.registry import Registry, Version
 from tomoni.world import bundled_world, held_out_questions, taste_of, tuning_questions
-from tomoni.world.tastes import Taste
 
 if TYPE_CHECKING:
     from tomoni.evaluate.subject import Subject
@@ -49,10 +50,10 @@ MOST_BATCHES: Final = 40
 
 
 def rehearse_model(form: Form, seeds: range, only: Sequence[str]) -> Iterator[Figure]:
-    if missing := [name for name in only if name not in ("E5", "E8")]:
-        raise ConfigError(f"{missing[0]} is played with numbers only", choices=["E5", "E8"])
     with tempfile.TemporaryDirectory(prefix="tomoni-rehearsal-") as folder:
         tuned = _tuned(form["model"], Path(folder))
+        if not only or "E1" in only:
+            yield from e1(form, tuned, Path(folder), seeds)
         if not only or "E5" in only:
             yield from _e5(form, tuned, seeds)
         if not only or "E8" in only:
@@ -88,29 +89,6 @@ def _tuned(part: Form, folder: Path) -> Path:
     return folder / "tuned"
 
 
-def _prompts(records: Iterable[Mapping[str, Any]]) -> list[Prompt]:
-    found = [(Message("user", record["messages"][0]["content"]),) for record in records]
-    return list({prompt_id(one): one for one in found}.values())
-
-
-@dataclass(slots=True)
-class Person:
-    """Who judges by `taste`, and is wrong now and then."""
-
-    id: str
-    taste: Taste
-    flips: float
-    rng: random.Random
-
-    def verdict(self, first: str, second: str, *, coin: bool = False) -> str:
-        if coin:
-            return self.rng.choice(("first", "second"))
-        said = self.taste.prefers(first, second, self.rng)
-        if said != "tie" and self.rng.random() < self.flips:
-            return {"first": "second", "second": "first"}[said]
-        return said
-
-
 class Match:
     """One seed: a workspace, its people, and rounds until they are over."""
 
@@ -121,9 +99,9 @@ class Match:
         registry = Registry.open(folder)
         registry.promote(registry.register(tuned).id)
         world = bundled_world()
-        practise = _prompts(tuning_questions(world, int(part["prompts"]), 1000 + seed, conversations=0))
-        held_out = _prompts(held_out_questions(world, int(part["held_out"]), 1000 + seed))
-        self.measured = _prompts(held_out_questions(world, int(part["measured"]), 2000 + seed))
+        practise = prompts_of(tuning_questions(world, int(part["prompts"]), 1000 + seed, conversations=0))
+        held_out = prompts_of(held_out_questions(world, int(part["held_out"]), 1000 + seed))
+        self.measured = prompts_of(held_out_questions(world, int(part["measured"]), 2000 + seed))
         with Store.open(folder) as store:
             ids = [store.add_person(f"person {k}", role="annotator").id for k in range(int(part["e8"]["people"]))]
             self.people = [Person(id, self.taste, float(part["e8"]["flips"]), self.rng) for id in ids]
@@ -257,18 +235,14 @@ def _current(registry: Registry) -> Version:
 
 
 def _subject(version: Version) -> Subject:
-    from tomoni.evaluate.subject import open_subject
-
-    return open_subject(version.model)
+    return open_model(version.model)
 
 
 # -- E5 --------------------------------------------------------------------------------------------------------------
 
 
 def _e5(form: Form, tuned: Path, seeds: range) -> Iterator[Figure]:
-    from tomoni.evaluate.subject import open_subject
-
-    part, resamples, subject = form["model"]["e5"], int(form["resamples"]), open_subject(tuned)
+    part, resamples, subject = form["model"]["e5"], int(form["resamples"]), open_model(tuned)
     gains = [
         _gained(form["model"], subject, seed, float(form["people"]["flips"]), float(form["e5"]["caution"]))
         for seed in seeds
@@ -290,7 +264,7 @@ def _gained(part: Form, subject: Subject, seed: int, flips: float, caution: floa
     """Score over the mean of the best of 1, 2, 4 … answers, by way of scoring."""
     rng, taste, most = random.Random(f"caution {seed}"), taste_of(1 + seed, seed), int(part["e5"]["most"])
     world = bundled_world()
-    asked = _prompts(tuning_questions(world, int(part["e5"]["labels"]), 3000 + seed, conversations=0))
+    asked = prompts_of(tuning_questions(world, int(part["e5"]["labels"]), 3000 + seed, conversations=0))
     pairs = [one for one in practice.draw(subject, asked, 2, seed=seed) if len(set(one.texts)) == 2]
     ground = practice.draw(subject, asked[:60], 8, seed=seed + 1)
     reader = Reader(subject, ground)
@@ -302,7 +276,7 @@ def _gained(part: Form, subject: Subject, seed: int, flips: float, caution: floa
         labels.append({"first": 1.0, "second": 0.0}.get(person.verdict(*one.texts), 0.5))
     head = Head.fit(np.array(deltas), np.array(labels), noise_N=np.full(len(labels), flips), length=reader.space.length)
     weight_NM = best_of_weights(most, 2 ** np.arange(int(np.log2(most)) + 1))
-    prompts = _prompts(held_out_questions(world, int(part["e5"]["prompts"]), 3000 + seed))
+    prompts = prompts_of(held_out_questions(world, int(part["e5"]["prompts"]), 3000 + seed))
     found: dict[str, Float] = {}
     scorers: dict[str, Callable[[Float], Float]] = {
         "cautious": lambda phi_MD: head.scores(phi_MD, reference_MD=phi_MD[:16], caution=caution),
