@@ -15,7 +15,7 @@ import hashlib
 import json
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from tomoni.loop import practice
 from tomoni.loop.practice import Lessons, Trainer, in_japanese
 from tomoni.loop.progress import Pace, Progress
 from tomoni.loop.replay import OFF, Replayed, gather
+from tomoni.loop.since_first import first_of
 from tomoni.loop.taste import Drawn, Expected, Prompt, Reader, best_of, expected_win_rate, understand
 from tomoni.records import Chat
 from tomoni.registry import Registry, Version
@@ -146,13 +147,12 @@ def practise(
     with progress.opaque("reading"):
         from tomoni.evaluate.subject import open_subject
 
-        registry.verify(base)
-        before = open_subject(base.model)
+        before = _open(registry, base)
         far = bool(corrections) and practice.surprise(before, corrections) > practice.SURPRISE
     progress.plan(len(material.practise), imitating=far)
     drawn = sample(before, material, plan, progress)
     progress.say("fitting")
-    reader = Reader(before, drawn, told=progress.within("fitting", 0.0, 0.9))
+    reader = reader_of(registry, base, before, drawn, told=progress.within("fitting", 0.0, 0.9))
     head = understand(reader, material.snapshot, drawn)
     trainer = Trainer(
         base.model,
@@ -174,6 +174,28 @@ def practise(
     after = open_subject(folder / "run")
     trials, expected = _try(before, after, reader, head, material, notes, progress)
     return Practised(lessons, len(drawn), trained.seconds, trials, expected, notes, replayed)
+
+
+def reader_of(
+    registry: Registry,
+    base: Version,
+    subject: Subject,
+    drawn: Sequence[Drawn],
+    told: Callable[[float], None] | None = None,
+) -> Reader:
+    """Who reads answers: the first version of the line, as long as its files are there."""
+    first = first_of(registry, base)
+    if first.id != base.id:
+        with contextlib.suppress(UserError):
+            return practice.eyes_of_first(_open(registry, first), drawn, told=told)
+    return Reader(subject, drawn, told=told)
+
+
+def _open(registry: Registry, version: Version) -> Subject:
+    from tomoni.evaluate.subject import open_subject
+
+    registry.verify(version)
+    return open_subject(version.model)
 
 
 def _read(plan: Plan) -> Material:

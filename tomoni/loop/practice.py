@@ -23,7 +23,7 @@ import numpy as np
 from tomoni.durable import atomic_write
 from tomoni.errors import RunError
 from tomoni.loop.replay import OFF, Replayed
-from tomoni.loop.taste import Drawn, Prompt
+from tomoni.loop.taste import Drawn, Prompt, Reader
 from tomoni.records import Chat, Message
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 ANSWERS = 8  # drawn to a prompt
 PROMPTS = 120
 MAX_NEW_TOKENS = 64
+EARLY_ANSWERS = 4  # of the first version to each prompt, which the space of answers is made of besides
+EARLY_SEED = 77
 SURPRISE = 0.7  # nats a token: corrections above this are imitated first
 IMITATION = 16  # times that each correction is seen by the imitator
 REPEATED = 4  # times that each correction stands among the rows
@@ -84,6 +86,16 @@ def draw_one(
     how = Sampling(max_new_tokens=MAX_NEW_TOKENS, temperature=1.0, seed=seed)
     tokens = [subject.renderer.prompt(prompt) for prompt in prompts]
     return [completion.text.strip() for completion in subject.sampler().sample(tokens, how, told=told)]
+
+
+def eyes_of_first(first: Subject, drawn: Sequence[Drawn], *, told: Callable[[float], None] | None = None) -> Reader:
+    """The first version of a line reads, in a space of its own answers and of what a later version was drawn to say.
+
+    A version that has learnt a taste says less that differs, and sees less of it: in its own eyes the early judgements,
+    of answers that it no longer gives, teach nothing any more, and the line comes to rest (LOG.md, "Whose eyes").
+    """
+    early = draw(first, [one.prompt for one in drawn], EARLY_ANSWERS, seed=EARLY_SEED)
+    return Reader(first, [*early, *drawn], told=told)
 
 
 def surprise(subject: Subject, corrections: Sequence[Chat]) -> float:

@@ -3,7 +3,7 @@
 Both arms practise as the product does: the best of eight of the policy's own answers to each prompt, learnt by a small
 adapter (`taste.best_of`, `practice.Trainer`). Offline, all pairs are of the starting model's answers, drawn at random; the
 head is fitted once, and the policy practises by it as many steps as are best. In the loop the pairs are the current
-policy's, chosen by the product's rule, the head is fitted anew in the current policy's space, and one step is made. Each
+policy's, chosen by the product's rule, the head is fitted anew as the starting model sees them, and one step is made. Each
 label is flipped with a probability that both arms are told; what is measured is the hidden taste's own verdict on texts.
 """
 
@@ -115,7 +115,7 @@ class Arms:
         path, policy, said, rates = self.tuned, self.start, list[Label](), []
         for number in range(int(part["labels"]) // int(part["batch"])):
             drawn = self._draw(policy, seed=1000 + number)
-            reader = Reader(policy, drawn)
+            reader = practice.eyes_of_first(self.start, drawn)
             asked = self._asked(reader, drawn, self._head(reader, said), number)
             said += [self._said(person, *one) for one in asked]
             path = self._practised(path, reader, self._head(reader, said), drawn)

@@ -33,8 +33,9 @@ Z = 1.959964  # standard errors to either end of a 95 % interval
 
 
 def first_of(registry: Registry, version: Version) -> Version:
-    """Where the line begins; the version itself where nothing came before it."""
-    while version.base is not None:
+    """Where the line begins: what people began to teach, before any press of Learn and any round; the version itself where
+    it was made otherwise."""
+    while version.base is not None and (version.method == "learn" or version.method.startswith("round")):
         version = registry.get(version.base)
     return version
 
