@@ -32,7 +32,7 @@ from tomoni.loop.measures import distinct
 from tomoni.loop.rehearse_caution import best_of_weights
 from tomoni.loop.rehearse_figures import Figure, mean
 from tomoni.loop.rehearse_model_loop import e1
-from tomoni.loop.rehearse_people_of_model import Person, open_model, prompts_of
+from tomoni.loop.rehearse_people_of_model import Person, open_model, preferred, prompts_of
 from tomoni.loop.rehearse_ten import Course, Fault, Turn, figures
 from tomoni.loop.round import Played, Wanted, play
 from tomoni.loop.roundfolder import take_in
@@ -211,11 +211,7 @@ class Match:
     # -- the truth ---------------------------------------------------------------------------------------------------
 
     def better(self, version: Version, other: Version) -> float:
-        new, old = (
-            practice.draw_one(_subject(one), self.measured, seed=seed) for one, seed in ((version, 2), (other, 1))
-        )
-        gap_N = np.array([self.taste.score(a) - self.taste.score(b) for a, b in zip(new, old, strict=True)])
-        return float((gap_N > 0).mean() + 0.5 * (gap_N == 0).mean())
+        return preferred(self.taste, _subject(version), _subject(other), self.measured)
 
     def _distinct(self, version: Version) -> float:
         """distinct-2 of four answers a prompt, mean over prompts."""

@@ -21,7 +21,7 @@ from tomoni.feedback.ask import Candidates, choose
 from tomoni.feedback.head import Head
 from tomoni.loop import practice
 from tomoni.loop.rehearse_figures import Figure, mean, needed
-from tomoni.loop.rehearse_people_of_model import Person, open_model, prompts_of
+from tomoni.loop.rehearse_people_of_model import Person, open_model, preferred, prompts_of
 from tomoni.loop.taste import PREFERRED, Drawn, Prompt, Reader, best_of
 from tomoni.records import Verdict
 from tomoni.world import bundled_world, held_out_questions, taste_of, tuning_questions
@@ -174,10 +174,7 @@ class Arms:
 
     def better(self, policy: Subject) -> float:
         """How often the policy's answer has more of the taste than the start's; ties half."""
-        taste = self.person().taste
-        new, old = (practice.draw_one(one, self.measured, seed=seed) for one, seed in ((policy, 2), (self.start, 1)))
-        gap_N = np.array([taste.score(a) - taste.score(b) for a, b in zip(new, old, strict=True)])
-        return float((gap_N > 0).mean() + 0.5 * (gap_N == 0).mean())
+        return preferred(self.person().taste, policy, self.start, self.measured)
 
 
 def _pairs(texts: Sequence[str]) -> Iterator[tuple[str, str]]:

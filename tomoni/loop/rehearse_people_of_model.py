@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tomoni.feedback.entries import prompt_id
 from tomoni.loop.taste import Prompt
@@ -33,6 +35,15 @@ class Person:
         if said != "tie" and self.rng.random() < self.flips:
             return {"first": "second", "second": "first"}[said]
         return said
+
+
+def preferred(taste: Taste, new: Subject, old: Subject, prompts: Sequence[Prompt]) -> float:
+    """How often the new model's answer has more of the taste than the old one's, each drawn once; ties half."""
+    from tomoni.loop.practice import draw_one
+
+    texts = zip(draw_one(new, prompts, seed=2), draw_one(old, prompts, seed=1), strict=True)
+    gap_N = np.array([taste.score(one) - taste.score(other) for one, other in texts])
+    return float((gap_N > 0).mean() + 0.5 * (gap_N == 0).mean())
 
 
 def prompts_of(records: Iterable[Mapping[str, Any]]) -> list[Prompt]:

@@ -36,6 +36,7 @@ READ = 100_000  # of each file
 BATCH = 8  # rows an update
 LARGEST = 0.9  # share
 MEND = "write rows of one form, with prompt and completion, or with messages; or --replay 0"
+TRAINED_AGAIN = "trained_again_with_replay"  # a note of what a round tried
 OURS = ("learn", "rounds")  # folders of a workspace whose runs learnt what people taught
 
 Row = Chat | Text

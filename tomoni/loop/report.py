@@ -24,6 +24,7 @@ from tomoni.feedback.store import Store
 from tomoni.loop import asked as asking
 from tomoni.loop import since_first
 from tomoni.loop.gate import Decision
+from tomoni.loop.replay import TRAINED_AGAIN
 from tomoni.loop.report_pages import across, one_round
 from tomoni.loop.words import LANGS, reason
 from tomoni.registry import Version
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from tomoni.loop.round import Round
     from tomoni.records import Judgement
 
-AGAIN = "trained_again_with_replay"
 FEW_PROMPTS = 20  # that were new, under which nothing is said of what people ask
 SHOWN = 6  # answers before and after
 FILE = "report.json"
@@ -123,7 +123,7 @@ def _taken(train: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _again(train: Mapping[str, Any]) -> str | None:
     """Whether it was trained again because it had lost what it could do, and whether that was taken."""
-    places = [place for place, one in enumerate(train["tried"]) if AGAIN in one["notes"]]
+    places = [place for place, one in enumerate(train["tried"]) if TRAINED_AGAIN in one["notes"]]
     return None if not places else "taken" if train.get("taken") in places else "not_taken"
 
 

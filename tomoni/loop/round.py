@@ -42,7 +42,7 @@ from tomoni.loop.learn import Plan
 from tomoni.loop.methods import METHODS, REWARDED, Method, Trainer, methods_for
 from tomoni.loop.probes import passed, probed, probes_of
 from tomoni.loop.progress import Pace, Progress
-from tomoni.loop.replay import Replayed, gather
+from tomoni.loop.replay import TRAINED_AGAIN, Replayed, gather
 from tomoni.loop.roundfolder import Begun, Status, alone, open_round, take_in
 from tomoni.loop.stages import Output, Stages, hashed
 from tomoni.loop.taste import Reader, understand
@@ -291,7 +291,7 @@ class Round:
         if not self.begun.replay and self._forgets(best):
             again = self._by(best["method"], snapshot, place / f"{best['method']}-replay", AGAINST_FORGETTING)
             if again["replayed"]["rows"]:
-                tried.append(again | {"notes": [*again["notes"], "trained_again_with_replay"]})
+                tried.append(again | {"notes": [*again["notes"], TRAINED_AGAIN]})
                 best = again if (again["expected"] or {"value": 1.0})["value"] > 0.5 else best
         version = self.registry.register(
             best["run"],

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import expit
 
 from tomoni.evaluate.metrics import Interval
+from tomoni.evaluate.overoptimisation import Z_95
 from tomoni.feedback.arrays import Float
 from tomoni.loop import asked as asking
 from tomoni.loop.evidence import RANDOM, Said
@@ -29,7 +31,6 @@ FIRST = "first"  # selected_by of pairs with the first version's answers
 PAIRS = 20
 FILE = "first.jsonl"
 SETTLED = 1e-10  # of a strength, in logits
-Z = 1.959964  # standard errors to either end of a 95 % interval
 
 
 def first_of(registry: Registry, version: Version) -> Version:
@@ -93,7 +94,7 @@ def against(first: str, known: Sequence[Met]) -> dict[str, Interval]:
     strength_V, covariance_VV = _fitted(design_GV, won_G, n_G)
     error_V = np.sqrt(np.diag(covariance_VV))
     return {
-        name: Interval(*(float(1 / (1 + np.exp(-(strength_V[at] + z * error_V[at])))) for z in (0.0, -Z, Z)))
+        name: Interval(*(float(expit(strength_V[at] + z * error_V[at])) for z in (0.0, -Z_95, Z_95)))
         for name, at in place.items()
     }
 
@@ -115,7 +116,7 @@ def _fitted(design_GV: Float, won_G: Float, n_G: Float) -> tuple[Float, Float]:
         return float(won_G @ x_G - n_G @ np.logaddexp(0.0, x_G))
 
     while True:
-        p_G = 1 / (1 + np.exp(-(design_GV @ strength_V)))
+        p_G = expit(design_GV @ strength_V)
         curvature_VV = design_GV.T @ (design_GV * (n_G * p_G * (1 - p_G))[:, None])
         step_V = np.linalg.solve(curvature_VV, design_GV.T @ (won_G - n_G * p_G))
         while likelihood(strength_V + step_V) < likelihood(strength_V) and np.abs(step_V).max() > SETTLED:

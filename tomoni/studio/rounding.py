@@ -111,7 +111,7 @@ class Rounds:
 
     def under_judgement(self) -> str | None:
         """The candidate whose answers are before people now: who could ask it by name would know it when judging."""
-        newest = next(iter(self.all()), None)
+        newest = self.latest()
         return str(newest.report["candidate"]) if newest is not None and newest.asks and newest.report else None
 
     def all(self) -> list[Seen]:

@@ -107,7 +107,10 @@ async def answer(caller: Caller, body: Ask) -> Response:
 
 def require_not_judged(caller: Visit, *versions: str | None) -> None:
     """The owner may look; who does has seen behind the curtain, and knows it."""
-    if not caller.owner and (candidate := caller.house.rounds.under_judgement()) in versions and candidate:
+    if caller.owner or not any(versions):
+        return
+    candidate = caller.house.rounds.under_judgement()
+    if candidate in versions:
         raise Fault("under_judgement", 403, version=candidate)
 
 
