@@ -147,7 +147,7 @@ def practise(
     with progress.opaque("reading"):
         from tomoni.evaluate.subject import open_subject
 
-        before = _open(registry, base)
+        before = open_version(registry, base)
         far = bool(corrections) and practice.surprise(before, corrections) > practice.SURPRISE
     progress.plan(len(material.practise), imitating=far)
     drawn = sample(before, material, plan, progress)
@@ -187,11 +187,11 @@ def reader_of(
     first = first_of(registry, base)
     if first.id != base.id:
         with contextlib.suppress(UserError):
-            return practice.eyes_of_first(_open(registry, first), drawn, told=told)
+            return practice.eyes_of_first(open_version(registry, first), drawn, told=told)
     return Reader(subject, drawn, told=told)
 
 
-def _open(registry: Registry, version: Version) -> Subject:
+def open_version(registry: Registry, version: Version) -> Subject:
     from tomoni.evaluate.subject import open_subject
 
     registry.verify(version)

@@ -17,7 +17,7 @@ import contextlib
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
@@ -40,7 +40,7 @@ from tomoni.loop.foresee import OTHERS, foresight
 from tomoni.loop.gate import Decision, Settings, decide, fewer
 from tomoni.loop.learn import Plan
 from tomoni.loop.methods import METHODS, REWARDED, Method, Trainer, methods_for
-from tomoni.loop.probes import passed, probed, probes_of
+from tomoni.loop.probes import Probe, passed, probed, probes_of
 from tomoni.loop.progress import Pace, Progress
 from tomoni.loop.replay import TRAINED_AGAIN, Replayed, gather
 from tomoni.loop.roundfolder import Begun, Status, alone, open_round, take_in
@@ -120,6 +120,7 @@ class Round:
         self.base = registry.get(begun.base)
         self._subjects: dict[str, Subject] = {}
         self._snapshot: Snapshot | None = None
+        self._marks: dict[tuple[str, ...], list[list[bool] | None]] = {}
 
     def go_on(self) -> Played:
         outputs = self._through()
@@ -276,11 +277,8 @@ class Round:
     # -- training ----------------------------------------------------------------------------------------------------
 
     def subject(self, version: Version) -> Subject:
-        from tomoni.evaluate.subject import open_subject
-
         if version.id not in self._subjects:
-            self.registry.verify(version)
-            self._subjects[version.id] = open_subject(version.model)
+            self._subjects[version.id] = learning.open_version(self.registry, version)
         return self._subjects[version.id]
 
     def _train(self, place: Path) -> Output:
@@ -317,9 +315,15 @@ class Round:
         from tomoni.evaluate.subject import open_subject
 
         new = passed(open_subject(trained["run"]), tasks)
-        return any(
-            fewer(new, passed(one, tasks)) for one in (self.subject(self.base), self._first()) if one is not None
-        )
+        return any(fewer(new, marks) for marks in self._before(tasks) if marks is not None)
+
+    def _before(self, some: Sequence[Probe]) -> list[list[bool] | None]:
+        """What the base passes, and what the first version does where it is another; asked once."""
+        key = tuple(one.id for one in some)
+        if key not in self._marks:
+            subjects = (self.subject(self.base), self._first())
+            self._marks[key] = [None if one is None else passed(one, some) for one in subjects]
+        return self._marks[key]
 
     def _by(self, method: str, snapshot: Snapshot, folder: Path, share: float | None = None) -> dict[str, Any]:
         share = self.begun.replay if share is None else share
@@ -426,12 +430,12 @@ class Round:
 
     def _probes(self, found: Mapping[str, Output]) -> Output:
         probes = probes_of(self.wanted.workspace)
-        subjects = [self.subject(self.base), self.subject(self.candidate(found)), self._first()]
+        candidate = self.subject(self.candidate(found))
         output: Output = {}
         for kind in ("safety", "capability"):
             some = getattr(probes, kind)
-            base, candidate, first = (passed(one, some) if some and one is not None else None for one in subjects)
-            known = probed(base or [], candidate or [], some, first)
+            base, first = self._before(some) if some else (None, None)
+            known = probed(base or [], passed(candidate, some) if some else [], some, first)
             output[kind] = None if known is None else {**asdict(known), "hard": sorted(known.hard)}
         return output
 
