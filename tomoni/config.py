@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path, PurePath
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -31,6 +31,8 @@ Key = tuple[str | int, ...]
 
 class Frozen(BaseModel):
     """Base of every config: nothing changes after it is made, no key that is not declared, no inf or nan."""
+
+    called_elsewhere: ClassVar[Mapping[str, str]] = {}  # what other tools call a key, and what it is here
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
@@ -154,8 +156,12 @@ def _read_file(path: Path, draft: Draft) -> None:
             )
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
+        plain = (
+            "" if path.suffix in (".yaml", ".yml") else "a config is a YAML file, and all else is named by its --key; "
+        )
         raise ConfigError(
-            f"{path} cannot be read: {error.strerror}", next_step="check the name, or start from `tomoni init FOLDER`"
+            f"{path} cannot be read: {error.strerror}",
+            next_step=f"{plain}check the name, or start from `tomoni init FOLDER`",
         ) from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
@@ -415,12 +421,20 @@ def _unknown(key: Key, model_class: type[BaseModel]) -> str:
     if SECRET.search(name):
         return f'unknown key "{_dotted(key)}": secrets come from environment variables, never from a config'
     known = _fields_at(model_class, key[:-1])
-    hint = did_you_mean(name, known)
+    hint = _elsewhere(name, known, model_class) if len(key) == 1 else ""
+    hint = hint or did_you_mean(name, known)
     parts = [choice for choice in known if name in choice or choice in name]
     if not hint and parts:
         hint = f" (did you mean {', '.join(parts[:5])}?)"
     possible = f"; possible: {', '.join(known)}" if len(known) <= 12 else ""
     return f'unknown key "{_dotted(key)}"{hint or possible}'
+
+
+def _elsewhere(name: str, known: Sequence[str], model_class: type[BaseModel]) -> str:
+    """The key here of one that another tool calls `name`, or nearly so."""
+    names: Mapping[str, str] = getattr(model_class, "called_elsewhere", {})
+    near = get_close_matches(name.replace("-", "_").lower(), (*names, *known), n=1, cutoff=0.7)
+    return f' (here: "{names[near[0]]}")' if near and names.get(near[0]) in known else ""
 
 
 def _fields_at(model_class: type[BaseModel], key: Key) -> tuple[str, ...]:

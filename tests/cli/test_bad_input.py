@@ -260,3 +260,33 @@ def test_virtual_tokens_count_against_the_context(place: Path, refused: Callable
     tuned = ("--train", "prompt_tuning", "--num_virtual_tokens")
     assert "num_virtual_tokens leaves no room" in refused(*tuned, "512")
     assert "the model has room for 12" in refused(*tuned, "500")
+
+
+def test_a_key_by_another_tools_name_is_answered_with_the_name_here(refused: Callable[..., str]) -> None:
+    said = refused(
+        "--lr", "1e-4", "--epocs", "2", "--per-device-train-batch-size", "4", "--cutoff_len", "64", "--bf16", "true"
+    )
+    for theirs, ours in {
+        "lr": "learning_rate",
+        "epocs": "num_train_epochs",
+        "per_device_train_batch_size": "batch_size",
+        "cutoff_len": "max_length",
+        "bf16": "dtype",
+    }.items():
+        assert f'unknown key "{theirs}" (here: "{ours}")' in said
+
+
+def test_every_hint_names_a_key_that_some_method_has() -> None:
+    from tomoni.run.methods import METHODS, config_class
+    from tomoni.settings.elsewhere import CALLED_ELSEWHERE
+
+    keys = {key for method in METHODS for key in config_class(method).model_fields}
+    assert set(CALLED_ELSEWHERE.values()) <= keys
+    assert not set(CALLED_ELSEWHERE) & keys
+
+
+def test_a_model_where_a_config_belongs_is_told_so(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sft", "bundled:small"]) == 2
+    said = capsys.readouterr().err
+    assert "bundled:small cannot be read" in said
+    assert "a config is a YAML file, and all else is named by its --key" in said

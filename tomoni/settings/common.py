@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,6 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from tomoni.config import Frozen
 from tomoni.errors import did_you_mean
+from tomoni.settings.elsewhere import CALLED_ELSEWHERE
 from tomoni.settings.schedule import Schedule, factor
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -173,6 +175,8 @@ class Running(Frozen):
 
 class TrainingSettings(DataSettings, TrainedPart, Optimization, Hardware, Running):
     """All of the above in one flat namespace, as in Hugging Face's arguments."""
+
+    called_elsewhere: ClassVar[Mapping[str, str]] = CALLED_ELSEWHERE
 
     @model_validator(mode="after")
     def _one_way_to_hold_out(self) -> TrainingSettings:
