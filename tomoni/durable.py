@@ -1,6 +1,7 @@
 """Files that survive: write aside, fsync, rename, fsync the folder; and what a disk says, in words. No torch.
 
     atomic_write(path, data)    a small file is the old one or the new one, whenever the machine stops
+    write_object(path, body)    the same for a JSON object
     read_object(path)           a small JSON file that another program wrote, if it can be read
     sync(path)                  a file or a folder is on the disk
     naming_disk(path, bytes)    what the operating system says of a disk becomes a DiskError that names the path
@@ -16,7 +17,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,11 @@ def atomic_write(path: Path, data: bytes | str) -> None:
                 staging.unlink()
             raise
         sync(path.parent)
+
+
+def write_object(path: Path, body: Mapping[str, Any], *, indent: int | None = 1) -> None:
+    """A JSON object, one line where `indent` is None; what `read_object` reads."""
+    atomic_write(path, json.dumps(body, indent=indent, ensure_ascii=False) + "\n")
 
 
 def read_object(path: Path) -> dict[str, Any]:

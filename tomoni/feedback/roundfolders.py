@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tomoni.durable import atomic_write
+from tomoni.durable import write_object
 
 FOLDER = "rounds"
 PREFERENCE = ("preferred", "worse", "hardly_better", "not_sure_yet")  # the gate's reasons that tell of the win rate
@@ -65,4 +65,4 @@ def for_everybody(page: str) -> str:
 
 
 def close(folder: Path, why: str) -> None:
-    atomic_write(folder / "closed.json", json.dumps({"why": why}, ensure_ascii=False) + "\n")
+    write_object(folder / "closed.json", {"why": why}, indent=None)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tomoni import locking
-from tomoni.durable import atomic_write
+from tomoni.durable import write_object
 from tomoni.errors import DataError, RegistryError, RunError, UserError
 from tomoni.feedback.entries import PromptRow, prompt_id
 from tomoni.feedback.resolve import resolve
@@ -78,7 +77,7 @@ def learn(plan: Plan) -> Path:
             text = error.text() if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             progress.say(progress.stage, state="stopped" if stopped else "failed", error=None if stopped else text)
             raise
-        atomic_write(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        write_object(folder / "result.json", result)
         progress.say("done", 1.0, state="finished")
     return folder
 

@@ -8,7 +8,6 @@ for more; it never goes back. Seconds left are told only where they rest on some
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -18,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
-from tomoni.durable import atomic_write, read_object
+from tomoni.durable import read_object, write_object
 from tomoni.feedback.workspace import machine
 
 if TYPE_CHECKING:
@@ -156,7 +155,7 @@ class Progress:
         if state == "finished":
             took = {name: round(seconds, 2) for name, seconds in self.took.items()}
             body |= {"took": took, "prompts": self.prompts, "machine": machine()}
-        atomic_write(self.folder / "status.json", json.dumps(body, ensure_ascii=False) + "\n")
+        write_object(self.folder / "status.json", body, indent=None)
 
     @contextmanager
     def opaque(self, stage: Stage) -> Iterator[None]:

@@ -9,7 +9,6 @@ While people still judge, no page shows which answer is whose.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tomoni.durable import atomic_write, read_object
+from tomoni.durable import atomic_write, read_object, write_object
 from tomoni.errors import UserError
 from tomoni.feedback.roundfolders import rounds
 from tomoni.feedback.store import Store
@@ -50,7 +49,7 @@ def write(round_: Round, found: Mapping[str, Any], candidate: Version, decision:
     body["against_first"] = {
         name: [one.value, one.low, one.high] for name, one in since_first.against(body["first"], met).items()
     }
-    atomic_write(round_.folder / FILE, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+    write_object(round_.folder / FILE, body)
     lang = _lang(round_.wanted.workspace)
     atomic_write(round_.folder / "report.html", one_round(body, lang=lang).encode("utf-8", "surrogatepass"))
     known.sort(key=lambda one: int(one["number"]))

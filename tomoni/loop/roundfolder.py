@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tomoni import locking
-from tomoni.durable import atomic_write, naming_disk
+from tomoni.durable import naming_disk, write_object
 from tomoni.errors import DataError, RegistryError, RunError, UserError
 from tomoni.feedback.checks import purpose_of
 from tomoni.feedback.entries import Stored
@@ -54,7 +54,7 @@ class Status:
 
     def say(self, state: str, **more: Any) -> None:
         body = {"state": state, "stage": self.stage, "pid": os.getpid(), "error": None} | more
-        atomic_write(self.folder / "status.json", json.dumps(body, ensure_ascii=False) + "\n")
+        write_object(self.folder / "status.json", body, indent=None)
 
 
 def open_round(wanted: Wanted, registry: Registry, new: bool) -> Path:
@@ -80,7 +80,7 @@ def open_round(wanted: Wanted, registry: Registry, new: bool) -> Path:
     created = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
     how = (wanted.method, wanted.pairs, asdict(wanted.settings), created, wanted.replay)
     begun = Begun(number, base.id, base.hash, sequence, *how)
-    atomic_write(folder / "round.json", json.dumps(asdict(begun), indent=1, ensure_ascii=False) + "\n")
+    write_object(folder / "round.json", asdict(begun))
     return folder
 
 

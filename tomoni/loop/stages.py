@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tomoni.durable import atomic_write, naming_disk
+from tomoni.durable import naming_disk, write_object
 
 RECORD = "stage.json"
 Output = dict[str, Any]
@@ -41,7 +41,7 @@ class Stages:
         begin = time.monotonic()
         output = work(place)
         body = {"key": key, "inputs": dict(inputs), "seconds": round(time.monotonic() - begin, 3), "output": output}
-        atomic_write(place / RECORD, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+        write_object(place / RECORD, body)
         return output
 
     def known(self, name: str) -> dict[str, Any] | None:

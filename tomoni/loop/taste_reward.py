@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from tomoni.durable import atomic_write
+from tomoni.durable import atomic_write, write_object
 from tomoni.feedback.arrays import Float
 from tomoni.feedback.entries import message_from, prompt_id
 from tomoni.feedback.head import Head, Space
@@ -46,7 +46,7 @@ def write(folder: Path, base: str, reader: Reader, head: Head, drawn: Sequence[D
         "usual": usual,
         "usual_of_all": np.mean(list(usual.values()), axis=0).tolist(),
     }
-    atomic_write(folder / "taste.json", json.dumps(body) + "\n")
+    write_object(folder / "taste.json", body, indent=None)
     atomic_write(folder / "taste.py", CODE)
     return f"{folder / 'taste.py'}:score"
 

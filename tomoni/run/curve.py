@@ -218,7 +218,7 @@ def _begin(root: Path, cfg: TrainingSettings) -> None:
         )
     with durable.naming_disk(root, 0):
         root.mkdir(parents=True, exist_ok=True)
-    durable.atomic_write(path, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+    durable.write_object(path, body)
 
 
 def _sha256(file: str) -> str:

@@ -159,10 +159,10 @@ class RunFolder:
             "state": state, "pid": self.holder.pid, "host": self.holder.host, "start": self.holder.start,
             "step": step, "steps": steps, "error": error, "written": datetime.now(UTC).isoformat(timespec="seconds"),
         }  # fmt: skip
-        durable.atomic_write(self.root / "status.json", json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+        durable.write_object(self.root / "status.json", body)
 
     def write_json(self, name: str, body: Mapping[str, Any]) -> None:
-        durable.atomic_write(self.root / name, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+        durable.write_object(self.root / name, body)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         path = self.root / name

@@ -26,7 +26,7 @@ from typing import Any
 
 from tomoni.data.files import rows_of
 from tomoni.data.read import Reading
-from tomoni.durable import atomic_write
+from tomoni.durable import atomic_write, write_object
 from tomoni.errors import DataError
 from tomoni.feedback.masking import Masker
 from tomoni.records import Chat, Comparison, Prompt, Rated, Record, Text
@@ -133,7 +133,7 @@ class Holding:
         self.folder.mkdir(parents=True, exist_ok=True)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         atomic_write(self.folder / f"{held.id}.jsonl", text)
-        atomic_write(self.folder / f"{held.id}.json", json.dumps(asdict(held), ensure_ascii=False) + "\n")
+        write_object(self.folder / f"{held.id}.json", asdict(held), indent=None)
 
     def examples(self, id: str, n: int = SHOWN_GOOD) -> list[tuple[tuple[str, str], ...]]:
         reading = Reading([self.path(id)], on_bad_rows="quarantine", prompts=True)
