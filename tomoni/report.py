@@ -7,7 +7,7 @@ added in any grouping with the same result.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -83,12 +83,24 @@ class Looked(Stats):
         return Looked(added, {name: values + other.each[name] for name, values in self.each.items()})
 
 
+Told = Callable[[str, int, int], None]
+
+
+def untold(what: str, done: int, all: int) -> None:
+    """Nobody listens."""
+
+
 @dataclass(frozen=True, slots=True)
 class State:
-    """All that a method carries from step to step besides what the engine holds: JSON values only."""
+    """All that a method carries from step to step besides what the engine holds: JSON values only.
+
+    `told` takes what a long step is at: what, how many are done, of how many (0: nobody knows). It may raise, where somebody
+    wants the run to stop.
+    """
 
     step: int = 0
     values: Mapping[str, Any] = field(default_factory=dict)
+    told: Told = untold
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import log_loss
 
 from tomoni.engine import linear
 from tomoni.engine.linear import STRENGTHS, solve
@@ -113,3 +115,64 @@ def test_scores_are_held_in_parts_where_there_are_many_and_the_solution_is_the_s
     assert max(seen) <= 100 and sum(seen) >= 240 * 3
     np.testing.assert_allclose(parts.weight_CD, whole.weight_CD, rtol=1e-3, atol=1e-4)
     assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
+
+
+def many_classes(classes: int = 40, each: int = 30) -> tuple[np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(3)
+    centres = draw.normal(size=(classes, 16))
+    labels = np.repeat(np.arange(classes), each)
+    return (centres[labels] + 0.8 * draw.normal(size=(len(labels), 16))).astype(np.float32), labels
+
+
+def test_where_classes_are_very_many_the_strength_is_chosen_on_some_and_the_head_is_nearly_as_good(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nearly as good as scikit-learn's with the best of the same strengths, on rows that neither has seen."""
+    x, labels = many_classes()
+    seen, unseen = np.arange(len(labels)) % 3 != 0, np.arange(len(labels)) % 3 == 0
+    sizes: list[int] = []
+    solved = linear._Problem.solved
+
+    def watched(self: linear._Problem, *args: object, **named: object) -> object:
+        sizes.append(self.size)
+        return solved(self, *args, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(linear._Problem, "solved", watched)
+    monkeypatch.setattr(linear, "LARGE", int(seen.sum()) * 16 * 40 // 4)
+    found = solve(x[seen], labels[seen], kind="class", size=40)
+    assert set(sizes[:-1]) == {20} and sizes[-1] == 40  # half of the classes: a quarter of the work
+    mean, spread = x[seen].mean(0), x[seen].std(0) * np.sqrt(16)
+    best = min(
+        log_loss(
+            labels[unseen],
+            LogisticRegression(C=1 / (strength * seen.sum()), max_iter=2000)
+            .fit((x[seen] - mean) / spread, labels[seen])
+            .predict_proba((x[unseen] - mean) / spread),
+        )
+        for strength in STRENGTHS
+    )
+    scores = x[unseen] @ found.weight_CD.T + found.bias_C
+    assert (
+        log_loss(labels[unseen], softmax(scores, axis=1)) <= 1.5 * best
+    )  # over the strengths it goes from 1 to 11 times
+
+
+def test_of_very_many_independent_classes_some_columns_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = np.stack([kind == LABELS for kind in (0, 1, 2)], 1).astype(np.float64)
+    exact = solve(X, wanted, kind="classes", size=3, strength=1e-3)
+    monkeypatch.setattr(linear, "LARGE", X.size * 2)
+    single = solve(X, wanted, kind="classes", size=3, strength=1e-3)
+    np.testing.assert_allclose(single.weight_CD, exact.weight_CD, rtol=2e-2, atol=2e-3)
+    assert solve(X, wanted, kind="classes", size=3).strength in STRENGTHS
+
+
+def test_every_round_is_told_and_whoever_hears_it_may_end_the_search() -> None:
+    heard: list[int] = []
+    found = solve(X, LABELS, kind="class", size=3, strength=1e-3, told=heard.append)
+    assert heard == list(range(1, found.rounds + 1))
+
+    def stop(rounds: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        solve(X, LABELS, kind="class", size=3, told=stop)

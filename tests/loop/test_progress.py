@@ -21,7 +21,9 @@ from tomoni.loop.progress import STAGES, USUAL, Pace, Progress, Stage
 @pytest.fixture(autouse=True)
 def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Thousands of statuses are written here: none of them need survive a power cut."""
-    monkeypatch.setattr(progress_module, "write_object", lambda path, body, indent: path.write_text(json.dumps(body), encoding="utf-8"))
+    monkeypatch.setattr(
+        progress_module, "write_object", lambda path, body, indent: path.write_text(json.dumps(body), encoding="utf-8")
+    )
 
 
 class Clock:

@@ -7,7 +7,7 @@ import pytest
 
 from tomoni.errors import ConfigError
 from tomoni.run import tracking
-from tomoni.run.events import Ended, Evaluated, Evaluating, Event, Notice, Preparing, Saved, Started, Stepped
+from tomoni.run.events import Ended, Evaluated, Evaluating, Event, Notice, Preparing, Saved, Started, Stepped, Working
 from tomoni.run.outcome import Result
 from tomoni.run.progress import Bar, Lines, progress
 from tomoni.run.report import duration
@@ -106,3 +106,20 @@ def test_tensorboard_that_is_not_installed_is_said_before_anything_is_written(
 )
 def test_durations_are_written_for_people(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_long_step_says_every_five_seconds_what_it_is_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("tomoni.run.progress.time.monotonic", lambda: now[0])
+    out = io.StringIO()
+    listener = Lines(out)
+    for second in range(11):
+        now[0] = 100.0 + second
+        listener(Working("read", 1_000 * second, 20_000))
+    now[0] = 200.0
+    listener(Working("solve", 12, 0))
+    assert out.getvalue().splitlines() == [
+        "reading texts 5,000/20,000",
+        "reading texts 10,000/20,000",
+        "solving for the best head, round 12",
+    ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,8 @@ from tomoni.engine import features
 from tomoni.errors import ConfigError, DataError
 from tomoni.evaluate.predict import Predictor
 from tomoni.losses import classes
-from tomoni.run.events import Event, Notice, Stepped
+from tomoni.report import State
+from tomoni.run.events import Event, Notice, Stepped, Working
 from tomoni.run.folder import RunFolder
 from tomoni.run.job import Job
 from tomoni.run.prepare import prepare
@@ -104,6 +107,33 @@ def test_a_run_that_was_killed_ends_with_the_bits_of_one_that_was_not(
         start(tasks.settings(method, place / "dropout", data, tmp_path / "cut", train=train), on_event=Stopping(3))
     tasks.train(method, place / "dropout", data, tmp_path / "cut", train=train)
     assert digest(tmp_path / "cut", 6) == digest(tmp_path / "whole", 6)
+
+
+def test_a_signal_while_the_head_is_solved_is_heard_at_once_and_the_next_run_ends_with_the_same_head(
+    place: Path, tmp_path: Path
+) -> None:
+    from tomoni.run import start
+
+    def settings(name: str) -> Any:
+        return tasks.settings(
+            "classify", place / "bert", place / "classify.jsonl", tmp_path / name, train="head", max_steps=None
+        )
+
+    heard: list[Working] = []
+
+    def stop_in_the_middle(event: Event) -> None:
+        if isinstance(event, Working):
+            heard.append(event)
+            if event.what == "solve" and event.done == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped = start(settings("cut"), on_event=stop_in_the_middle)
+    assert (stopped.status, stopped.step, stopped.signal) == ("stopped", 0, signal.SIGTERM)
+    assert heard[0].what == "read" and heard[0].done == heard[0].all and heard[-1] == Working("solve", 2, 0)
+    assert start(settings("cut")).status == "finished"
+    start(settings("whole"))
+    whole, cut = (tmp_path / name / "model" / "model.safetensors" for name in ("whole", "cut"))
+    assert whole.read_bytes() == cut.read_bytes()
 
 
 LOSSES = {
@@ -207,7 +237,7 @@ def test_the_solved_head_leaves_the_body_untouched_and_no_better_one_is_near(
     )
     job: Any = job_of(cfg)
     before = {name: weight.clone() for name, weight in job.engine.model.named_parameters()}
-    [report] = list(job.method.steps(job.engine, job.data, job.cfg, type("S", (), {"step": 0})()))
+    [report] = list(job.method.steps(job.engine, job.data, job.cfg, State()))
     assert len(report.item_ids) == job.items
     assert all(torch.equal(weight, before[name]) for name, weight in job.engine.model.named_parameters())
     items = [job.data.store[n] for n in range(job.items)]

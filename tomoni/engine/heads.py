@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from tomoni.engine.engine import Engine
 from tomoni.engine.features import Items, features, set_head
 from tomoni.engine.linear import Kind, Solution, solve
-from tomoni.report import Mean, Stats
+from tomoni.report import Mean, Stats, Told, untold
 from tomoni.rows import Item
 
 
-def solve_head(
-    engine: Engine, items: Items, *, seed: int, say: Callable[[int, int], None] = lambda done, all: None
-) -> tuple[list[Item], Stats]:
+def solve_head(engine: Engine, items: Items, *, seed: int, told: Told = untold) -> tuple[list[Item], Stats]:
     """Set the engine's head to the best one for these items' labels, the body untouched. The items, and what the
     solution is: its loss on them and the largest entry of the gradient that is left."""
     every = [items[index] for index in range(len(items))]
-    found = solution(engine, every, seed=seed, say=say)
+    found = solution(engine, every, seed=seed, told=told)
     head = engine.score
     assert head is not None
     set_head(engine, found.weight_CD, found.bias_C if head.bias is not None else None)
@@ -28,7 +26,7 @@ def solve_head(
     return every, stats
 
 
-def solution(engine: Engine, items: list[Item], *, seed: int, say: Callable[[int, int], None]) -> Solution:
+def solution(engine: Engine, items: list[Item], *, seed: int, told: Told = untold) -> Solution:
     spec, head = engine.score_spec, engine.score
     assert spec is not None and head is not None
     labels = [item.rows[0].label for item in items]
@@ -36,11 +34,12 @@ def solution(engine: Engine, items: list[Item], *, seed: int, say: Callable[[int
         "classes" if isinstance(labels[0], np.ndarray) else "number" if isinstance(labels[0], float) else "class"
     )
     return solve(
-        features(engine, items, say=say),
+        features(engine, items, say=partial(told, "read")),
         np.stack([np.asarray(label) for label in labels]),
         kind=kind,
         size=spec.size,
         weights_N=np.asarray([item.weight for item in items], dtype=np.float64),
         bias=head.bias is not None,
         seed=seed,
+        told=lambda rounds: told("solve", rounds, 0),
     )

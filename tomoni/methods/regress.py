@@ -35,7 +35,7 @@ def steps(engine: Engine, data: Stream, cfg: Config, state: State, rewards: Rewa
         from tomoni.engine.heads import solve_head
 
         if state.step == 0:
-            yield Report.after(0, *solve_head(engine, data.store, seed=cfg.seed))
+            yield Report.after(0, *solve_head(engine, data.store, seed=cfg.seed, told=state.told))
         return
     for step in range(state.step, cfg.steps):
         batch = data.batch(step)

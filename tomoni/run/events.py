@@ -53,6 +53,15 @@ class Evaluating:
 
 
 @dataclass(frozen=True, slots=True)
+class Working:
+    """Inside one long step: `done` of `all` of what is done ("read", "solve"); all 0: nobody knows how many."""
+
+    what: str
+    done: int
+    all: int
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluated:
     step: int
     metrics: Mapping[str, float]
@@ -78,5 +87,5 @@ class Ended:
     result: Result
 
 
-Event = Preparing | Started | Stepped | Evaluating | Evaluated | Saved | Notice | Ended
+Event = Preparing | Started | Stepped | Working | Evaluating | Evaluated | Saved | Notice | Ended
 Listener = Callable[[Event], None]

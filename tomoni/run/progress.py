@@ -17,6 +17,7 @@ from tomoni.run.events import (
     Saved,
     Started,
     Stepped,
+    Working,
 )
 from tomoni.run.report import duration
 
@@ -30,6 +31,7 @@ WHAT = {
     "head": "reading each text once, to begin with the best head",
     "result": "saving the result",
 }
+INSIDE = {"read": "reading texts", "solve": "solving for the best head, round"}
 
 
 def progress(out: TextIO | None = None) -> Bar | Lines:
@@ -73,6 +75,13 @@ def step_text(event: Stepped) -> str:
     )
 
 
+def inside_text(event: Evaluating | Working) -> str:
+    if isinstance(event, Evaluating):
+        return f"evaluating {event.done:,}/{event.items:,}"
+    of = f"/{event.all:,}" if event.all else ""
+    return f"{INSIDE.get(event.what, event.what)} {event.done:,}{of}"
+
+
 class Lines:
     """A line at most every five seconds, and one for everything that happens once."""
 
@@ -81,17 +90,30 @@ class Lines:
 
     def __init__(self, out: TextIO) -> None:
         self.out = out
-        self.last = -SECONDS_BETWEEN_LINES
+        self.last = -SECONDS_BETWEEN_LINES  # when a step was told
+        self.said = time.monotonic()  # when anything was
 
     def __call__(self, event: Event) -> None:
         text = describe(event)
         if text is not None:
-            print(text, file=self.out, flush=True)
-        if isinstance(event, Stepped):
-            now = time.monotonic()
-            if now - self.last >= SECONDS_BETWEEN_LINES or event.step == event.total:
-                self.last = now
-                print(f"step {event.step}/{event.total}  {step_text(event)}", file=self.out, flush=True)
+            self._say(text)
+        match event:
+            case Stepped(step, total):
+                if self._long_since(self.last) or step == total:
+                    self._say(f"step {step}/{total}  {step_text(event)}")
+                    self.last = self.said
+            case Evaluating() | Working():  # of a short one nothing need be said
+                if self._long_since(self.said):
+                    self._say(inside_text(event))
+            case _:
+                pass
+
+    def _long_since(self, then: float) -> bool:
+        return time.monotonic() - then >= SECONDS_BETWEEN_LINES
+
+    def _say(self, text: str) -> None:
+        self.said = time.monotonic()
+        print(text, file=self.out, flush=True)
 
 
 class Bar:
@@ -114,9 +136,9 @@ class Bar:
             case Stepped(step):
                 if self.bar is not None:
                     self.bar.update(self.task, completed=step, say=step_text(event))
-            case Evaluating(done, items):
+            case Evaluating() | Working():
                 if self.bar is not None:
-                    self.bar.update(self.task, say=f"evaluating {done:,}/{items:,}")
+                    self.bar.update(self.task, say=inside_text(event))
             case Saved(folder):
                 if self.bar is not None:
                     self.bar.update(self.task, say=f"saved {folder.name}")

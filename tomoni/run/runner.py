@@ -33,6 +33,7 @@ from tomoni.run.events import (
     Saved,
     Started,
     Stepped,
+    Working,
 )
 from tomoni.run.folder import RunFolder
 from tomoni.run.job import Job
@@ -50,7 +51,7 @@ ITEMS_PER_LOOK = 64  # between two looks at whether the run is to stop
 
 
 class _Stopped(Exception):
-    """A signal came while the model was being looked at."""
+    """A signal came while the model was being looked at, or inside a long step."""
 
 
 def run(cfg: TrainingSettings, *, on_event: Listener | None = None) -> Result:
@@ -176,7 +177,7 @@ class Runner:
 
     def _steps(self) -> Iterator[Report]:
         """The method's reports; the time that passes inside the method is the training's time."""
-        state = State(self.carried.step, self.carried.values)
+        state = State(self.carried.step, self.carried.values, self._inside)
         engine = cast(Any, self.job.engine)
         steps = iter(self.job.method.steps(engine, self.job.data, self.cfg, state, self.job.rewards))
         while True:
@@ -186,6 +187,12 @@ class Runner:
                 return
             self.carried.add_seconds(time.monotonic() - begin)
             yield report
+
+    def _inside(self, what: str, done: int, all: int) -> None:
+        """What a long step is at. Where a checkpoint could not be taken anyway, a signal need not wait for its end."""
+        if self.stop:
+            raise _Stopped
+        self.tell(Working(what, done, all))
 
     def _account(self, report: Report) -> None:
         self.carried.add(report, peak_bytes(self.job.device_type))

@@ -20,7 +20,7 @@ from tomoni.hub import result_of
 from tomoni.rows import Item
 from tomoni.run import datasets
 from tomoni.run.calibrating import Calibrating
-from tomoni.run.events import Listener, Notice, Preparing
+from tomoni.run.events import Listener, Notice, Preparing, Working
 from tomoni.run.folder import RunFolder
 from tomoni.run.job import Job, Tokenizer
 from tomoni.run.keeping import keep_features, keep_frozen
@@ -217,7 +217,7 @@ def _begin_solved(engine: Engine, train: Any, cfg: TaskSettings, tell: Listener)
     from tomoni.engine.heads import solve_head
 
     tell(Preparing("head"))
-    solve_head(engine, train, seed=cfg.seed)
+    solve_head(engine, train, seed=cfg.seed, told=lambda what, done, all: tell(Working(what, done, all)))
 
 
 def _label_notes(cfg: TaskSettings, render: TaskRenderer) -> Sequence[str]:
