@@ -366,3 +366,32 @@ def test_the_heads_score_can_be_raised_as_a_reward(
     assert liked > disliked and all(np.isfinite([liked, disliked, empty]))
     caution = np.sqrt(np.trace(reward.head.covariance_DD))
     assert liked < float(np.linalg.norm(reward.head.w_D)) * 100 and caution > 0
+
+
+def test_in_a_second_round_the_first_version_reads_for_the_reward_and_for_the_gate(
+    workspace: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, person = workspace
+    played = play(Wanted(path, **SMALL))
+    while played.state == "waiting":
+        judge_all(path, person, prefers_new(0.95))
+        played = play(Wanted(path, **SMALL))
+    assert played.state == "promoted"
+    first = Registry.open(path).get("v1")
+    for letter in LETTERS[6:9]:
+        prefer(path, person, f"{letter}?", "AAAA", "zzzz")
+    few = {"batch_size": 2, "num_generations": 2, "max_steps": 1, "max_completion_length": 8}
+    monkeypatch.setitem(methods.STEPS, "grpo", {**methods.STEPS["grpo"], **few})
+
+    class Asking(Exception):
+        """What follows takes long, and is not what is looked at."""
+
+    def watched(eyes: Any, snapshot: Any) -> Any:
+        raise Asking(eyes.name)
+
+    monkeypatch.setattr(rounds_module, "foresight", watched)
+    with pytest.raises(Asking) as asking_:
+        play(Wanted(path, method="grpo", **SMALL))
+    (taste,) = path.glob("rounds/*/train/grpo/taste.json")
+    reward = TasteReward(taste)
+    assert {str(first.model)} == {reward.reads, *asking_.value.args}

@@ -61,11 +61,11 @@ class Foresight:
         return found
 
 
-def foresight(base: Subject, snapshot: Snapshot) -> Foresight | None:
-    """By the comparisons that the round learns from; None where they are too few."""
+def foresight(eyes: Subject, snapshot: Snapshot) -> Foresight | None:
+    """By the comparisons that the round learns from, as `eyes` read them; None where they are too few."""
     judged = [Drawn(one.prompt, (one.first[-1].content, one.second[-1].content)) for one in snapshot.comparisons]
     if len(judged) < FEWEST:
         return None
-    reader = Reader(base, judged)
+    reader = Reader(eyes, judged)
     head = understand(reader, snapshot, judged)
     return Foresight(reader, head) if head.labels >= FEWEST else None

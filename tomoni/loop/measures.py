@@ -79,9 +79,9 @@ def _kl(base: Subject, candidate: Subject, prompts: Sequence[Prompt], answers: S
 
 
 def expected(
-    base: Subject, candidate: Subject, snapshot: Snapshot, held_out: Sequence[PromptRow]
+    eyes: Subject, base: Subject, candidate: Subject, snapshot: Snapshot, held_out: Sequence[PromptRow]
 ) -> dict[str, float] | None:
-    """The win rate that the head expects of the candidate; None where it knows nothing."""
+    """The win rate over the base that the head expects of the candidate, as `eyes` read both; None where it knows nothing."""
     prompts = [row.messages for row in held_out[:TRIED]]
     old, new = (practice.draw_one(subject, prompts, seed=7) for subject in (base, candidate))
     ground = [
@@ -90,7 +90,7 @@ def expected(
     judged = [Drawn(each.prompt, (each.first[-1].content, each.second[-1].content)) for each in snapshot.comparisons]
     if not ground or not judged:
         return None
-    reader = Reader(base, [*judged, *ground])
+    reader = Reader(eyes, [*judged, *ground])
     head = understand(reader, snapshot, judged)
     if not head.labels:
         return None

@@ -45,7 +45,7 @@ from tomoni.loop.progress import Pace, Progress
 from tomoni.loop.replay import TRAINED_AGAIN, Replayed, gather
 from tomoni.loop.roundfolder import Begun, Status, alone, open_round, take_in
 from tomoni.loop.stages import Output, Stages, hashed
-from tomoni.loop.taste import Reader, understand
+from tomoni.loop.taste import understand
 from tomoni.records import Kind
 from tomoni.registry import Registry, Version
 
@@ -336,9 +336,8 @@ class Round:
             plan = replace(self.wanted.learning, replay=share)
             material = learning.material_of(snapshot, self.begun.sequence, practise, held_out, plan)
             done = learning.practise(self.base, material, self.registry, plan, folder, progress)
-            replayed = done.replayed
+            replayed, notes = done.replayed, done.notes
             expected = None if done.expected is None else asdict(done.expected)
-            notes = done.notes
         elif method in ("kto", "dpo"):
             replayed = (trainer := self._trainer(folder, share)).replay
             trainer.train("kto" if method == "kto" else "dpo", snapshot, folder / "run", progress.steps("training"))
@@ -363,8 +362,8 @@ class Round:
         material = learning.material_of(snapshot, self.begun.sequence, practise, held_out, self.wanted.learning)
         base = self.subject(self.base)
         drawn = learning.sample(base, material, self.wanted.learning, progress)
-        reader = Reader(base, drawn)
-        reward = taste_reward.write(folder, self.base.model, reader, understand(reader, snapshot, drawn), drawn)
+        reader = learning.reader_of(self.registry, self.base, base, drawn)
+        reward = taste_reward.write(folder, reader, understand(reader, snapshot, drawn), drawn)
         trainer = self._trainer(folder, share)
         trainer.raise_reward(method, reward, material.practise, folder / "run", progress.steps("training"))
         return trainer.replay
@@ -373,7 +372,7 @@ class Round:
         """The win rate that the head expects, so that two methods can be compared before anybody judges."""
         from tomoni.evaluate.subject import open_subject
 
-        return measures.expected(self.subject(self.base), open_subject(run), snapshot, self.prompts()[1])
+        return measures.expected(self._eyes(), self.subject(self.base), open_subject(run), snapshot, self.prompts()[1])
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
@@ -394,7 +393,7 @@ class Round:
         with Store.read(self.wanted.workspace) as store:
             used = Counter(pair.prompt for pair in store.pairs(purpose="gate"))
         used.update(one.prompt for one in self.pairs())
-        seen = foresight(base, self.snapshot())
+        seen = foresight(self._eyes(), self.snapshot())
         unsure = None if batch == 1 else self.decision(found).unsure
         chosen = asking.drawn(
             held_out, self.begun.pairs, used=used, key=key, slices=slices, again=seen is not None, unsure=unsure
@@ -428,13 +427,16 @@ class Round:
                 return self.subject(self.first)
         return None
 
+    def _eyes(self) -> Subject:
+        """Who reads what is judged: see `practice.eyes_of_first`."""
+        return self._first() or self.subject(self.base)
+
     def _probes(self, found: Mapping[str, Output]) -> Output:
         probes = probes_of(self.wanted.workspace)
         candidate = self.subject(self.candidate(found))
         output: Output = {}
         for kind in ("safety", "capability"):
-            some = getattr(probes, kind)
-            base, first = self._before(some) if some else (None, None)
+            base, first = self._before(some) if (some := getattr(probes, kind)) else (None, None)
             known = probed(base or [], passed(candidate, some) if some else [], some, first)
             output[kind] = None if known is None else {**asdict(known), "hard": sorted(known.hard)}
         return output

@@ -36,11 +36,11 @@ score = TasteReward(Path(__file__).with_name("taste.json")).score
 '''
 
 
-def write(folder: Path, base: str, reader: Reader, head: Head, drawn: Sequence[Drawn]) -> str:
-    """The two files; what `reward_funcs` names."""
+def write(folder: Path, reader: Reader, head: Head, drawn: Sequence[Drawn]) -> str:
+    """The two files; what `reward_funcs` names. Whoever read the judgements reads the completions too."""
     usual = {prompt_id(one.prompt): _mean(reader, one).tolist() for one in drawn}
     body = {
-        "base": base,
+        "reader": reader.subject.name,
         "space": reader.space.to_json(),
         "head": head.to_json(),
         "usual": usual,
@@ -57,11 +57,11 @@ def _mean(reader: Reader, drawn: Drawn) -> Float:
 
 
 class TasteReward:
-    """Reads taste.json, and opens the base at the first answers."""
+    """Reads taste.json, and opens the model that reads at the first answers."""
 
     def __init__(self, path: Path) -> None:
         body = json.loads(path.read_text(encoding="utf-8"))
-        self.base = str(body["base"])
+        self.reads = str(body["reader"])
         self.space, self.head = Space.from_json(body["space"]), Head.from_json(body["head"])
         self.usual: Mapping[str, Float] = {name: np.array(phi_D) for name, phi_D in body["usual"].items()}
         self.usual_of_all: Float = np.array(body["usual_of_all"])
@@ -72,7 +72,7 @@ class TasteReward:
         from tomoni.evaluate.subject import open_subject
 
         if self._subject is None:
-            self._subject = open_subject(self.base)
+            self._subject = open_subject(self.reads)
         asked = [tuple(message_from(message) for message in prompt) for prompt in prompts]
         # an empty answer has no features of its own: read as a mark, it is far from all that was judged
         texts = [text.strip() or "…" for text in completions]
