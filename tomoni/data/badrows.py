@@ -94,7 +94,7 @@ def bad_rows_error(bad: Sequence[BadRow], *, good: int) -> DataError:
     lines += [f"  {count} × {reason}: {REASONS[reason]}" for reason, count in counts.most_common()]
     return DataError(
         "\n".join(lines),
-        next_step="mend these rows, or leave them out with on_bad_rows: quarantine (they are written to quarantine.jsonl)"
+        next_step="mend these rows; a training can leave them out: on_bad_rows: quarantine (they are written to quarantine.jsonl)"
         if good
         else "no row is good: check that form, columns and the file's ending fit what is in it"
         + ("; one JSON value over several lines is a .json file" if set(counts) == {"broken_json"} else ""),

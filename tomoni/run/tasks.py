@@ -67,6 +67,7 @@ def prepare_task(cfg: TaskSettings, folder: RunFolder, tell: Listener) -> Job:
             f"the longest row has {data.longest:,} tokens, and the model has room for {context:,} (its context)",
             next_step=f"set max_length to {context} or less, and on_long_rows to truncate or drop where needed",
         )
+    task = replace(task, max_length=min(cfg.max_length, context or cfg.max_length))  # what it reads when it is used
     if encoder and cfg.train == "all":  # a part or an adapter trains no embeddings, or none that matter
         fewtokens.part(body, fewtokens.tokens_of(data.train[index] for index in range(len(data.train))))
     trained = chosen_part(body, cfg)
@@ -79,6 +80,7 @@ def prepare_task(cfg: TaskSettings, folder: RunFolder, tell: Listener) -> Job:
     )
     whole = isinstance(cfg, WholeTextSettings)
     kept = _keep(cfg, engine, data, tell, whole=whole)
+    thin = () if whole and cfg.train == "head" else datasets.too_few(cfg, len(data.train))  # a solved head is no step
     begun, _ = checkpoint.newest_whole(folder.checkpoints)
     if whole and cfg.train != "head" and cfg.head_start == "solved" and begun is None:  # type: ignore[attr-defined]
         _begin_solved(engine, data.train, cfg, tell)
@@ -98,7 +100,7 @@ def prepare_task(cfg: TaskSettings, folder: RunFolder, tell: Listener) -> Job:
         save_model=lambda staging: _save(engine, tokenizer, staging, task, calibrated),
         more_figures=calibrated.figures,
         device_type=engine.device.type,
-        notices=(*render.notes, *_label_notes(cfg, render), *data.notices, *([kept] if kept else [])),
+        notices=(*render.notes, *_label_notes(cfg, render), *data.notices, *thin, *([kept] if kept else [])),
     )
 
 
@@ -114,6 +116,7 @@ def _save(engine: Engine, tokenizer: Tokenizer, staging: Path, task: Task, calib
 def renderer(cfg: TaskSettings, tokenizer: Tokenizer, survey: Survey) -> TaskRenderer:
     """With the classes, types or numbers that the training data has."""
     options: dict[str, Any] = {"max_length": cfg.max_length, "on_long_rows": cfg.on_long_rows}
+    options["labelled"] = _method(cfg) in ("classify", "regress")
     match _method(cfg):
         case "classify":
             labels = survey.labels
