@@ -148,3 +148,42 @@ def test_a_class_named_like_markup_is_shown_as_it_is(
     assert main(["evaluate", "run", "--file", "rows.jsonl", "--device", "cpu"]) == 0
     said = capsys.readouterr().out
     assert "\n[red]" in said and "\n[/]" in said
+
+
+def test_rows_with_one_and_the_same_answer_are_no_training_data(
+    built: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They would be learnt at once and measured as perfect."""
+    cases = {
+        "classify": ([row | {"label": "雨"} for row in weather()], "every usable row is of the class '雨'"),
+        "regress": ([row | {"label": 2} for row in weather()], "every label is 2"),
+        "tag": ([row | {"spans": []} for row in people()], "no row has a span"),
+    }
+    for method, (rows, said) in cases.items():
+        assert train(method, built, rows) == 2
+        assert f"rows.jsonl: {said}: there is nothing to learn\n  next: " in capsys.readouterr().err
+    assert not Path("run/model").exists()
+
+
+def test_classes_that_look_alike_are_told(built: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row | {"label": {"晴": "Ａ", "雨": " a", "雪": "雪"}[row["label"]]} for row in weather()]
+    assert train("classify", built, rows, "--train", "head", "--class_weights", "balanced") == 0
+    assert "learnt as different ones: ' a', 'Ａ'" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there_is_not_only_sought_on_a_hub(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["evaluate", "runs/nothing"]) == 2
+    assert "there is no such folder here" in capsys.readouterr().err
+
+
+def test_a_file_in_shift_jis_is_told_to_be_converted(
+    built: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["text,label", *(f"晴の日{n},雨" for n in range(6))]
+    Path("rows.csv").write_bytes("\r\n".join(lines).encode("cp932"))
+    words = ["classify", "--model_name_or_path", str(built), "--train_file", "rows.csv", "--output_dir", "run"]
+    assert main([*words, "--validation_share", "0.5", "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert "it can be read as Shift_JIS" in said and "next: convert the file to UTF-8, e.g. iconv" in said

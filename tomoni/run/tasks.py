@@ -55,6 +55,7 @@ def prepare_task(cfg: TaskSettings, folder: RunFolder, tell: Listener) -> Job:
     survey = Survey().of(datasets.reading(cfg, cfg.train_file, on_bad_rows="quarantine"))
     render = renderer(cfg, tokenizer, survey)
     data = datasets.datasets(cfg, method, tokenizer, render, folder.root / "quarantine.jsonl")
+    _require_difference(cfg, survey)
     given, cfg = cfg, cfg.with_steps(len(data.train))  # type: ignore[assignment]
     task = _task(cfg, render, encoder=encoder, own=own_pooling(located), pair=_is_pair(data.train[0]))
 
@@ -165,6 +166,23 @@ def chosen_part(body: Any, cfg: TaskSettings) -> Any:
     return Trained(body, {}, adapter=False)
 
 
+def _require_difference(cfg: TaskSettings, survey: Survey) -> None:
+    """DataError where every record has the same answer: a model that always gives it would be measured as perfect."""
+    same = need = ""
+    match _method(cfg):
+        case "classify" if len(survey.labels.names) == 1 and not survey.labels.several:
+            same, need = f"every usable row is of the class {survey.labels.names[0]!r}", "two classes"
+        case "regress" if survey.numbers and len(set(survey.numbers)) == 1:
+            same, need = f"every label is {survey.numbers[0]:g}", "two numbers"
+        case "tag" if not survey.types:
+            same, need = "no row has a span", "one type of span"
+    if same:
+        raise DataError(
+            f"{', '.join(cfg.train_file)}: {same}: there is nothing to learn",
+            next_step=f"name rows with at least {need}",
+        )
+
+
 def _require_fit(cfg: TaskSettings, encoder: bool) -> None:
     pool = getattr(cfg, "pool", None)
     if not encoder and _method(cfg) not in ("classify", "regress"):
@@ -228,7 +246,7 @@ def _label_notes(cfg: TaskSettings, render: TaskRenderer) -> Sequence[str]:
         return [f"types of spans: {', '.join(render.types)}"] if render.types else []
     shown = ", ".join(render.labels.names[:10]) + (" …" if len(render.labels.names) > 10 else "")
     notes = render.labels.notes() if getattr(cfg, "class_weights", "none") == "none" else []
-    return [f"{len(render.labels.names)} classes: {shown}", *notes]
+    return [f"{len(render.labels.names)} classes: {shown}", *notes, *render.labels.alike()]
 
 
 def _identity(located: Located) -> dict[str, Any]:
