@@ -140,7 +140,7 @@ def too_few(cfg: TrainingSettings, items: int) -> tuple[str, ...]:
     if not any(cfg.lr_at(step) for step in range(min(cfg.steps, 2))):  # a warmup begins at 0
         found.append(
             f"nothing will be learnt: the learning rate is 0 in the only {counted(cfg.steps, 'step')} (a warmup begins at 0); "
-            "raise num_train_epochs, lower batch_size, or set warmup_ratio: 0"
+            "take more steps (num_train_epochs, max_steps, a smaller batch_size) or set warmup_ratio: 0"
         )
     return tuple(found)
 
