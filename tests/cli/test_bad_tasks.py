@@ -85,6 +85,10 @@ def test_empty_and_unknown_texts_are_named_however_they_are_given(
     texts = ["晴の日", "", " \u3000", "𠮷𩸽"]
     wanted = [None, "empty", "empty", "unknown_characters"]
     typed = predicted(capsys, *(word for text in texts for word in ("--text", text)))
+    Path("none.csv").write_text("text\n")
+    capsys.readouterr()
+    assert main(["predict", "run", "--file", "none.csv", "--device", "cpu"]) == 0
+    assert capsys.readouterr() == ("", "no rows in none.csv\n")
     Path("new.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     for code, said in (typed, predicted(capsys, "--file", "new.jsonl")):
         assert code == 1

@@ -52,13 +52,15 @@ def predict(
         rows: Any = predictor.typed(text)
     else:
         rows = predictor.read(file or [], pairs(column or []))
-    bad = 0
+    bad = seen = 0
     with opened(out) as sink:
         for said in predictor.predict(rows, top=top):
-            bad += "error" in said
+            bad, seen = bad + ("error" in said), seen + 1
             sink.write(json.dumps(said, ensure_ascii=False) + "\n")
     if bad:
         print(f"{counted(bad, 'row')} could not be used; the lines with an error say why", file=sys.stderr)
+    if not seen:
+        print(f"no rows in {', '.join(file or [])}", file=sys.stderr)
     return 1 if bad else 0
 
 
