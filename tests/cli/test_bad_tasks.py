@@ -191,3 +191,17 @@ def test_a_file_in_shift_jis_is_told_to_be_converted(
     assert main([*words, "--validation_share", "0.5", "--device", "cpu"]) == 2
     said = capsys.readouterr().err
     assert "it can be read as Shift_JIS" in said and "next: convert the file to UTF-8, e.g. iconv" in said
+
+
+def test_check_tells_a_text_of_which_two_things_are_said(
+    built: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """24 texts of which 12 are different; one of the repeated says another class, and one text is new with its class."""
+    rows = [*weather(12), *weather(11), weather(12)[11] | {"label": "晴"}, {"text": "人", "label": " 晴"}]
+    tasks.write(Path("rows.jsonl"), [*rows, {"text": "人の日", "label": " 晴"}])
+    words = ["check", "--method", "classify", "--train_file", "rows.jsonl", "--model_name_or_path", str(built)]
+    assert main(words) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "12 texts repeat an earlier one exactly" in said
+    assert "1 of them say something else of it than the first did" in said
+    assert "learnt as different ones: ' 晴', '晴'" in said
