@@ -156,7 +156,7 @@ def test_a_curve_of_answers_draws_the_held_out_loss(place: Path, tmp_path: Path)
     assert curve is not None
     assert (curve.metric, curve.lower_is_better, curve.is_share) == ("loss", True, False)
     assert isinstance(curve.law, NoLaw)
-    assert "2 sizes" in curve_report.sentences(curve)[0]
+    assert "there are 2" in curve_report.sentences(curve)[0]
 
 
 def made(values: dict[int, list[float]], *, metric: str = "accuracy") -> Any:
