@@ -347,9 +347,10 @@ class _Hub:
             )
         if isinstance(problem, OSError) or "httpx" in type(problem).__module__:
             return ModelError(
-                f"{asked} could not be fetched from {self.endpoint}: {first_line(problem)}",
-                next_step="check the network and run again (what has arrived is kept), or copy the model here and name "
-                "its folder",
+                f"there is no folder {self.repo!r} here, and {asked} could not be fetched from {self.endpoint}: "
+                f"{first_line(problem)}",
+                next_step="a folder: check its name; a model of the hub: check the network and run again (what has arrived is "
+                "kept), or copy it here and name its folder",
             )
         return problem
 

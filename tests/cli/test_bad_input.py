@@ -216,8 +216,10 @@ def test_training_says_when_it_measures_on_what_it_trains_on_or_repeats_items_in
     said = capsys.readouterr().err
     assert "d.jsonl is both trained on and held out" in said
     assert "batch_size 8 is more than there is (6 items)" in said
-    assert sft("--batch_size", "6", out="other") == 0
+    assert sft("--batch_size", "6", out="other", steps=2) == 0
     assert "note:" not in capsys.readouterr().err
+    assert sft("--batch_size", "6", out="third") == 0
+    assert "note: nothing will be learnt: the learning rate is 0 in the only 1 step" in capsys.readouterr().err
 
 
 def test_damaged_files_of_a_run_are_named(place: Path, refused: Callable[..., str]) -> None:

@@ -88,3 +88,15 @@ def test_an_answers_ends_are_two_softmaxes_over_each_windows_own_tokens_and_wind
     second = [functional.cross_entropy(exact[3:, end][None], torch.tensor([0])) for end in (0, 1)]
     expected = (sum(first) / 2 + sum(second) / 2) / 2
     assert math.isclose(float(found["loss"].sum), float(expected), rel_tol=1e-5)
+
+
+def test_a_head_that_scores_all_tokens_alike_finds_no_answer() -> None:
+    """Two windows of three tokens: only where both ends stand out alone is the window right."""
+    scores = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [2.0, 1.0], [0.0, 3.0]])
+    row = torch.tensor([0, 0, 0, 1, 1, 1])
+    given = rows(
+        [1.0, 1.0], row_P=row, place_P=torch.tensor([0, 1, 2, 0, 1, 2]), label_N=torch.tensor([[0, 0], [1, 2]]),
+        weights_P=torch.ones(6),
+    )  # fmt: skip
+    found = span_ends(Outputs(NONE, NONE, scores_P=scores), given)
+    assert float(found["window_accuracy"].sum) == 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,51 @@ def test_where_nobody_is_right_no_one_is_praised() -> None:
 def test_one_contestant_alone_is_shown_too() -> None:
     found = made(alone=("1101", 0.25))
     assert "75.0 %" in compare_report.sentences(found)[0]
-    assert compare_report.chart(found).startswith("<svg")
+    svg = compare_report.chart(found)
+    assert svg.startswith("<svg")
+    assert re.search(r">[125]0* ms<", svg) and re.search(r">[125][,0]* MiB<", svg)  # times and sizes, no logarithms
+
+
+@pytest.mark.parametrize(
+    ("cost", "written"), [(3.7e-05, "0.000037"), (0.0012, "0.0012"), (0.5, "0.50"), (7.0, "7.0"), (1234.0, "1,234")]
+)
+def test_a_cost_is_written_out(cost: float, written: str) -> None:
+    assert compare_report._money(cost) == written
+
+
+def test_a_class_that_a_model_never_learnt_is_told(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 24 rows 16 are of the two classes that the head knows; the others it cannot get right."""
+    two = [row for row in tasks.classes(96) if row["label"] != "sport"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOMONI_CACHE", str(tmp_path / "cache"))
+        data = tasks.write(tmp_path / "two.jsonl", two)
+        tasks.train("classify", place / "bert", data, tmp_path / "two", train="head", max_steps=None)
+    argv = [
+        "compare",
+        f"two={tmp_path / 'two'}",
+        "--file",
+        str(place / "held.jsonl"),
+        "--single",
+        "1",
+        "--threads",
+        "1",
+    ]
+    assert main([*argv, "--device", "cpu", "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert "two: it never learnt 'sport': 8 rows it cannot get right" in said.err
+    assert "peak memory" in said.out and "cost of" in said.out and " USD" in said.out  # in 80 columns
+
+
+def test_rows_of_another_form_than_the_model_reads_are_refused(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model of single texts would otherwise read the second text of a pair, and nothing of the first."""
+    pairs = tasks.write(tmp_path / "pairs.jsonl", tasks.pairs(6))
+    argv = ["compare", f"head={place / 'run'}", "tfidf", "--file", str(pairs), "--train-file", str(pairs)]
+    assert main([*argv, "--single", "1", "--threads", "1", "--device", "cpu", "--out", str(tmp_path / "out")]) == 1
+    assert "reads text, and the rows have 2 texts each" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("price", [-1.0, float("nan"), float("inf")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,7 @@ def test_a_curve_of_answers_draws_the_held_out_loss(place: Path, tmp_path: Path)
     assert curve is not None
     assert (curve.metric, curve.lower_is_better, curve.is_share) == ("loss", True, False)
     assert isinstance(curve.law, NoLaw)
-    assert "2 sizes" in curve_report.sentences(curve)[0]
+    assert "there are 2" in curve_report.sentences(curve)[0]
 
 
 def made(values: dict[int, list[float]], *, metric: str = "accuracy") -> Any:
@@ -222,3 +223,11 @@ def test_shares_of_too_few_records_are_left_out(place: Path, tmp_path: Path) -> 
     assert curve is not None
     assert curve.shares[0] == Fraction(1, 2)
     assert "begins at 1/2" in curve.notes[0]
+    assert "5 sizes need 256 records" in curve.notes[0]  # 16 at the smallest, doubled four times
+    assert "a law needs 3 sizes, and there are 2" in curve_report.sentences(curve)[0]
+
+
+def test_no_axis_of_shares_goes_on_beyond_all_of_them() -> None:
+    svg = curve_report.chart(made({2: [1.0, 1.0], 1: [1.0, 1.0]}))
+    ticks = [float(text) for text in re.findall(r'text-anchor="end">([\d.]+)<', svg)]
+    assert ticks and max(ticks) <= 104

@@ -83,6 +83,11 @@ def test_what_is_no_number_is_shown_as_that() -> None:
     }
 
 
+def test_a_measure_of_nothing_is_a_dash() -> None:
+    """No span was told, so none of them could be right: no precision."""
+    assert shown(precision=(0.0, 0.0), recall=(0.0, 4.0)) == {"precision": "–", "recall": "0.0%"}
+
+
 def test_one_value_tells_nothing_of_its_spread() -> None:
     assert mean_interval([3.0]).value == 3.0
     assert math.isnan(mean_interval([3.0]).low)

@@ -27,7 +27,8 @@ EXAMPLE = 1_000  # characters of an example that are shown, and the beginning of
 SAMPLE = 5_000_000  # characters on which a vocabulary is tried out where the config trains one
 DESCRIPTION = """Reads the data that a config names, renders it as training would, and shows what is learnt.
 Any key of the config can be set: tomoni check CONFIG --max_length 512
-or without a config: tomoni check --train_file data.jsonl --model_name_or_path FOLDER"""
+or without a config: tomoni check --train_file data.jsonl --model_name_or_path FOLDER
+That reads as sft would; --method classify (or tag, dpo …) as that method would."""
 
 
 def command(argv: list[str]) -> int:

@@ -14,6 +14,7 @@ from tomoni.cli.options import invoke
 if TYPE_CHECKING:
     from tomoni.evaluate.cases import Cases
     from tomoni.run.compare import Comparison
+    from tomoni.run.page import Cell
 
 
 def command(argv: list[str]) -> int:
@@ -93,27 +94,31 @@ def _cases(files: list[str], form: str | None, columns: dict[str, str], most: in
 
 
 def _show(found: Comparison) -> None:
-    """Two short tables: a terminal is narrower than a page."""
+    """Three short tables: a terminal is narrower than a page."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from tomoni.run import compare_report
 
     console = Console(highlight=False)
     lines = compare_report.rows(found)
-    for first, last in ((1, 3), (3, 9)):
+    for first, last in ((1, 3), (3, 6), (6, 9)):
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        table.add_column("", overflow="fold")
+        table.add_column("", overflow="fold", min_width=min(24, max(len(_name(line)) for line in lines)))
         for head in compare_report.HEAD[first:last]:
             table.add_column(head)
         for line in lines:
             cells = [cell if isinstance(cell, str) else f"{cell[0]} ({cell[1]})" for cell in line[first:last]]
             if any(cells):
-                name = line[0] if isinstance(line[0], str) else line[0][0]
-                table.add_row(name, *cells)
+                table.add_row(Text(_name(line)), *cells)
         console.print(table)
         console.print()
     for sentence in compare_report.sentences(found):
         console.print(sentence, markup=False, soft_wrap=True)
     for note in (*found.notes, *(f"{name} could not be measured: {why}" for name, why in found.failed.items())):
         print(f"note: {note}", file=sys.stderr)
+
+
+def _name(line: list[Cell]) -> str:
+    return line[0] if isinstance(line[0], str) else line[0][0]

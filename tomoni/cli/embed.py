@@ -23,7 +23,9 @@ def embed(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="a folder, org/name of a hub, or a run's folder")],
     file: Annotated[list[str] | None, typer.Option(help="rows to look at; may be given several times")] = None,
     text: Annotated[list[str] | None, typer.Option(help="a text instead of a file")] = None,
-    column: Annotated[str, typer.Option(help="the column that holds the text")] = "text",
+    column: Annotated[
+        str, typer.Option(help="the column that holds the text: body, or text=body as for predict")
+    ] = "text",
     out: Annotated[Path | None, typer.Option(help="write here; .npy: one float32 matrix, else JSON lines")] = None,
     pool: Annotated[str, typer.Option(help="auto (as the model says, else mean), mean, first or last")] = "auto",
     normalize: Annotated[bool, typer.Option(help="vectors of length 1, so that their product is the cosine")] = True,
@@ -38,11 +40,11 @@ def embed(
     from tomoni.cli.looking import looking_settings
     from tomoni.cli.predict import opened
     from tomoni.engine.models import quiet
-    from tomoni.evaluate.embed import Embedder, texts_of
+    from tomoni.evaluate.embed import Embedder, given_texts, texts_of
 
     with quiet():
         embedder = Embedder.open(model, looking_settings(device), pool=pool, normalize=normalize, max_length=max_length)
-    texts = iter(text) if text else texts_of(file or [], column)
+    texts = given_texts(text) if text else texts_of(file or [], column.removeprefix("text=") or column)
     if out is not None and out.suffix == ".npy":
         _write_matrix(out, embedder, list(texts))
         return 0

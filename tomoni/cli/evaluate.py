@@ -143,7 +143,8 @@ def read_data(options: Options) -> Data:
         held = [record for record in train if held_out(record, run.validation_share)]
         train = [r for r in train if not held_out(r, run.validation_share) and trained_on(r, run)]
     else:
-        why = "".join(f" ({note})" for note in notes)
+        here = options.model.startswith("bundled:") or Path(options.model).expanduser().exists()
+        why = "".join(f" ({note})" for note in (*notes, *(() if here else ("there is no such folder here",))))
         raise DataError(f"there is no held-out data for {options.model}{why}", next_step="name some with --file")
     loss_on: LossOn = options.loss_on or getattr(run, "loss_on", None) or "assistant"
     max_length = options.max_length or (run.max_length if run else None)

@@ -53,7 +53,9 @@ def held_out(model: str, files: Sequence[str], form: str | None, predictor: Any)
 
 def _table(model: str, found: Appraised) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from tomoni.run import figures
     from tomoni.run.outcome import Measured
@@ -61,7 +63,7 @@ def _table(model: str, found: Appraised) -> None:
     measured = Measured(found.stats, found.items, "validation")
     console = Console(highlight=False)
     console.print(f"{found.items:,} held-out items, {found.seconds:.1f} s", markup=False)
-    table = Table("", model, box=None, pad_edge=False)
+    table = Table("", escape(model), box=None, pad_edge=False)
     for row in figures.rows(measured, measured):
         table.add_row(row.what, row.after)
     for name, value in found.more.items():
@@ -70,7 +72,9 @@ def _table(model: str, found: Appraised) -> None:
     if found.classes:
         by_class = Table("", "F1", "precision", "recall", "examples", box=None, pad_edge=False)
         for one in found.classes:
-            by_class.add_row(one.name, _share(one.f1), _share(one.precision), _share(one.recall), f"{one.examples:,}")
+            by_class.add_row(
+                Text(one.name), _share(one.f1), _share(one.precision), _share(one.recall), f"{one.examples:,}"
+            )
         console.print(by_class)
     for pair, count in found.confusions:
         console.print(f"  {count:>5} × {pair[0]} taken for {pair[1]}", markup=False)

@@ -12,7 +12,7 @@ from typing import IO, Annotated, Any
 import typer
 
 from tomoni.cli.options import invoke
-from tomoni.errors import ConfigError, DiskError
+from tomoni.errors import ConfigError, DiskError, counted
 
 
 def command(argv: list[str]) -> int:
@@ -39,27 +39,28 @@ def predict(
         raise ConfigError("name rows with --file, or give a --text", next_step="tomoni predict --help")
     from tomoni.cli.looking import looking_settings
     from tomoni.engine.models import quiet
-    from tomoni.evaluate.predict import Asked, Predictor
+    from tomoni.evaluate.predict import Predictor
 
     with quiet():
         predictor = Predictor.open(model, looking_settings(device))
     if text:
         if len(text) % len(predictor.needs):
             raise ConfigError(
-                f"{model} reads {' and '.join(predictor.needs)}; {len(text)} texts were given",
+                f"{model} reads {' and '.join(predictor.needs)}; {counted(len(text), 'text')} given",
                 next_step="give --text once for each",
             )
-        size = len(predictor.needs)
-        rows: Any = (Asked(n // size + 1, None, tuple(text[n : n + size])) for n in range(0, len(text), size))
+        rows: Any = predictor.typed(text)
     else:
         rows = predictor.read(file or [], pairs(column or []))
-    bad = 0
+    bad = seen = 0
     with opened(out) as sink:
         for said in predictor.predict(rows, top=top):
-            bad += "error" in said
+            bad, seen = bad + ("error" in said), seen + 1
             sink.write(json.dumps(said, ensure_ascii=False) + "\n")
     if bad:
-        print(f"{bad} rows could not be used; their lines say why", file=sys.stderr)
+        print(f"{counted(bad, 'row')} could not be used; the lines with an error say why", file=sys.stderr)
+    if not seen:
+        print(f"no rows in {', '.join(file or [])}", file=sys.stderr)
     return 1 if bad else 0
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 128 + signal.SIGINT
 NEXT = {  # where the result is not a model to talk with
     **dict.fromkeys(("classify", "regress", "tag", "span"), "tomoni predict {folder} --file FILE"),
+    "mlm": "tomoni classify (or tag, span, regress) --model_name_or_path {folder} …",
     "reward": "let it score completions: tomoni grpo (or rloo, ppo, bestofn) … --reward_funcs {folder}",
 }
 OVERRIDES = "Any key can stand in the YAML file or on the command line, where it wins: --learning_rate 1e-4"
@@ -70,7 +71,7 @@ def train(cfg: TrainingSettings) -> int:
             f"stopped after step {result.step} of {result.steps}; the same command goes on from there", file=sys.stderr
         )
         return 128 + (result.signal or 0)
-    show(result, method=getattr(cfg, "method", ""))
+    show(result, method="mlm" if getattr(cfg, "objective", "") == "mlm" else getattr(cfg, "method", ""))
     return 0
 
 

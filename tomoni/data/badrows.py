@@ -94,8 +94,10 @@ def bad_rows_error(bad: Sequence[BadRow], *, good: int) -> DataError:
     lines += [f"  {count} × {reason}: {REASONS[reason]}" for reason, count in counts.most_common()]
     return DataError(
         "\n".join(lines),
-        next_step="mend these rows, or leave them out with on_bad_rows: quarantine (they are written to quarantine.jsonl)"
+        next_step="mend these rows; a training can leave them out: on_bad_rows: quarantine (they are written to quarantine.jsonl)"
         if good
+        else "convert the file to UTF-8, e.g. iconv -f CP932 -t UTF-8 for Windows' Shift_JIS"
+        if counts.most_common(1)[0][0] == "not_utf8"
         else "no row is good: check that form, columns and the file's ending fit what is in it"
         + ("; one JSON value over several lines is a .json file" if set(counts) == {"broken_json"} else ""),
     )

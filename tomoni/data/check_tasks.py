@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,8 +37,9 @@ class TaskPart:
     tokens: int = 0
     unknown: int = 0
     longer: int = 0
-    texts: set[int] = field(default_factory=set)
+    texts: dict[int, int] = field(default_factory=dict)  # hash of a text: hash of what was first said of it
     repeated: int = 0
+    contradicted: int = 0
     unanswerable: int = 0
 
     @property
@@ -64,6 +65,7 @@ class TaskPart:
             "unknown_share": self.unknown_share,
             "longer_than_max_length": self.longer,
             "duplicates": self.repeated,
+            "contradictions": self.contradicted,
             "unanswerable": self.unanswerable,
         }
 
@@ -130,7 +132,7 @@ def check_task(
                 f"the longest row has more tokens than the model's context, {context}: lower max_length"
             )
     if second:
-        found.overlap = len(first.texts & second.texts)
+        found.overlap = len(first.texts.keys() & second.texts.keys())
         if found.overlap:
             found.warnings.append(
                 f"{found.overlap} of {len(second.texts)} validation texts are also trained on: the measure will flatter"
@@ -157,18 +159,19 @@ def _part(name: str, reading: Reading, render: TaskRenderer, numbers: bool) -> T
 
 def _look(part: TaskPart, record: Record, render: TaskRenderer, numbers: bool) -> None:
     texts: Sequence[str]
+    said: Hashable
     match record:
         case Labelled():
-            texts = (record.text,)
+            texts, said = (record.text,), record.label
             _count_label(part, record.label, numbers)
         case TextPair():
-            texts = (record.first, record.second)
+            texts, said = (record.first, record.second), record.label
             _count_label(part, record.label, numbers)
         case Tagged():
-            texts = (record.text,)
+            texts, said = (record.text,), record.spans
             part.classes.update(span.type for span in record.spans)
         case Question():
-            texts = (record.question, record.context)
+            texts, said = (record.question, record.context), record.answers
             part.unanswerable += not record.answers
         case _:
             return
@@ -181,7 +184,7 @@ def _look(part: TaskPart, record: Record, render: TaskRenderer, numbers: bool) -
     part.unknown += sum(one.ids.count(render.encoder.unknown) for one in pieces)  # type: ignore[arg-type]
     mark = hash(tuple(texts))
     part.repeated += mark in part.texts
-    part.texts.add(mark)
+    part.contradicted += part.texts.setdefault(mark, hash(said)) != hash(said)
 
 
 def _count_label(part: TaskPart, label: Any, numbers: bool) -> None:
@@ -212,10 +215,12 @@ def _judge(found: TaskFindings, part: TaskPart, on_bad_rows: str, on_long_rows: 
         )
     if part.repeated:
         found.warnings.append(f"{part.name}: {part.repeated} texts repeat an earlier one exactly")
+    if part.contradicted:
+        found.warnings.append(f"{part.name}: {part.contradicted} of them say something else of it than the first did")
 
 
 def _judge_classes(found: TaskFindings, train: TaskPart, labels: Labels) -> None:
-    found.warnings += labels.notes()
+    found.warnings += [*labels.notes(), *labels.alike()]
     if len(train.classes) == 1:
         found.errors.append(f"train: there is one class only ({next(iter(train.classes))}): nothing to tell apart")
 

@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from tomoni.data.tasks import TaskRenderer
 
 
+COLUMNS = {  # an example for each
+    "labelled": "{label: category}",
+    "spans": "{spans: entities}",
+    "squad": "{context: passage}",
+}
+
+
 def labelled_item(record: Record, render: TaskRenderer) -> list[Item]:
     """One item of one row with its label; nothing, and counted, where it is too long to be seen."""
     name = f"{record.source} (record {record.id})"
@@ -53,5 +60,5 @@ def _unfit(record: Record, wanted: str, forms: tuple[str, ...]) -> DataError:
     return DataError(
         f"{record.source}: {wanted} are needed, not {kind_of(record)}",
         choices=forms,
-        next_step="name the form and map its columns, e.g. form: labelled with columns: {label: category}",
+        next_step=f"name the form and map its columns, e.g. form: {forms[0]} with columns: {COLUMNS[forms[0]]}",
     )

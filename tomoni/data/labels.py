@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -61,6 +62,17 @@ class Labels:
                 "class_weights: balanced makes each count alike"
             )
         return notes
+
+    def alike(self) -> list[str]:
+        """What is said of names that people would take for one: in case, width or white space alone they differ."""
+        groups: dict[str, list[str]] = {}
+        for name in self.names:
+            groups.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+        found = [group for group in groups.values() if len(group) > 1]
+        if not found:
+            return []
+        shown = "; ".join(", ".join(map(repr, group)) for group in found[:3]) + (" …" if len(found) > 3 else "")
+        return [f"classes that differ in case, width or white space alone are learnt as different ones: {shown}"]
 
 
 def kind_of(label: str | float | tuple[str, ...]) -> Kind:

@@ -37,7 +37,7 @@ class TooLong(DataError):
         self.length = length
         super().__init__(
             f"{name}: {length} tokens, and max_length is {max_length}",
-            next_step=f"set max_length to {length} or more, or on_long_rows to truncate or drop",
+            next_step=f"set max_length to {length} or more (if the model reads so many), or on_long_rows to truncate or drop",
         )
 
 

@@ -35,8 +35,8 @@ NO_ANSWER = (0, 0)  # the first token of a row stands for it
 
 
 class TaskRenderer:
-    """`labels` of classify with their `weights` (None: numbers, with their `mean` and `spread`), `types` of the spans of
-    tag, `answerable`: every question has an answer. `left_out`, `truncated` and `cut_through` (spans whose borders no
+    """`labels` of classify with their `weights` (None: numbers, with their `mean` and `spread`), `labelled`: whether a
+    record's label is learnt, `types` of the spans of tag, `answerable`: every question has an answer. `left_out`, `truncated` and `cut_through` (spans whose borders no
     token has) count since `begin_part`."""
 
     def __init__(
@@ -46,6 +46,7 @@ class TaskRenderer:
         max_length: int = 512,
         on_long_rows: OnLongRows = "stop",
         labels: Labels | None = None,
+        labelled: bool = True,
         types: Sequence[str] = (),
         stride: int = 0,
         weights: Sequence[float] | None = None,
@@ -58,6 +59,7 @@ class TaskRenderer:
         self.max_length = max_length
         self.on_long_rows = on_long_rows
         self.labels = labels
+        self.labelled = labelled
         self.types = tuple(types)
         self.stride = stride
         self.weights = None if weights is None else tuple(weights)
@@ -101,14 +103,16 @@ class TaskRenderer:
     def _check_label(self, label: str | float | tuple[str, ...]) -> None:
         if self.labels is not None:
             self.labels.check(label)
-        else:
+        elif self.labelled:  # else the record's form is what is wrong, and the method says so
             number_of(label)
 
     def _check_known(self, text: str) -> None:
-        """A text of only unknown characters says nothing: every such text looks the same."""
-        ids = self._pieces(text).ids
-        if not ids or all(id == self.encoder.unknown for id in ids):
+        if not self.knows(text):
             raise BadValue("unknown_characters", f"{text[:20]!r}")
+
+    def knows(self, text: str) -> bool:
+        """A text of only unknown characters says nothing: every such text looks the same."""
+        return any(id != self.encoder.unknown for id in self._pieces(text).ids)
 
     # -- one label a text ----------------------------------------------------------------------------------------------
 

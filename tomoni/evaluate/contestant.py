@@ -11,13 +11,14 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tomoni.errors import UserError
-from tomoni.evaluate.cases import PROMPT, Case, Cases, messages_of
+from tomoni.errors import UserError, counted
+from tomoni.evaluate.cases import PROMPT, Case, Cases, is_right, messages_of
 
 Kind = Literal["generates", "head", "classical"]
 CLASSICAL = "tfidf"
@@ -173,13 +174,26 @@ def _head(job: Job) -> Opened:
             next_step="measure it with `tomoni evaluate`",
         )
 
+    data = Cases.load(Path(job.cases)).cases
+    if any(len(case.texts) != len(predictor.needs) for case in data):
+        raise ModelError(
+            f"{job.name} reads {' and '.join(predictor.needs)}, and the rows have {counted(len(data[0].texts), 'text')} each",
+            next_step="compare on rows of the form that the model was trained on",
+        )
+
     def answer(cases: Sequence[Case]) -> list[str]:
-        asked = (Asked(number, None, case.texts[-len(predictor.needs) :]) for number, case in enumerate(cases))
-        return [str(said["label"]) for said in predictor.predict(asked, top=1)]
+        asked = (Asked(number, None, case.texts) for number, case in enumerate(cases))
+        return [str(said.get("label", "")) for said in predictor.predict(asked, top=1)]  # none of unknown characters
 
     def notes() -> tuple[str, ...]:
         cut = predictor.render.truncated
-        return (f"{cut:,} texts were cut to {predictor.task.max_length} tokens",) if cut else ()
+        said = [f"{counted(cut, 'text')} cut to {predictor.task.max_length} tokens"] if cut else []
+        if foreign := Counter(
+            case.desired for case in data if not any(is_right(case, own) for own in predictor.task.names)
+        ):
+            named = ", ".join(map(repr, sorted(foreign)[:5])) + (" …" if len(foreign) > 5 else "")
+            said.append(f"it never learnt {named}: {counted(foreign.total(), 'row')} it cannot get right")
+        return tuple(said)
 
     folder = Path(result_of(job.name)).expanduser()
     body: Any = predictor.engine.model

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tomoni.data.badrows import BadRow, BadValue, bad_rows_error
+from tomoni.data.badrows import REASONS, BadRow, BadValue, bad_rows_error
 from tomoni.data.files import rows_of
 from tomoni.data.made import text_of
 from tomoni.data.tasks import TaskRenderer
@@ -20,7 +20,7 @@ from tomoni.engine.forward import ScoreHead
 from tomoni.engine.sampler import longest_row
 from tomoni.engine.setup import EngineSettings
 from tomoni.engine.taskmodels import is_task, own_pooling, read_task
-from tomoni.errors import ConfigError
+from tomoni.errors import ConfigError, DataError
 from tomoni.hub import locate, result_of
 from tomoni.rows import Float32, Item
 
@@ -62,6 +62,15 @@ class Embedder:
         if self.normalize:
             vectors_ND = vectors_ND / np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12)
         return vectors_ND.astype(np.float32)
+
+
+def given_texts(texts: Sequence[str]) -> Iterator[str]:
+    """As they were typed; DataError names the first that is empty."""
+    for number, text in enumerate(texts, start=1):
+        try:
+            yield text_of(text, "text")
+        except BadValue as fault:
+            raise DataError(f"text {number} is {text!r}: {REASONS[fault.reason]}", next_step="give it words") from None
 
 
 def texts_of(paths: Sequence[str], column: str) -> Iterator[str]:

@@ -146,7 +146,7 @@ def fit(points: Sequence[Point], *, confidence: float = 0.95) -> Law | NoLaw:
         return NoLaw("a training ended with a value that is no number")
     sizes = sorted({point.size for point in points})
     if len(sizes) < FEWEST_SIZES:
-        return NoLaw(f"{len(sizes)} sizes are fewer than the {FEWEST_SIZES} that a law needs")
+        return NoLaw(f"a law needs {FEWEST_SIZES} sizes, and there {'is' if len(sizes) == 1 else 'are'} {len(sizes)}")
     if len(points) <= FEWEST_SIZES:
         return NoLaw("as many points as the law has numbers: it would fit anything")
     groups = [np.array([point.value for point in points if point.size == size]) for size in sizes]

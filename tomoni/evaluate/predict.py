@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tomoni.data.tasks import TaskRenderer
 from tomoni.data.tokenize import load_tokenizer
 from tomoni.engine.engine import Engine
 from tomoni.engine.features import scores
+from tomoni.engine.sampler import longest_row
 from tomoni.engine.setup import EngineSettings
 from tomoni.engine.taskmodels import Task, is_task, open_task, read_task
 from tomoni.errors import DataError, ModelError
@@ -56,6 +57,8 @@ class Predictor:
         task = read_task(folder)
         tokenizer = load_tokenizer(folder)
         engine, task = open_task(folder, cfg)
+        if (context := longest_row(engine.model)) is not None:
+            task = replace(task, max_length=min(task.max_length, context))
         return cls(engine, task, renderer_of(task, tokenizer))
 
     @property
@@ -70,6 +73,13 @@ class Predictor:
                 for each in expanded(raw, number):
                     number += each is not raw
                     yield self._asked(each, columns)
+
+    def typed(self, texts: Sequence[str]) -> Iterator[Asked]:
+        """Texts that stand in no file, as many at a time as a row needs."""
+        size = len(self.needs)
+        for line, start in enumerate(range(0, len(texts), size), start=1):
+            row = RawRow("", line, None, "", dict(zip(self.needs, texts[start:], strict=False)))
+            yield self._asked(row, {})
 
     def _asked(self, raw: RawRow, columns: Mapping[str, str]) -> Asked:
         own = raw.values.get(columns.get("id", "id")) if not raw.fault else None
@@ -103,8 +113,9 @@ class Predictor:
     def _said(self, texts: Sequence[tuple[str, ...]], top: int) -> list[dict[str, Any]]:
         if not texts:
             return []
-        items, cut = [], []
+        items, cut, unknown = [], [], []
         for number, one in enumerate(texts):
+            unknown.append(next((text for text in one if not self.render.knows(text)), None))
             before = self.render.truncated
             items.append(self._item(str(number), one))
             cut.append(self.render.truncated > before)
@@ -117,7 +128,10 @@ class Predictor:
                 scores_NC = np.stack(scores(self.engine, items))
                 found = [self._value(row) for row in scores_NC] if self.task.method == "regress" else []
                 found = found or self._classes(scores_NC, top)
-        return [one | ({"truncated": True} if short else {}) for one, short in zip(found, cut, strict=True)]
+        return [
+            (one | ({"truncated": True} if short else {})) if blank is None else _says_nothing(blank)
+            for one, short, blank in zip(found, cut, unknown, strict=True)
+        ]
 
     def _item(self, id: str, texts: tuple[str, ...]) -> Item:
         nowhere = Source("", 0)
@@ -169,6 +183,11 @@ class Predictor:
         return {"answer": found.text, "start": found.start, "end": found.end, "score": found.score}
 
 
+def _says_nothing(text: str) -> dict[str, Any]:
+    """All such texts look alike to the model, so what it says of one would be chance."""
+    return {"error": "unknown_characters", "detail": f"{text[:20]!r}: the model's vocabulary knows no character of it"}
+
+
 def renderer_of(task: Task, tokenizer: Any) -> TaskRenderer:
     """As the model was trained; what is too long for it is cut."""
     labels = None
@@ -179,6 +198,7 @@ def renderer_of(task: Task, tokenizer: Any) -> TaskRenderer:
         max_length=task.max_length,
         on_long_rows="truncate",
         labels=labels,
+        labelled=task.method in ("classify", "regress"),
         types=task.names if task.method == "tag" else (),
         stride=task.stride,
         mean=task.mean,

@@ -66,8 +66,8 @@ def span_ends(outputs: Outputs, rows: Rows) -> dict[str, Term]:
         total_N = _logsumexp_per_row(scores_P, rows)
         target_N = rows.sum_per_row(scores_P * hit_P)
         loss_N = loss_N + (total_N - target_N) / 2
-        best_N = _max_per_row(scores_P.detach(), rows)
-        right_N = right_N * (target_N.detach() >= best_N).float()
+        best_N = _max_per_row(scores_P.detach().masked_fill(hit_P, -torch.inf), rows)
+        right_N = right_N * (target_N.detach() > best_N).float()  # a tie, as of a new head, is no hit
     share_N = weight_N / windows_B[rows.item_N]
     return {
         "loss": Term((loss_N * share_N).sum(), "item"),

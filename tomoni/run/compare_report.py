@@ -77,7 +77,7 @@ def _row(found: Comparison, one: Contestant, against: Against | None) -> list[pa
     return [
         name, quality, difference, (_seconds(one.p50), _seconds(one.p95)), _rate(one.per_second),
         f"{1000 * told.cpu_seconds / len(one.marks):.3g}", _bytes(told.peak_bytes), _bytes(told.disk_bytes),
-        f"{found.cost(one):.2g} {found.terms.currency}",
+        f"{_money(found.cost(one))} {found.terms.currency}",
     ]  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def how(found: Comparison) -> list[str]:
         "batches them. Peak memory is the process's, libraries included; loading is not in the times.",
         f"Cost: {terms.price:g} {terms.currency} for an hour of this machine (--price-per-hour), asked all together, "
         "fully used.",
-        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, {machine['system']}.",
+        f"{machine['processor']}, {counted(machine['cores'], 'core')}, {counted(machine['threads'], 'thread')}, {machine['system']}.",
         "Intervals of shares are Wilson's, of differences a paired bootstrap; p is McNemar's exact test, corrected for "
         f"{counted(len(found.against), 'comparison')} (Holm). They hold for data like this.",
     ]
@@ -151,7 +151,7 @@ def as_html(found: Comparison, svg: str) -> str:
         page.heading(title, 1),
         page.paragraph(f"{len(found.contestants)} contestants on {counted(len(found.data), 'held-out item')}", "quiet"),
         page.said(sentences(found)),
-        svg,
+        page.chart(svg),
         page.table(HEAD, lines, best=_bold(found)),
         page.paragraph("● no other is both better and quicker", "quiet"),
         *_differ(found),
@@ -231,7 +231,7 @@ def _panel(
 ) -> list[str]:
     logs = [math.log10(value) for value in values]
     least, most = min(logs), max(logs)
-    room = max(0.18 * (most - least), 0.12)
+    room = max(0.18 * (most - least), 0.2)  # so that a 1, 2 or 5 stands on the axis, also of one model alone
     frame = figure.Frame(left, 62, 330, 250, (least - room, most + room), y_range)
     parts = frame.axes(title, x_label, "right (%)", x_ticks=_log_ticks(*frame.x, said))
     front = found.front
@@ -297,6 +297,13 @@ def _seconds(value: float) -> str:
     if value >= 1:
         return f"{value:.3g} s"
     return f"{1000 * value:.3g} ms" if value >= 1e-3 else f"{1e6 * value:.3g} µs"
+
+
+def _money(value: float) -> str:
+    """Two digits that say something, written out."""
+    if value == 0 or value >= 10:
+        return f"{value:,.0f}"
+    return f"{value:.{max(0, 1 - math.floor(math.log10(value)))}f}"
 
 
 def _rate(value: float) -> str:

@@ -161,7 +161,10 @@ def _large_enough(plan: Plan, cfg: TrainingSettings) -> tuple[Plan, list[str]]:
     if points == plan.points:
         return plan, []
     smallest = _named(Fraction(1, 2 ** (points - 1)))
-    note = f"the curve begins at {smallest} of the {records:,} records: less than {FEWEST} teach nothing"
+    note = (
+        f"the curve begins at {smallest} of the {records:,} records: smaller shares have fewer than {FEWEST}; "
+        f"{plan.points} sizes need {FEWEST * 2 ** (plan.points - 1):,} records to learn from"
+    )
     return replace(plan, points=points), [note]
 
 

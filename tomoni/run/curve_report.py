@@ -160,7 +160,7 @@ def as_html(name: str, curve: Curve, svg: str) -> str:
         page.heading(f"{name}: how much data is enough", 1),
         page.paragraph(f"{curve.method}, {_name(curve)} on {curve.trained[0].held_out:,} held-out items", "quiet"),
         page.said(sentences(curve)),
-        svg,
+        page.chart(svg),
         page.table(head, lines_of),
         page.heading("What these numbers do not say"),
         page.listed(caveats(curve)),
@@ -209,6 +209,8 @@ def chart(curve: Curve) -> str:
     if then:  # the interval as far as it leaves the points readable
         room = (high - low) / 2
         low, high = max(low - room, min(low, scale * then.low)), min(high + room, max(high, scale * then.high))
+    if curve.is_share:  # no share is above 100 %, but a mark there has its room
+        low, high = max(low, -4.0), min(high, 104.0)
     frame = figure.Frame(84, 62, 740, 300, x_range, (low, high))
     ticks = [(math.log2(size), f"{size:,.0f}") for size in sizes.values()]
     ticks += [(math.log2(2 * most), f"{2 * most:,.0f}")] if then else []

@@ -130,6 +130,21 @@ def stream(train: Items, cfg: TrainingSettings, given: TrainingSettings) -> Stre
     return Stream(train, batch_size=cfg.batch_size, seed=cfg.seed, steps=cfg.steps, epochs=epochs)
 
 
+def too_few(cfg: TrainingSettings, items: int) -> tuple[str, ...]:
+    """What should be said of a training that is hardly one. `cfg` knows its steps."""
+    found = []
+    if cfg.batch_size > items:
+        found.append(
+            f"batch_size {cfg.batch_size} is more than there is ({counted(items, 'item')}): a step repeats some"
+        )
+    if not any(cfg.lr_at(step) for step in range(min(cfg.steps, 2))):  # a warmup begins at 0
+        found.append(
+            f"nothing will be learnt: the learning rate is 0 in the only {counted(cfg.steps, 'step')} (a warmup begins at 0); "
+            "take more steps (num_train_epochs, max_steps, a smaller batch_size) or set warmup_ratio: 0"
+        )
+    return tuple(found)
+
+
 def _real(file: str) -> str:
     return str(Path(file).expanduser().resolve())
 

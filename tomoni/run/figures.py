@@ -14,6 +14,8 @@ from tomoni.evaluate.metrics import Interval, mean_interval, paired_bootstrap, w
 from tomoni.report import Mean, Stats
 from tomoni.run.outcome import Measured
 
+NONE = "–"  # a measure of nothing: the precision where nothing was told, a correlation with one and the same number
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -38,7 +40,7 @@ def rows(before: Measured | None, after: Measured | None) -> list[Row]:
     known = [name for name in HEADINGS if name in there]
     found = [_row(name, before, after) for name in (*known, *(name for name in there if name not in known))]
     first, last = derived(before.stats), derived(after.stats)
-    found += [Row(DERIVED[name], number(first[name]), number(last[name])) for name in last if name in first]
+    found += [Row(DERIVED[name], _derived(first[name]), _derived(last[name])) for name in last if name in first]
     if "mean_token_accuracy" in there and "f1" not in there:  # the loss is then that of a token of the vocabulary
         found[0] = Row("loss (nats a token)", found[0].before, found[0].after)
         found.insert(1, Row("perplexity", number(before.perplexity), number(after.perplexity)))
@@ -85,8 +87,12 @@ def _plain(mean: Mean, measured: Measured) -> str:
     return number(mean.value)
 
 
+def _derived(value: float) -> str:
+    return NONE if math.isnan(value) else number(value)
+
+
 def _share(mean: Mean, measured: Measured) -> str:
-    return f"{mean.value:.1%}"
+    return f"{mean.value:.1%}" if mean.count else NONE
 
 
 def _sure_share(mean: Mean, measured: Measured) -> str:

@@ -22,7 +22,8 @@ p { margin: .5rem 0 } .quiet { color: var(--quiet); font-size: .9rem }
 th, td { padding: .42rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; vertical-align: top }
 th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 9.5rem } thead th { border-bottom: 2px solid var(--line); color: var(--quiet); font-weight: 600; white-space: normal }
 .best { font-weight: 650 } td small { display: block; color: var(--quiet) } svg { max-width: 100%; height: auto; display: block; margin: .5rem 0 }
-ul { padding-left: 1.2rem } code, pre { font-family: ui-monospace, monospace; font-size: .88em } pre { background: var(--soft); padding: .7rem 1rem; border-radius: 6px; overflow-x: auto; white-space: pre-wrap; word-break: break-word }
+.chart svg { width: 100%; min-width: 40rem }
+ul { padding-left: 1.2rem } li, p, h1 { overflow-wrap: anywhere } code, pre { font-family: ui-monospace, monospace; font-size: .88em } pre { background: var(--soft); padding: .7rem 1rem; border-radius: 6px; overflow-x: auto; white-space: pre-wrap; word-break: break-word }
 .answer { border: 1px solid var(--line); border-radius: 6px; padding: .6rem .9rem; margin: .6rem 0 } .answer p { margin: .2rem 0; overflow-wrap: anywhere }
 @media print { main { max-width: none; padding: 0 } .answer, svg, tr { break-inside: avoid } }
 """
@@ -49,6 +50,11 @@ def paragraph(words: str, css: str = "") -> str:
 def said(lines: Sequence[str]) -> str:
     """What the page says, in a sentence or two."""
     return '<div class="said">' + "".join(paragraph(line) for line in lines) + "</div>"
+
+
+def chart(svg: str) -> str:
+    """As wide as the page; on a phone as wide as it can be read, to be moved sideways like a wide table."""
+    return f'<div class="wide chart">{svg}</div>'
 
 
 def listed(lines: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tomoni.data.render import Renderer
 from tomoni.data.tokenize import fingerprint, load_tokenizer
-from tomoni.errors import ConfigError, DataError, RunError, counted
+from tomoni.errors import ConfigError, DataError, RunError
 from tomoni.hub import result_of
 from tomoni.records import Text
 from tomoni.run import datasets
@@ -126,16 +126,10 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
             *render.notes,
             *data.notices,
             *(again.notices if again else ()),
-            *_too_few(cfg, len(data.train)),
+            *datasets.too_few(cfg, len(data.train)),
             *([kept] if kept else []),
         ),
     )
-
-
-def _too_few(cfg: TrainingSettings, items: int) -> tuple[str, ...]:
-    if cfg.batch_size <= items:
-        return ()
-    return (f"batch_size {cfg.batch_size} is more than there is ({counted(items, 'item')}): a step repeats some",)
 
 
 def _method_of(cfg: TrainingSettings) -> str:

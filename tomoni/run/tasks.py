@@ -55,6 +55,7 @@ def prepare_task(cfg: TaskSettings, folder: RunFolder, tell: Listener) -> Job:
     survey = Survey().of(datasets.reading(cfg, cfg.train_file, on_bad_rows="quarantine"))
     render = renderer(cfg, tokenizer, survey)
     data = datasets.datasets(cfg, method, tokenizer, render, folder.root / "quarantine.jsonl")
+    _require_difference(cfg, survey)
     given, cfg = cfg, cfg.with_steps(len(data.train))  # type: ignore[assignment]
     task = _task(cfg, render, encoder=encoder, own=own_pooling(located), pair=_is_pair(data.train[0]))
 
@@ -67,6 +68,7 @@ def prepare_task(cfg: TaskSettings, folder: RunFolder, tell: Listener) -> Job:
             f"the longest row has {data.longest:,} tokens, and the model has room for {context:,} (its context)",
             next_step=f"set max_length to {context} or less, and on_long_rows to truncate or drop where needed",
         )
+    task = replace(task, max_length=min(cfg.max_length, context or cfg.max_length))  # what it reads when it is used
     if encoder and cfg.train == "all":  # a part or an adapter trains no embeddings, or none that matter
         fewtokens.part(body, fewtokens.tokens_of(data.train[index] for index in range(len(data.train))))
     trained = chosen_part(body, cfg)
@@ -79,6 +81,7 @@ def prepare_task(cfg: TaskSettings, folder: RunFolder, tell: Listener) -> Job:
     )
     whole = isinstance(cfg, WholeTextSettings)
     kept = _keep(cfg, engine, data, tell, whole=whole)
+    thin = () if whole and cfg.train == "head" else datasets.too_few(cfg, len(data.train))  # a solved head is no step
     begun, _ = checkpoint.newest_whole(folder.checkpoints)
     if whole and cfg.train != "head" and cfg.head_start == "solved" and begun is None:  # type: ignore[attr-defined]
         _begin_solved(engine, data.train, cfg, tell)
@@ -98,7 +101,7 @@ def prepare_task(cfg: TaskSettings, folder: RunFolder, tell: Listener) -> Job:
         save_model=lambda staging: _save(engine, tokenizer, staging, task, calibrated),
         more_figures=calibrated.figures,
         device_type=engine.device.type,
-        notices=(*render.notes, *_label_notes(cfg, render), *data.notices, *([kept] if kept else [])),
+        notices=(*render.notes, *_label_notes(cfg, render), *data.notices, *thin, *([kept] if kept else [])),
     )
 
 
@@ -114,6 +117,7 @@ def _save(engine: Engine, tokenizer: Tokenizer, staging: Path, task: Task, calib
 def renderer(cfg: TaskSettings, tokenizer: Tokenizer, survey: Survey) -> TaskRenderer:
     """With the classes, types or numbers that the training data has."""
     options: dict[str, Any] = {"max_length": cfg.max_length, "on_long_rows": cfg.on_long_rows}
+    options["labelled"] = _method(cfg) in ("classify", "regress")
     match _method(cfg):
         case "classify":
             labels = survey.labels
@@ -160,6 +164,23 @@ def chosen_part(body: Any, cfg: TaskSettings) -> Any:
     for weight in body.parameters():
         weight.requires_grad_(False)
     return Trained(body, {}, adapter=False)
+
+
+def _require_difference(cfg: TaskSettings, survey: Survey) -> None:
+    """DataError where every record has the same answer: a model that always gives it would be measured as perfect."""
+    same = need = ""
+    match _method(cfg):
+        case "classify" if len(survey.labels.names) == 1 and not survey.labels.several:
+            same, need = f"every usable row is of the class {survey.labels.names[0]!r}", "two classes"
+        case "regress" if survey.numbers and len(set(survey.numbers)) == 1:
+            same, need = f"every label is {survey.numbers[0]:g}", "two numbers"
+        case "tag" if not survey.types:
+            same, need = "no row has a span", "one type of span"
+    if same:
+        raise DataError(
+            f"{', '.join(cfg.train_file)}: {same}: there is nothing to learn",
+            next_step=f"name rows with at least {need}",
+        )
 
 
 def _require_fit(cfg: TaskSettings, encoder: bool) -> None:
@@ -225,7 +246,7 @@ def _label_notes(cfg: TaskSettings, render: TaskRenderer) -> Sequence[str]:
         return [f"types of spans: {', '.join(render.types)}"] if render.types else []
     shown = ", ".join(render.labels.names[:10]) + (" …" if len(render.labels.names) > 10 else "")
     notes = render.labels.notes() if getattr(cfg, "class_weights", "none") == "none" else []
-    return [f"{len(render.labels.names)} classes: {shown}", *notes]
+    return [f"{len(render.labels.names)} classes: {shown}", *notes, *render.labels.alike()]
 
 
 def _identity(located: Located) -> dict[str, Any]:
