@@ -277,6 +277,29 @@ def test_more_than_the_head_begins_with_the_solved_head(place: Path, tmp_path: P
     assert more.before.loss == pytest.approx(head.after.loss, rel=1e-3, abs=1e-5)
 
 
+def test_where_nobody_says_how_long_a_text_may_be_it_is_as_long_as_the_model_reads_and_that_is_said(
+    place: Path, tmp_path: Path
+) -> None:
+    from tomoni.run import start
+
+    short = tiny.encoder_folder(tmp_path / "short", "bert", max_position_embeddings=40)
+    rows = [{**row, "text": row["text"] + "。" * 40} for row in tasks.classes()]
+    data = tasks.write(tmp_path / "long.jsonl", rows)
+    said: list[str] = []
+
+    def settings(name: str, **changes: Any) -> Any:
+        changes = {"on_long_rows": "truncate", "max_steps": 1} | changes
+        return tasks.settings("classify", short, data, tmp_path / name, **changes)
+
+    start(settings("run", max_length=None), on_event=lambda one: said.append(getattr(one, "text", "")))
+    assert "max_length: 40, as many tokens as the model reads (the default is 512)" in said
+    assert Predictor.open(tmp_path / "run", looking_settings("cpu", 1)).task.max_length == 40
+    with pytest.raises(DataError, match="40 rows are longer than max_length"):  # never cut unasked
+        start(settings("unasked", max_length=None, on_long_rows="stop"))
+    with pytest.raises(DataError, match="the model has room for 40"):  # nor a number that somebody gave changed
+        start(settings("given", max_length=64))
+
+
 def test_auto_climbs_as_long_as_held_out_data_says_so_and_goes_on_where_it_was_stopped(
     place: Path, tmp_path: Path
 ) -> None:

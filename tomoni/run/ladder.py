@@ -61,6 +61,8 @@ def climb(cfg: TrainingSettings, *, on_event: Listener | None = None) -> Result:
             best = result
         if best is None or best.model is None:
             raise RunError("no rung came to its end", next_step="start it again: it goes on from there")
+        taken = min(told, key=lambda one: float(str(one["loss"])))["train"]
+        tell(Notice(f"the result is train: {taken}, which had the least held-out loss: {_loss(best):.4f}"))
         durable.atomic_write(root / FILE, json.dumps(told, indent=1) + "\n")
         _take(best, root)
         folder.set_status("finished", step=best.step, steps=best.steps)

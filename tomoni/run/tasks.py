@@ -16,7 +16,7 @@ from tomoni.data.tasks import TaskRenderer
 from tomoni.data.tokenize import load_tokenizer
 from tomoni.data.words import tagger
 from tomoni.errors import ConfigError, DataError, ModelError
-from tomoni.hub import result_of
+from tomoni.hub import read_json, result_of
 from tomoni.rows import Item
 from tomoni.run import datasets
 from tomoni.run.calibrating import Calibrating
@@ -52,6 +52,7 @@ def prepare_task(cfg: TaskSettings, folder: RunFolder, tell: Listener) -> Job:
     if not encoder:
         models.examine(located)
     tokenizer = load_tokenizer(located.tokenizer_folder)
+    cfg, capped = _within_context(cfg, located)
     survey = Survey().of(datasets.reading(cfg, cfg.train_file, on_bad_rows="quarantine"))
     render = renderer(cfg, tokenizer, survey)
     data = datasets.datasets(cfg, method, tokenizer, render, folder.root / "quarantine.jsonl")
@@ -101,7 +102,7 @@ def prepare_task(cfg: TaskSettings, folder: RunFolder, tell: Listener) -> Job:
         save_model=lambda staging: _save(engine, tokenizer, staging, task, calibrated),
         more_figures=calibrated.figures,
         device_type=engine.device.type,
-        notices=(*render.notes, *_label_notes(cfg, render), *data.notices, *thin, *([kept] if kept else [])),
+        notices=(*capped, *render.notes, *_label_notes(cfg, render), *data.notices, *thin, *([kept] if kept else [])),
     )
 
 
@@ -181,6 +182,15 @@ def _require_difference(cfg: TaskSettings, survey: Survey) -> None:
             f"{', '.join(cfg.train_file)}: {same}: there is nothing to learn",
             next_step=f"name rows with at least {need}",
         )
+
+
+def _within_context(cfg: TaskSettings, located: Located) -> tuple[TaskSettings, Sequence[str]]:
+    """Where nobody has set `max_length`, no more than the model reads; and what is to be said of that."""
+    window = read_json(located.model.folder / "config.json").get("max_position_embeddings")
+    if "max_length" in cfg.model_fields_set or not isinstance(window, int) or not 8 <= window < cfg.max_length:
+        return cfg, ()
+    told = f"max_length: {window}, as many tokens as the model reads (the default is {cfg.max_length})"
+    return cfg.model_copy(update={"max_length": window}), (told,)
 
 
 def _require_fit(cfg: TaskSettings, encoder: bool) -> None:
