@@ -50,6 +50,20 @@ def test_what_is_new_and_what_has_moved_is_said_as_what_to_do_next() -> None:
     assert "加わった話題" not in calm and "変わってきました" not in calm
 
 
+def test_after_rounds_that_found_nothing_better_people_are_asked_less_and_told_what_would_help() -> None:
+    kept = body()["decision"] | {
+        "outcome": "keep",
+        "reasons": [{"key": "limit", "status": "failed", "numbers": {"most": 400.0}, "about": ""}],
+    }
+
+    def page(rounds: int, lang: str = "en") -> str:
+        return one_round(body(decision=kept, kept_in_a_row=rounds), lang=lang)
+
+    assert "Teach more before the next round" in page(1) and "rounds in a row" not in page(1)
+    assert "3 rounds in a row found nothing better" in page(3) and "Teach more before" not in page(3)
+    assert "3回続けて、はっきりした改善がありませんでした" in page(3, "ja")
+
+
 def test_somebody_whose_latest_judgements_fit_less_is_named() -> None:
     assert "葵さんの最近の判断は" not in one_round(body(), lang="ja")
     waning = one_round(body(people={"葵": PERSON | {"recent": 0.3}}), lang="ja")

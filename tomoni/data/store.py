@@ -200,7 +200,8 @@ def too_long_error(long: Sequence[TooLong]) -> DataError:
         lines.append(f"  … and {len(long) - SHOWN} more")
     needed = max(error.length for error in long)
     return DataError(
-        "\n".join(lines), next_step=f"set max_length to {needed} (holds all; if the model reads so many), or on_long_rows to truncate or drop"
+        "\n".join(lines),
+        next_step=f"set max_length to {needed} (holds all; if the model reads so many), or on_long_rows to truncate or drop",
     )
 
 

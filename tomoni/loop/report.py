@@ -101,6 +101,7 @@ def gathered(
         "understood": found["people"].get("understood"),
         "information_per_minute": _information(stored, found["people"]["people"]),
         "uses": _uses(round_, prompts),
+        "kept_in_a_row": 1 + _kept_before(round_) if decision.outcome == "keep" else 0,
         "judges": len({one.person for one in stored}),
         "cost": {
             "machine_seconds": round(machine, 1),
@@ -159,6 +160,18 @@ def _uses(round_: Round, prompts: Sequence[PromptRow]) -> dict[str, Any] | None:
     asked, before_ = Counter(row.topic for row in new), Counter(row.topic for row in old)
     topics = sorted(name for name in asked if name and name not in before_)
     return {"prompts": len(new), "topics": topics, "moved": apart(asked, before_)}
+
+
+def _kept_before(round_: Round) -> int:
+    """How many rounds just before this one ended with this base kept."""
+    count = 0
+    for folder in reversed(rounds(round_.wanted.workspace)):
+        if int(folder.name) < round_.begun.number:
+            body = read_object(folder / FILE)
+            if body.get("base") != round_.base.id or body.get("decision", {}).get("outcome") != "keep":
+                break
+            count += 1
+    return count
 
 
 def apart(one: Counter[str], other: Counter[str]) -> float | None:

@@ -32,6 +32,7 @@ TONES: Mapping[str, Tone] = {"passed": "good", "failed": "bad", "open": "wait", 
 OUTCOME_TONE: Mapping[str, Tone] = {"promote": "good", "keep": "bad", "undecided": "wait"}
 MOVED = 0.3  # total variation of topics, from which it is said
 WANING = 0.3  # of a person's weight
+AT_REST = 2  # rounds kept in a row (in rehearsal seven of seven that followed were kept as well)
 ALPACA_FARM = 926  # labels per point of win rate: 44.3 to 55.1 % by 10,000 pairs
 
 
@@ -318,7 +319,14 @@ def _next(body: Body) -> Iterator[tuple[str, str]]:
             "Use it, and judge its new answers: the next round learns from them.",
             "使いながら新しい答えを見比べてください。次の回はそこから学びます。",
         )
-    if keys & {"hardly_better", "hardly_differs", "worse", "limit"}:
+    if (kept := body.get("kept_in_a_row", 0)) >= AT_REST and keys & {"hardly_better", "hardly_differs", "limit"}:
+        yield (
+            f"{kept} rounds in a row found nothing better that can be told: choosing among its own answers has brought this model "
+            "what it can. Ask people less often for now. Corrections, new kinds of prompts or another base model take it further.",
+            f"{kept}回続けて、はっきりした改善がありませんでした。このモデル自身の答えから選んで学べることは、ほぼ学び終えたようです。"
+            "しばらくは見比べる回数を減らしてかまいません。さらに良くするには、答えの手直し、新しい種類の質問、別の土台のモデルが役に立ちます。",
+        )
+    elif keys & {"hardly_better", "hardly_differs", "worse", "limit"}:
         yield (
             "Teach more before the next round: corrections of what is wrong move a model most.",
             "次の回の前に、もっと教えてください。誤りを直すことが、いちばん効きます。",
