@@ -98,13 +98,13 @@ def _shuffled(texts: list[str]) -> list[str]:
 def base(data: Path, folder: Path) -> None:
     _run(
         folder / "base", "pretrain", train_file=str(folder / "base.jsonl"), shape=SHAPE, vocabulary=VOCABULARY,
-        learning_rate=7e-4, max_steps=2000, **PRETRAINING,
+        learning_rate=1e-3, max_steps=5000, **PRETRAINING,
     )  # fmt: skip
 
 
 def continued(data: Path, folder: Path) -> None:
     _run(
-        folder / "continued", "pretrain", train_file=str(folder / "livedoor.jsonl"), learning_rate=5e-4, max_steps=300,
+        folder / "continued", "pretrain", train_file=str(folder / "livedoor.jsonl"), learning_rate=7e-4, max_steps=3000,
         model_name_or_path=str(folder / "base" / "model"), **PRETRAINING,
     )  # fmt: skip
 
