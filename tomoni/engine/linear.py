@@ -6,7 +6,7 @@
 Features are brought to mean 0 and, each, the spread 1/sqrt(D), so that a row has about the length 1 and one set of
 strengths l suits every encoder. The strength is the one whose solution, found on nine tenths, has the least loss on the
 last tenth; then all rows are used. By L-BFGS (Liu and Nocedal 1989) in float64, numbers by the normal equations. Where rows,
-classes and features are very many (`LARGE`), the strength is chosen on some of the classes, and the solution is float32's.
+classes and features are very many (`LARGE`), the strength is chosen on some of the classes, and the solution is rougher.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STRENGTHS = (1e-2, 1e-3, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
 FEWEST = 50  # rows of which a tenth tells something about strengths; the middle strength otherwise
 ROUNDS = 500
 PRECISE = 3e-4  # the largest entry of a solution's gradient, in the evened space
-ROUGH = 1e-3  # of one that only chooses a strength
+ROUGH = 1e-3  # of one that only chooses a strength, or is much work
 CURVE = 0.5
 SCORES_AT_ONCE = 2**23  # numbers: 64 MiB of them in float64, and some three times that around them
 LARGE = 2**33  # rows times classes times features: a pass over them takes a core some third of a second in float32
@@ -73,7 +73,8 @@ def solve(
         strength = _chosen_on_some(problem, x_ND, y, w_N, seed)
     elif strength is None:
         strength, start = _chosen(problem, x_ND, y, w_N, start, seed)
-    found, gradient, rounds = problem.solved(x_ND, y, w_N, strength, start, precision=PRECISE)
+    precision = ROUGH if large else PRECISE
+    found, gradient, rounds = problem.solved(x_ND, y, w_N, strength, start, precision=precision)
     loss = problem.loss(found, x_ND, y, w_N)
     weight_CD, bias_C = problem.parts(found, x_ND.shape[1])
     weight_CD, bias_C = space.outside(weight_CD, bias_C)
