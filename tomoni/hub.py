@@ -181,6 +181,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def context_of(folder: Path) -> int | None:
+    """Tokens that the model in `folder` can look at, as its config.json says; None where it does not."""
+    try:
+        settings = read_json(folder / "config.json")
+    except ModelError:
+        return None  # whoever loads the model says what is wrong with it
+    for place in (settings, settings.get("text_config")):
+        if isinstance(place, dict) and isinstance(place.get("max_position_embeddings"), int):
+            return int(place["max_position_embeddings"])
+    return None
+
+
 def _with_base(adapter: Located, cache: Path | None) -> Located:
     settings = read_json(adapter.folder / "adapter_config.json")
     base_name, revision = settings.get("base_model_name_or_path"), settings.get("revision")

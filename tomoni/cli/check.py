@@ -160,10 +160,10 @@ def _tokenizer(cfg: Any) -> tuple[Any, list[str], int | None]:
     if name is None and cfg.tokenizer:
         return load_tokenizer(cfg.tokenizer), [], cfg.shape.max_position_embeddings
     if name is not None:
-        from tomoni.hub import locate, result_of
+        from tomoni.hub import context_of, locate, result_of
 
         located = locate(result_of(name))
-        return load_tokenizer(located.tokenizer_folder), [], _context(located.model.folder)
+        return load_tokenizer(located.tokenizer_folder), [], context_of(located.model.folder)
     from tomoni.data.read import read
     from tomoni.data.vocabulary import train_tokenizer
     from tomoni.records import Text
@@ -185,18 +185,6 @@ def _tokenizer(cfg: Any) -> tuple[Any, list[str], int | None]:
     )
     note = "token counts are of a vocabulary tried out on the first documents; the run trains its own on all"
     return made, [note], cfg.shape.max_position_embeddings
-
-
-def _context(folder: Path) -> int | None:
-    """Tokens that a model can look at, as its config.json says; None where it does not."""
-    try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None  # training says what is wrong with it
-    for place in (settings, settings.get("text_config")) if isinstance(settings, dict) else ():
-        if isinstance(place, dict) and isinstance(place.get("max_position_embeddings"), int):
-            return int(place["max_position_embeddings"])
-    return None
 
 
 # what is shown

@@ -12,6 +12,7 @@ classes and features are very many (`LARGE`), the strength is chosen on some of 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -64,7 +65,8 @@ def solve(
     x_ND = space.inside(features_ND)
     w_N = torch.ones(len(x_ND), dtype=torch.float64) if weights_N is None else torch.from_numpy(weights_N)
     y = torch.from_numpy(np.ascontiguousarray(labels)).to(torch.int64 if kind == "class" else torch.float64)
-    problem = _Problem(kind, size, bias, _Counted(told))
+    rounds = itertools.count(1)  # of all searches, those for the strength included
+    problem = _Problem(kind, size, bias, lambda _: told(next(rounds)))
     start = np.zeros(size * (x_ND.shape[1] + bias))
     large = kind != "number" and x_ND.numel() * size > LARGE
     if large:
@@ -74,12 +76,12 @@ def solve(
     elif strength is None:
         strength, start = _chosen(problem, x_ND, y, w_N, start, seed)
     precision = ROUGH if large else PRECISE
-    found, gradient, rounds = problem.solved(x_ND, y, w_N, strength, start, precision=precision)
+    found, gradient, needed = problem.solved(x_ND, y, w_N, strength, start, precision=precision)
     loss = problem.loss(found, x_ND, y, w_N)
     weight_CD, bias_C = problem.parts(found, x_ND.shape[1])
     weight_CD, bias_C = space.outside(weight_CD, bias_C)
     return Solution(
-        weight_CD.astype(np.float32), bias_C.astype(np.float32), loss, strength, float(gradient), int(rounds)
+        weight_CD.astype(np.float32), bias_C.astype(np.float32), loss, strength, float(gradient), int(needed)
     )
 
 
@@ -110,22 +112,12 @@ class _Space:
         return weight_CD, bias_C - weight_CD @ self.mean_D
 
 
-@dataclass
-class _Counted:
-    told: Callable[[int], None]
-    rounds: int = 0
-
-    def __call__(self, _: object) -> None:
-        self.rounds += 1
-        self.told(self.rounds)
-
-
 @dataclass(frozen=True)
 class _Problem:
     kind: Kind
     size: int
     bias: bool
-    counted: _Counted
+    after_round: Callable[[object], None]
 
     def parts(self, flat: NDArray[np.float64], width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         matrix = flat.reshape(self.size, width + self.bias)
@@ -183,7 +175,7 @@ class _Problem:
 
         options = {"maxiter": ROUNDS, "gtol": precision, "ftol": 0.0, "maxcor": 20}
         start = self._changed(start, torch.linalg.inv(even_DD))
-        found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options, callback=self.counted)
+        found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options, callback=self.after_round)
         return self._changed(found.x, even_DD), float(np.abs(found.jac).max()), int(found.nit)
 
     def _changed(self, flat: NDArray[np.float64], by_DD: Tensor) -> NDArray[np.float64]:

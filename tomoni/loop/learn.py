@@ -16,6 +16,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,7 +152,8 @@ def practise(
     progress.plan(len(material.practise), imitating=far)
     drawn = sample(before, material, plan, progress)
     progress.say("fitting")
-    reader = reader_of(registry, base, before, drawn, told=progress.within("fitting", 0.0, 0.9))
+    first = opened_first(registry, base, partial(open_version, registry))
+    reader = reader_of(first, before, drawn, told=progress.within("fitting", 0.0, 0.9))
     head = understand(reader, material.snapshot, drawn)
     trainer = Trainer(
         base.model,
@@ -175,19 +177,20 @@ def practise(
     return Practised(lessons, len(drawn), trained.seconds, trials, expected, notes, replayed)
 
 
-def reader_of(
-    registry: Registry,
-    base: Version,
-    subject: Subject,
-    drawn: Sequence[Drawn],
-    told: Callable[[float], None] | None = None,
-) -> Reader:
-    """Who reads answers: the first version of the line, as long as its files are there."""
+def opened_first(registry: Registry, base: Version, opened: Callable[[Version], Subject]) -> Subject | None:
+    """The first version of the line, where that is not the base and its files are there still."""
     first = first_of(registry, base)
     if first.id != base.id:
         with contextlib.suppress(UserError):
-            return practice.eyes_of_first(open_version(registry, first), drawn, told=told)
-    return Reader(subject, drawn, told=told)
+            return opened(first)
+    return None
+
+
+def reader_of(
+    first: Subject | None, base: Subject, drawn: Sequence[Drawn], told: Callable[[float], None] | None = None
+) -> Reader:
+    """Who reads answers: the first version of the line, or the base where there is no other."""
+    return Reader(base, drawn, told=told) if first is None else practice.eyes_of_first(first, drawn, told=told)
 
 
 def open_version(registry: Registry, version: Version) -> Subject:

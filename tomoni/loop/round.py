@@ -13,7 +13,6 @@ the store: the pairs go through the inbox, which the studio takes in, or `play` 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections import Counter
@@ -23,7 +22,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tomoni.durable import atomic_write, require_space
+from tomoni.durable import require_space, write_object
 from tomoni.errors import DataError, RunError, UserError
 from tomoni.feedback.checks import purpose_of
 from tomoni.feedback.entries import PromptRow, Stored, prompt_id
@@ -130,7 +129,7 @@ class Round:
         while known is None and decision.outcome == "undecided" and self._left() < FEW_LEFT:
             self._ask(outputs, len(self.batches()) + 1)
             decision = self.decision(outputs)
-        atomic_write(self.folder / "gate.json", _text(asdict(decision)))
+        write_object(self.folder / "gate.json", asdict(decision))
         if known is None and decision.outcome == "undecided":
             return self._report(outputs, candidate, decision, "waiting")
         final = self.stages.run("decision", {"candidate": candidate.hash}, lambda _: asdict(decision))
@@ -362,7 +361,7 @@ class Round:
         material = learning.material_of(snapshot, self.begun.sequence, practise, held_out, self.wanted.learning)
         base = self.subject(self.base)
         drawn = learning.sample(base, material, self.wanted.learning, progress)
-        reader = learning.reader_of(self.registry, self.base, base, drawn)
+        reader = learning.reader_of(self._first(), base, drawn)
         reward = taste_reward.write(folder, reader, understand(reader, snapshot, drawn), drawn)
         trainer = self._trainer(folder, share)
         trainer.raise_reward(method, reward, material.practise, folder / "run", progress.steps("training"))
@@ -421,11 +420,7 @@ class Round:
         return since_first.first_of(self.registry, self.base)
 
     def _first(self) -> Subject | None:
-        """The first version of the line, where that is not the base and its files are there still."""
-        if self.first.id != self.base.id:
-            with contextlib.suppress(UserError):
-                return self.subject(self.first)
-        return None
+        return learning.opened_first(self.registry, self.base, self.subject)
 
     def _eyes(self) -> Subject:
         """Who reads what is judged: see `practice.eyes_of_first`."""
@@ -494,7 +489,3 @@ class Round:
 
 def _probed(body: Mapping[str, Any] | None) -> Probed | None:
     return None if body is None else Probed(body["base"], body["candidate"], frozenset(body["hard"]), body.get("first"))
-
-
-def _text(body: Any) -> str:
-    return json.dumps(body, indent=1, ensure_ascii=False) + "\n"

@@ -16,7 +16,7 @@ from tomoni.data.tasks import TaskRenderer
 from tomoni.data.tokenize import load_tokenizer
 from tomoni.data.words import tagger
 from tomoni.errors import ConfigError, DataError, ModelError
-from tomoni.hub import read_json, result_of
+from tomoni.hub import context_of, result_of
 from tomoni.rows import Item
 from tomoni.run import datasets
 from tomoni.run.calibrating import Calibrating
@@ -186,8 +186,8 @@ def _require_difference(cfg: TaskSettings, survey: Survey) -> None:
 
 def _within_context(cfg: TaskSettings, located: Located) -> tuple[TaskSettings, Sequence[str]]:
     """Where nobody has set `max_length`, no more than the model reads; and what is to be said of that."""
-    window = read_json(located.model.folder / "config.json").get("max_position_embeddings")
-    if "max_length" in cfg.model_fields_set or not isinstance(window, int) or not 8 <= window < cfg.max_length:
+    window = context_of(located.model.folder)
+    if "max_length" in cfg.model_fields_set or window is None or not 8 <= window < cfg.max_length:
         return cfg, ()
     told = f"max_length: {window}, as many tokens as the model reads (the default is {cfg.max_length})"
     return cfg.model_copy(update={"max_length": window}), (told,)
