@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import LogitsProcessorList
 from transformers.generation import logits_process as theirs
@@ -381,3 +384,34 @@ def test_a_small_temperature_is_the_formula_in_float64() -> None:
         weights = np.exp((logits.double().numpy() - 3.0) / temperature)
         found = draw.distribution(logits, Sampling(temperature=temperature))
         assert found.numpy() == pytest.approx(weights / weights.sum(), rel=1e-3, abs=1e-7)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@given(st.integers(1, 700), st.integers(0, 2**32 - 1), st.floats(0.05, 20), st.floats(0.1, 40))
+@settings(max_examples=60, deadline=None)
+def test_a_draw_is_the_inverse_of_the_cumulated_weights_in_float64(
+    compiled: bool, width: int, seed: int, temperature: float, spread: float
+) -> None:
+    """By numpy: the first token whose cumulated weight exceeds the draw's share; beside a border either side may be it."""
+    random = np.random.default_rng(seed)
+    logits = (random.normal(size=(5, width)) * spread).astype(np.float32)
+    logits[:, random.random(width) < 0.3] = -np.inf  # impossible
+    logits[:, random.integers(width)] = 1.0
+    draws = random.random(5)
+    with contextlib.ExitStack() as stack:
+        if not compiled:
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            patch.setattr(draw, "library", lambda: None)
+        how = Sampling(temperature=temperature)
+        found = draw.choose(torch.tensor(logits), how, draws.tolist(), prompts=[[]] * 5, answers=[[]] * 5).tolist()
+        told = draw.logprobs(torch.tensor(logits), torch.tensor(found)).tolist()
+    for row, (token, value) in enumerate(zip(found, told, strict=True)):
+        exact = logits[row].astype(np.float64)
+        weights = np.exp((exact - exact.max()) / temperature)
+        cumulated = weights.cumsum() / weights.sum()
+        assert weights[token] > 0
+        assert cumulated[token] > draws[row] - 1e-5
+        assert (cumulated[token] - weights[token] / weights.sum()) < draws[row] + 1e-5
+        assert value == pytest.approx(
+            exact[token] - exact.max() - math.log(np.exp(exact - exact.max()).sum()), abs=2e-4
+        )

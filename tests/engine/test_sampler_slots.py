@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,15 +18,26 @@ from tests import tiny
 from tests.engine.items import engine, random_items
 from tests.engine.test_sampler import END, GREEDY, PROMPTS, generated, sampler
 from tomoni import losses
-from tomoni.engine.decode import Piece, SlotDecoder, slot_decoder
+from tomoni.engine import kernels
+from tomoni.engine.decode import SlotDecoder, slot_decoder
 from tomoni.engine.draw import Sampling
+from tomoni.engine.kernels import library
 from tomoni.engine.matrices import FloatMatrix, Int8Matrix
 from tomoni.engine.quantized import quality_loss
 from tomoni.engine.sampler import Sampler
-from tomoni.engine.slots import Slots
+from tomoni.engine.slots import Piece, Slots
 from tomoni.errors import ModelError, UserError
 
 FAMILY = ("llama", "qwen3", "mistral")
+needs_compiler = pytest.mark.skipif(library() is None, reason="no C compiler here")
+
+
+@pytest.fixture(autouse=True, params=[pytest.param("c", marks=needs_compiler), "pytorch"])
+def layers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to run the layers."""
+    if request.param == "pytorch":
+        monkeypatch.setattr("tomoni.engine.decode.compiled_layers", lambda *given: None)
+    return str(request.param)
 
 
 def fallback(model: Any, **options: Any) -> Sampler:
@@ -128,7 +142,7 @@ def test_the_memory_of_keys_and_values_stays_where_it_is_over_all_steps() -> Non
     places = set()
     while not under_test.idle:
         under_test.step()
-        places.add(under_test._slots.slots.memory_LSCX.data_ptr())
+        places.add(under_test._slots.slots.memory_LSYCd.data_ptr())
     assert len(places) == 1
 
 
@@ -143,7 +157,7 @@ def test_rows_longer_than_the_room_and_more_rows_than_slots_make_it_grow_a_few_t
         for increment in under_test.step():
             told.setdefault(increment.id, []).append(increment.token or 0)
         assert under_test._slots is not None
-        sizes.append(tuple(under_test._slots.slots.memory_LSCX.shape))
+        sizes.append(tuple(under_test._slots.slots.memory_LSYCd.shape))
     assert len(set(sizes)) <= 4
     assert told["7"] == generated(model, [8] * 5, 400)
 
@@ -318,20 +332,126 @@ def test_pieces_of_a_prompt_give_what_the_whole_gives() -> None:
 def test_rows_that_move_side_by_side_keep_what_they_remember(
     lengths: list[int], leaving: list[int], ends: list[int]
 ) -> None:
-    slots = Slots(1, 2, room=512, slots=2)
+    slots = Slots(1, 2, 1, room=512, slots=2)
     rows = []
     for number, length in enumerate(lengths):
         row = slots.new(length)
-        slots.memory_LSCX[0, row.slot, :length] = number
+        slots.memory_LSYCd[0, row.slot, :, :length] = number
         row.length = length
         rows.append((number, row))
     slots.settle([row for _, row in rows])
     for number in sorted(set(leaving) & set(range(len(rows) - 1)), reverse=True):
         slots.free(rows.pop(number)[1])
     other = slots.new(3)
-    slots.memory_LSCX[0, other.slot, :3] = -1
+    slots.memory_LSYCd[0, other.slot, :, :3] = -1
     other.length = 3
     slots.settle([row for _, row in rows], [end for end in ends if end <= len(lengths)])
     assert sorted(row.slot for _, row in rows) == list(range(len(rows)))
     for number, row in [*rows, (-1, other)]:
-        assert (slots.memory_LSCX[0, row.slot, : row.length] == number).all()
+        assert (slots.memory_LSYCd[0, row.slot, :, : row.length] == number).all()
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_a_token_s_logits_are_the_same_to_the_last_bit_whatever_stands_beside_it(layers: str, weights: Any) -> None:
+    if layers != "c":
+        pytest.skip("PyTorch's products round by the shape of the batch")
+    model = tiny.model("qwen3", vocab_size=300, hidden_size=72, intermediate_size=100, num_hidden_layers=3)
+    texts = [[(7 * at + 13 * start) % 300 for at in range(60 + 5 * start)] for start in range(14)]
+    under_test = slot_decoder(model, weights)
+    assert under_test is not None
+
+    def behind(rows: list[int], pieces: int, threads: int) -> torch.Tensor:
+        """The logits behind text 3's last token, which is decoded after the others came in so many pieces."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            places = [under_test.slots.new(len(texts[row])) for row in rows]
+            for piece in range(pieces):
+                under_test.extend(
+                    [
+                        Piece(place, _part(texts[row][:-1], piece, pieces), False)
+                        for row, place in zip(rows, places, strict=True)
+                    ]
+                )
+            found_NV = under_test.decode(places, [texts[row][-1] for row in rows])
+            for place in places:
+                under_test.slots.free(place)
+            return found_NV[rows.index(3)]
+        finally:
+            torch.set_num_threads(before)
+
+    alone_V = behind([3], 1, 1)
+    for rows, pieces, threads in (([3], 4, 1), ([0, 3], 1, 1), (list(range(14)), 1, 1), (list(range(14)), 3, 3)):
+        assert torch.equal(behind(rows, pieces, threads), alone_V), (rows, pieces, threads)
+
+
+def _part(tokens: list[int], index: int, parts: int) -> list[int]:
+    return tokens[len(tokens) * index // parts : len(tokens) * (index + 1) // parts]
+
+
+_NEAR = {"float32": 1e-5, "int8": 2e-2}  # int8: an input that lies between two whole numbers may go either way
+
+
+def _off(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_c_and_pytorch_agree(layers: str, weights: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if layers != "c":
+        pytest.skip("needs both")
+    model = tiny.model("mistral", sliding_window=20, vocab_size=300)
+    by_c = slot_decoder(model, weights)
+    monkeypatch.setattr("tomoni.engine.decode.compiled_layers", lambda *given: None)
+    by_pytorch = slot_decoder(model, weights)
+    assert by_c is not None
+    assert by_pytorch is not None
+    found = []
+    for under_test in (by_c, by_pytorch):
+        places = [under_test.slots.new(50) for _ in range(3)]
+        pieces = [Piece(place, [(3 * at + row) % 300 for at in range(45)], True) for row, place in enumerate(places)]
+        found.append(torch.cat([under_test.extend(pieces), under_test.decode(places, [5, 6, 7])]))
+    assert _off(*found) < _NEAR[weights]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of x86")
+@pytest.mark.parametrize("processor", ["haswell", "x86-64"])
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_older_processors_get_the_same_numbers(
+    layers: str, weights: Any, processor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if layers != "c":
+        pytest.skip("needs a compiler")
+    model = tiny.model("qwen3", vocab_size=300, hidden_size=72, intermediate_size=100)
+    texts = [[(7 * at + 13 * start) % 300 for at in range(50)] for start in range(9)]
+
+    def logits() -> torch.Tensor:
+        under_test = slot_decoder(model, weights)
+        assert under_test is not None
+        places = [under_test.slots.new(50) for _ in texts]
+        return under_test.extend([Piece(place, text, True) for place, text in zip(places, texts, strict=True)])
+
+    expected = logits()
+    monkeypatch.setattr(kernels, "NATIVE", {"x86_64": f"-march={processor}"})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kernels._built.cache_clear()
+    try:
+        built = ctypes.CDLL(str(kernels._built()))
+    finally:
+        kernels._built.cache_clear()
+    monkeypatch.setattr("tomoni.engine.compiled.library", lambda: built)
+    assert _off(logits(), expected) < _NEAR[weights]
+
+
+def test_an_answer_in_a_full_batch_is_the_one_that_is_made_alone_with_the_same_logprobs(layers: str) -> None:
+    if layers != "c":
+        pytest.skip("PyTorch's products round by the shape of the batch")
+    model = tiny.model()
+    how = Sampling(max_new_tokens=30, temperature=1.4, seed=3, logprobs=True)
+    prompts = [*PROMPTS, *PROMPTS[:2]]  # two are asked twice, so they share a row at first
+    together = sampler(model, max_batch=5, max_prefill=7).sample(prompts, how)
+    for number, answer in enumerate(together):
+        alone = sampler(model).sample([prompts[number]], how, ids=[str(number)])[0]
+        assert answer.tokens.tolist() == alone.tokens.tolist()
+        assert answer.logprobs.tolist() == alone.logprobs.tolist()  # to the last bit

@@ -8,6 +8,7 @@ N rows, V vocabulary.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from tomoni.engine.kernels import library
 from tomoni.errors import ConfigError
 
 Likeliest = tuple[tuple[int, float], ...]
@@ -71,6 +73,11 @@ class Sampling:
         return self.temperature == 0
 
     @property
+    def plain(self) -> bool:
+        """Drawn from all tokens, as likely as the temperature makes them."""
+        return self.temperature >= SMALL and self.top_p == 1 and not self.top_k and not self.min_p
+
+    @property
     def shape(self) -> tuple[float, ...]:
         """What rows must share to be drawn together."""
         return (self.temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty, self.presence_penalty)
@@ -98,8 +105,11 @@ def choose(
     logits_NV = _penalised(logits_NV, how, prompts, answers)
     if how.greedy:
         return logits_NV.argmax(-1)
-    draws_N1 = torch.tensor(draws, dtype=torch.float64, device=logits_NV.device)[:, None]
-    return _drawn(distribution(logits_NV, how), draws_N1)
+    draws_N = torch.tensor(draws, dtype=torch.float64, device=logits_NV.device)
+    built = _kernels(logits_NV)
+    if built is not None and how.plain:
+        return _drawn_by(built, logits_NV, how.temperature, draws_N)
+    return _drawn(distribution(logits_NV, how), draws_N[:, None])
 
 
 def distribution(logits_NV: Tensor, how: Sampling) -> Tensor:
@@ -124,7 +134,13 @@ def distribution(logits_NV: Tensor, how: Sampling) -> Tensor:
 def logprobs(logits_NV: Tensor, tokens_N: Tensor) -> Tensor:
     """float32 [N]: log-probability of each row's token under the model itself."""
     logits_NV = logits_NV.float()
-    return logits_NV.gather(-1, tokens_N[:, None]).squeeze(-1) - logits_NV.logsumexp(-1)
+    built = _kernels(logits_NV)
+    if built is None:
+        sums_N = logits_NV.logsumexp(-1)
+    else:
+        sums_N = logits_NV.new_empty(len(logits_NV))
+        built.logsumexp(*_at(logits_NV, sums_N), *_sizes(logits_NV))
+    return logits_NV.gather(-1, tokens_N[:, None]).squeeze(-1) - sums_N
 
 
 def likeliest(logits_NV: Tensor, count: int) -> list[Likeliest]:
@@ -154,6 +170,28 @@ def _drawn(weights_NV: Tensor, draws_N1: Tensor) -> Tensor:
     below_N1 = torch.nextafter(inside_NB[:, -1:], torch.zeros_like(inside_NB[:, -1:]))
     within_N1 = torch.searchsorted(inside_NB, torch.minimum(aim_N1 - before_N1, below_N1), right=True)
     return (block_N1 * BLOCK + within_N1).squeeze(-1)
+
+
+def _drawn_by(built: ctypes.CDLL, logits_NV: Tensor, temperature: float, draws_N: Tensor) -> Tensor:
+    """What `_drawn` gives for softmax(logits / temperature), in one pass of C."""
+    rows, width = logits_NV.shape
+    tokens_N = torch.empty(rows, dtype=torch.long)
+    room = torch.empty(width + 1 + 2 * (width // BLOCK + 1))  # a row's weights, then its blocks' sums, as doubles
+    built.draw_rows(*_at(logits_NV), ctypes.c_float(temperature), *_at(draws_N, room, tokens_N), *_sizes(logits_NV))
+    return tokens_N
+
+
+def _kernels(logits_NV: Tensor) -> ctypes.CDLL | None:
+    on_cpu = logits_NV.device.type == "cpu" and logits_NV.dtype == torch.float32
+    return library() if on_cpu and logits_NV.is_contiguous() and logits_NV.numel() else None
+
+
+def _at(*tensors: Tensor) -> list[ctypes.c_void_p]:
+    return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+
+
+def _sizes(logits_NV: Tensor) -> list[ctypes.c_int64]:
+    return [ctypes.c_int64(size) for size in logits_NV.shape]
 
 
 def _nucleus(probabilities_NV: Tensor, top_p: float) -> Tensor:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from tomoni.engine.decode import Piece
-from tomoni.engine.slots import SlotRow
+from tomoni.engine.slots import Piece, SlotRow
 
 Answer = TypeVar("Answer")
 

@@ -9,30 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__GNUC__)
-#define EACH _Pragma("GCC ivdep")
-#else
-#define EACH
-#endif
-
-/* e^x to a few units in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]; NaN stays NaN. */
-static inline float exponential(float x) {
-    x = x > 88.0f ? 88.0f : x;
-    x = x < -87.0f ? -87.0f : x;
-    float n = rintf(x * 1.44269504088896341f);
-    float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    int32_t bits = ((int32_t)n + 127) << 23;
-    float scale;
-    memcpy(&scale, &bits, sizeof scale);
-    return p * scale;
-}
+#include "exponential.h"
 
 /* The largest of `count` numbers, sixteen side by side. NaN is passed over: whoever subtracts the result finds it. */
 static float largest(const float *x, int64_t count) {
@@ -456,5 +433,53 @@ void attend_backward(const float *q, const float *k, const float *v, const float
             weighted(r.s, 1, r.across, r.q, r.v, scale, r.keys, r.asked, r.wide);
             scattered(r.v, dk + seen, width, r.keys, dim, r.wide);
         }
+    }
+}
+
+/* log of the sum of e^x over each row [rows] */
+void logsumexp(const float *x, float *out, int64_t rows, int64_t width) {
+    for (int64_t i = 0; i < rows; i++) {
+        const float *row = x + i * width;
+        float most = largest(row, width);
+        double sum = 0.0;
+        EACH for (int64_t j = 0; j < width; j++) sum += exponential(row[j] - most);
+        out[i] = most + (float)log(sum);
+    }
+}
+
+/* Of each row the first number at which the sum of e^((x - largest) / temperature) so far exceeds draws[i] of the whole
+ * sum. Blocks of numbers are summed first, then one is looked through; `weights` has room for a row. */
+void draw_rows(const float *x, float temperature, const double *draws, float *weights, int64_t *out, int64_t rows, int64_t width) {
+    enum { BLOCK = 128 };
+    double *sums = (double *)(weights + (width + 1) / 2 * 2);
+    int64_t blocks = (width + BLOCK - 1) / BLOCK;
+    float by = 1.0f / temperature;
+    for (int64_t i = 0; i < rows; i++) {
+        const float *row = x + i * width;
+        float most = largest(row, width);
+        double sum = 0.0;
+        for (int64_t b = 0; b < blocks; b++) {
+            int64_t end = (b + 1) * BLOCK < width ? (b + 1) * BLOCK : width;
+            double block = 0.0;
+            EACH for (int64_t j = b * BLOCK; j < end; j++) {
+                float z = (row[j] - most) * by, weight = exponential(z);
+                weights[j] = z < -87.0f ? 0.0f : weight; /* what is impossible is never drawn */
+                block += weights[j];
+            }
+            sums[b] = block;
+            sum += block;
+        }
+        double aim = draws[i] * sum, before = 0.0;
+        int64_t b = 0;
+        while (b < blocks - 1 && before + sums[b] <= aim) before += sums[b++];
+        int64_t end = (b + 1) * BLOCK < width ? (b + 1) * BLOCK : width, found = -1;
+        for (int64_t j = b * BLOCK; j < end; j++) {
+            if (weights[j] > 0.0f) found = j; /* the last one, where the block's sum was rounded in another order */
+            before += weights[j];
+            if (before > aim && found == j) break;
+        }
+        for (int64_t j = end - 1; found < 0 && j >= 0; j--) /* a block of nothing */
+            if (weights[j] > 0.0f) found = j;
+        out[i] = found < 0 ? 0 : found;
     }
 }

@@ -1,7 +1,7 @@
-"""`kernels.c`, built once by the machine's own C compiler and kept in the user's cache.
+"""`kernels.c` and `decoder.c`, built once by the machine's own C compiler and kept in the user's cache.
 
 Without a compiler, or with TOMONI_KERNELS=off, `library` is None and PyTorch does the same work in more passes over
-memory (`elementwise`). A build takes about a second; it is named by its source, its compiler's command and the
+memory (`elementwise`). A build takes some seconds; it is named by its sources, its compiler's command and the
 processor, so that none is ever used for another.
 """
 
@@ -16,11 +16,15 @@ import shutil
 import subprocess  # runs the machine's C compiler, with a fixed list of arguments
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("kernels.c")
+FOLDER = Path(__file__).parent
+HEADERS = ("exponential.h",)
 # no -ffast-math: it takes NaN for impossible, and linked into a library it changes the arithmetic of the whole process
-FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros", "-shared", "-fPIC")
+FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fPIC")
+# what `decoder.c` sums for a row is to be the same whatever rows stand beside it, so its sums are not rearranged
+SOURCES = {"kernels.c": ("-fassociative-math",), "decoder.c": ("-pthread",)}
 NATIVE = {"arm64": "-mcpu=native", "aarch64": "-mcpu=native"}
 BUILD_SECONDS = 60
 
@@ -85,19 +89,30 @@ def _built() -> Path:
     compiler = _compiler()
     assert compiler is not None
     command = [compiler, *FLAGS, NATIVE.get(platform.machine().lower(), "-march=native")]
-    source = SOURCE.read_bytes()
-    key = hashlib.sha256(b"\0".join([source, *(part.encode() for part in command), _processor()])).hexdigest()[:24]
+    sources = [(FOLDER / name).read_bytes() for name in (*SOURCES, *HEADERS)]
+    parts = [*command, *(flag for flags in SOURCES.values() for flag in flags)]
+    key = hashlib.sha256(b"\0".join([*sources, *(part.encode() for part in parts), _processor()])).hexdigest()[:24]
     folder = _cache()
     path = folder / f"{key}.so"
     if path.is_file() and _is_ours(path):
         return path
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        objects = [str(Path(scratch) / f"{name}.o") for name in SOURCES]
+        compiling = [
+            [*command, *flags, "-c", str(FOLDER / name), "-o", made]
+            for (name, flags), made in zip(SOURCES.items(), objects, strict=True)
+        ]
+        with ThreadPoolExecutor(len(compiling)) as side_by_side:
+            list(side_by_side.map(_told, compiling))
         made = Path(scratch) / "kernels.so"
-        arguments = [*command, "-o", str(made), str(SOURCE), "-lm"]
-        subprocess.run(arguments, check=True, capture_output=True, text=True, timeout=BUILD_SECONDS)  # noqa: S603
+        _told([compiler, "-shared", "-pthread", "-o", str(made), *objects, "-lm"])
         made.chmod(0o700)
         made.replace(path)
     return path
+
+
+def _told(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=BUILD_SECONDS)  # noqa: S603
 
 
 def _cache() -> Path:

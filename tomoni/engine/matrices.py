@@ -24,6 +24,12 @@ class Matrix(Protocol):
         ...
 
 
+def rounded(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 [O, I], and float32 [O]: the scale of each output, by which the whole numbers are to be multiplied."""
+    scale_O1 = weight_OI.abs().amax(1, keepdim=True).clamp_(min=1e-30).div_(LARGEST)
+    return (weight_OI / scale_O1).round_().to(torch.int8), scale_O1.squeeze(1)
+
+
 class FloatMatrix:
     """float32, laid out [in, out]: for few rows that is read two to three times as fast as [out, in]."""
 
@@ -49,10 +55,8 @@ class Int8Matrix:
     """
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None) -> None:
-        scale_O1 = weight_OI.abs().amax(1, keepdim=True).clamp_(min=1e-30).div_(LARGEST)
-        self.weight_OI = (weight_OI / scale_O1).round_().to(torch.int8)
+        self.weight_OI, self.scale_O = rounded(weight_OI)
         self._weight_IO = self.weight_OI.t()
-        self.scale_O = scale_O1.squeeze(1)
         self.bias_O = bias_O
 
     def __call__(self, x_NI: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tomoni.engine.decode import Piece, SlotDecoder, slot_decoder
+from tomoni.engine.decode import SlotDecoder, slot_decoder
 from tomoni.engine.matrices import Weights
+from tomoni.engine.slots import Piece
 from tomoni.errors import ModelError, UserError
 from tomoni.rows import Int32
 

@@ -4,7 +4,8 @@ One tensor for all layers, made once: each row has a slot in it, and a token is 
 Nothing is padded and nothing moves when rows grow; only a row that leaves lets another move into its slot, so that the
 rows that are decoded together always stand side by side.
 
-L layers, S slots, C tokens of room in each, X = 2 J d: a token's keys of J heads, then its values.
+L layers, S slots, Y = 2 J heads of d numbers (keys, then values), C tokens of room in each: what a head has to read
+stands in one piece.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 FIRST_SLOTS, FIRST_ROOM = 8, 128
 
@@ -27,16 +27,33 @@ class SlotRow:
     length: int = 0
 
 
-class Slots:
-    """`memory_LSCX` is replaced by a larger one only when more rows or a longer row are announced than ever before."""
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Tokens of a prompt that are computed now, behind those of their row that were computed before. `last`: they are
+    the prompt's end."""
 
-    def __init__(self, layers: int, width: int, *, room: int = FIRST_ROOM, slots: int = FIRST_SLOTS) -> None:
-        self.memory_LSCX = torch.zeros(layers, slots, room, width)
+    row: SlotRow
+    tokens: Sequence[int]
+    last: bool
+
+    @property
+    def positions(self) -> range:
+        """Of its tokens in the row."""
+        return range(self.row.length, self.row.length + len(self.tokens))
+
+
+class Slots:
+    """`memory_LSYCd` is replaced by a larger one only when more rows or a longer row are announced than ever before."""
+
+    def __init__(
+        self, layers: int, heads: int, head_dim: int, *, room: int = FIRST_ROOM, slots: int = FIRST_SLOTS
+    ) -> None:
+        self.memory_LSYCd = torch.zeros(layers, slots, heads, room, head_dim)
         self._rows: list[SlotRow | None] = [None] * slots
 
     @property
     def room(self) -> int:
-        return self.memory_LSCX.shape[2]
+        return self.memory_LSYCd.shape[3]
 
     def new(self, length: int) -> SlotRow:
         """An empty row that may grow to `length` tokens, as far as possible from those that `settle` puts side by
@@ -103,7 +120,7 @@ class Slots:
         row.slot = slot
 
     def _write(self, row: SlotRow, slot: int) -> None:
-        self.memory_LSCX[:, slot, : row.length] = self.memory_LSCX[:, row.slot, : row.length]
+        self.memory_LSYCd[:, slot, :, : row.length] = self.memory_LSYCd[:, row.slot, :, : row.length]
 
     def reserve(self, length: int) -> None:
         """Make room for rows of `length` tokens."""
@@ -116,16 +133,11 @@ class Slots:
     def _grow(self, slots: int, room: int) -> None:
         """Zeros, since a place that was never written is multiplied by a weight of 0. The system gives memory only to
         what is written, so slots that stay empty cost nothing."""
-        layers, _, _, width = self.memory_LSCX.shape
+        layers, _, heads, _, head_dim = self.memory_LSYCd.shape
         # by numpy, since PyTorch writes its zeros out, which takes the memory at once
-        larger_LSCX = torch.from_numpy(np.zeros((layers, slots, room, width), dtype=np.float32))
+        larger_LSYCd = torch.from_numpy(np.zeros((layers, slots, heads, room, head_dim), dtype=np.float32))
         for row in self._rows:
             if row is not None:
-                larger_LSCX[:, row.slot, : row.length] = self.memory_LSCX[:, row.slot, : row.length]
-        self.memory_LSCX = larger_LSCX
+                larger_LSYCd[:, row.slot, :, : row.length] = self.memory_LSYCd[:, row.slot, :, : row.length]
+        self.memory_LSYCd = larger_LSYCd
         self._rows += [None] * (slots - len(self._rows))
-
-
-def flat_places(slots: Sequence[int], positions: Sequence[int], room: int) -> Tensor:
-    """int64 [N]: where in [S C] the tokens at these positions of these slots stand."""
-    return torch.tensor([slot * room + position for slot, position in zip(slots, positions, strict=True)])
