@@ -172,7 +172,11 @@ def text(found: Findings) -> str:
         f"SQLite     {found.sqlite}",
         f"processor  {found.cores} cores, {found.threads} threads used by PyTorch",
         f"kernels    {found.kernels}"
-        + ("" if found.kernels == "built" else "; PyTorch does the same: training is some 10 % slower, answers take twice as long"),
+        + (
+            ""
+            if found.kernels == "built"
+            else "; PyTorch does the same: training is some 10 % slower, answers take twice as long"
+        ),
         f"memory     {found.memory_gb} GB, {found.memory_free_gb} GB free",
         f"disk here  {found.disk_free_gb} GB free",
     ]
