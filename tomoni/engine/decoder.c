@@ -43,6 +43,7 @@
 #define SPINS 4000
 #define TILE 4   /* tokens of one row that look at its keys together */
 #define CHUNK 64 /* keys that they look at before the next */
+#define UNROLLED _Pragma("GCC unroll 12")
 #define ALWAYS static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
@@ -131,17 +132,16 @@ ALWAYS void store(float *to, vec value) { *(loose *)to = value; }
 /* sums [rows][2] of a tile: rows of x against a panel of weights */
 ALWAYS void tile(const int rows, const float *x, int64_t stride, const float *weights, int64_t in, vec sums[ROWS][2]) {
     vec found[ROWS][2];
-    for (int r = 0; r < rows; r++) found[r][0] = found[r][1] = (vec){0};
+    UNROLLED for (int r = 0; r < rows; r++) found[r][0] = found[r][1] = (vec){0};
     for (int64_t k = 0; k < in; k++) {
         vec left = load(weights + k * PANEL), right = load(weights + k * PANEL + LANES);
-#pragma GCC unroll 12
-        for (int r = 0; r < rows; r++) {
+        UNROLLED for (int r = 0; r < rows; r++) {
             float value = x[r * stride + k];
             found[r][0] += value * left;
             found[r][1] += value * right;
         }
     }
-    for (int r = 0; r < rows; r++) sums[r][0] = found[r][0], sums[r][1] = found[r][1];
+    UNROLLED for (int r = 0; r < rows; r++) sums[r][0] = found[r][0], sums[r][1] = found[r][1];
 }
 
 /* sums += products of four inputs each, LANES outputs side by side */
@@ -171,17 +171,16 @@ ALWAYS ints four(ints sums, const uint8_t *x, const int8_t *weights) {
 ALWAYS void tile8(const int rows, const uint8_t *x, const int8_t *weights, int64_t in, const Matrix *matrix, int64_t output,
                   const float *factor, vec sums[ROWS][2]) {
     ints found[ROWS][2];
-    for (int r = 0; r < rows; r++) found[r][0] = found[r][1] = (ints){0};
+    UNROLLED for (int r = 0; r < rows; r++) found[r][0] = found[r][1] = (ints){0};
     for (int64_t k = 0; k < in; k += 4) {
         const int8_t *here = weights + k * PANEL;
-#pragma GCC unroll 12
-        for (int r = 0; r < rows; r++) {
+        UNROLLED for (int r = 0; r < rows; r++) {
             found[r][0] = four(found[r][0], x + r * in + k, here);
             found[r][1] = four(found[r][1], x + r * in + k, here + 4 * LANES);
         }
     }
-    for (int r = 0; r < rows; r++)
-        for (int half = 0; half < 2; half++) {
+    UNROLLED for (int r = 0; r < rows; r++)
+        UNROLLED for (int half = 0; half < 2; half++) {
             int64_t first = output + half * LANES;
             ints offset;
             memcpy(&offset, matrix->offset + first, sizeof offset);
@@ -234,26 +233,32 @@ ALWAYS void rows_of_panel(const int rows, int kind, const Matrix *matrix, const 
     for (int r = 0; r < rows; r++) finish(kind, sums[r], matrix, panel, out + (row + r) * stride);
 }
 
-#define CASE(R) \
-    case R: rows_of_panel(R, kind, matrix, input, row, panel, out, stride); break;
+#define OF(R)                                                             \
+    if (size >= R) {                                                      \
+        rows_of_panel(R, kind, matrix, input, row, panel, out, stride);   \
+        row += R;                                                         \
+        continue;                                                         \
+    }
 
-/* This thread's share of input x matrix. */
-static __attribute__((noinline)) void product(int kind, const Matrix *matrix, const Input *input, float *out, int64_t stride, int index, int threads) {
+/* This thread's share of input x matrix. The sizes of tiles do not matter to a row's sums. */
+static __attribute__((noinline, noclone)) void product(int kind, const Matrix *matrix, const Input *input, float *out, int64_t stride,
+                                                       int index, int threads) {
     int64_t first, last;
     share((matrix->out + PANEL - 1) / PANEL, index, threads, &first, &last);
-    int64_t blocks = (input->rows + ROWS - 1) / ROWS;
     for (int64_t panel = first; panel < last; panel++)
-        for (int64_t block = 0; block < blocks; block++) {
-            int64_t row = input->rows * block / blocks;
-            switch (input->rows * (block + 1) / blocks - row) {
-                CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
-#if ROWS > 6
-                CASE(7) CASE(8)
+        for (int64_t row = 0; row < input->rows;) {
+            int64_t left = input->rows - row, tiles = (left + ROWS - 1) / ROWS, size = (left + tiles - 1) / tiles;
+#if ROWS >= 12
+            OF(12)
 #endif
-#if ROWS > 8
-                CASE(9) CASE(10) CASE(11) CASE(12)
+#if ROWS >= 8
+            OF(8)
 #endif
-            }
+            OF(6)
+            OF(4)
+            OF(3)
+            OF(2)
+            OF(1)
         }
 }
 
@@ -291,7 +296,7 @@ ALWAYS void four_dots(const float *a, const float *b, int64_t count, float *out)
     int64_t i = 0;
     for (; i + LANES <= count; i += LANES) {
         vec value = load(a + i);
-        for (int r = 0; r < 4; r++) s[r] += value * load(b + r * count + i);
+        UNROLLED for (int r = 0; r < 4; r++) s[r] += value * load(b + r * count + i);
     }
 #if LANES == 16
     __m512 v[4] = {(__m512)s[0], (__m512)s[1], (__m512)s[2], (__m512)s[3]};
@@ -384,7 +389,7 @@ static Sight sight(const Pass *pass, int64_t index, int64_t token, int64_t kv) {
 }
 
 /* Scores of the keys from `first` to `last`, by fours that begin at whole fours. */
-ALWAYS void score(const int64_t d, const float *query, const float *keys, int64_t first, int64_t last, float *scores) {
+ALWAYS void score(int64_t d, const float *query, const float *keys, int64_t first, int64_t last, float *scores) {
     int64_t t = first;
     for (; t < last && t % 4; t++) scores[t - first] = dot(query, keys + t * d, d);
     for (; t + 4 <= last; t += 4) four_dots(query, keys + t * d, d, scores + t - first);
@@ -405,7 +410,7 @@ ALWAYS float weigh(float *scores, int64_t count) {
 }
 
 /* out += weights x values */
-ALWAYS void gather(const int64_t d, const float *weights, const float *values, int64_t count, float *out) {
+ALWAYS void gather(int64_t d, const float *weights, const float *values, int64_t count, float *out) {
     int64_t i = 0;
     for (; i + 4 * LANES <= d; i += 4 * LANES) {
         vec a = load(out + i), b = load(out + i + LANES), c = load(out + i + 2 * LANES), e = load(out + i + 3 * LANES);
@@ -429,10 +434,9 @@ ALWAYS void gather(const int64_t d, const float *weights, const float *values, i
 
 /* Neighbouring tokens of one row, and the heads that share the keys of head `kv`, look at what each token may see. They
  * go over the keys together, some at a time, so that these are read from memory once. */
-ALWAYS void attend_of(const int64_t d, const Pass *pass, int64_t index, const int64_t *tokens, int64_t count, int64_t kv,
-                      float *out, float *scores) {
+static void attend(const Pass *pass, int64_t index, const int64_t *tokens, int64_t count, int64_t kv, float *out, float *scores) {
     const Model *model = pass->model;
-    int64_t shared = model->heads / model->kv_heads, every = model->heads * d;
+    int64_t d = model->head_dim, shared = model->heads / model->kv_heads, every = model->heads * d;
     int64_t row = pass->longest + LANES + 1; /* the last holds the sum */
     Sight seen[TILE];
     for (int64_t q = 0; q < count; q++) seen[q] = sight(pass, index, tokens[q], kv);
@@ -461,12 +465,6 @@ ALWAYS void attend_of(const int64_t d, const Pass *pass, int64_t index, const in
                 }
             }
     }
-}
-
-static void attend(const Pass *pass, int64_t index, const int64_t *tokens, int64_t count, int64_t kv, float *out, float *scores) {
-    if (pass->model->head_dim == 64) attend_of(64, pass, index, tokens, count, kv, out, scores);
-    else if (pass->model->head_dim == 128) attend_of(128, pass, index, tokens, count, kv, out, scores);
-    else attend_of(pass->model->head_dim, pass, index, tokens, count, kv, out, scores);
 }
 
 /* -- the pass ------------------------------------------------------------------------------------------------------ */
