@@ -23,6 +23,7 @@ def variety(completions: Sequence[Sequence[int]]) -> Stats:
     completions/distinct_n    different / all n-grams of all completions together (Li et al. 2016), n = 1, 2
     """
     stats = {}
+    completions = [np.asarray(one).tolist() for one in completions]  # plain numbers are counted ten times as fast
     repeated = [1 - len(set(found)) / len(found) for one in completions if (found := list(_grams(one, PHRASE)))]
     if repeated:
         stats["completions/repetition"] = Mean(float(sum(repeated)), len(repeated))

@@ -245,10 +245,10 @@ def _keep(cfg: TaskSettings, engine: Engine, data: datasets.Datasets, tell: List
 
 
 def _begin_solved(engine: Engine, train: Any, cfg: TaskSettings, tell: Listener) -> None:
-    from tomoni.engine.heads import solve_head
+    from tomoni.engine.heads import begin_head
 
     tell(Preparing("head"))
-    solve_head(engine, train, seed=cfg.seed, told=lambda what, done, all: tell(Working(what, done, all)))
+    begin_head(engine, train, seed=cfg.seed, told=lambda what, done, all: tell(Working(what, done, all)))
 
 
 def _label_notes(cfg: TaskSettings, render: TaskRenderer) -> Sequence[str]:
