@@ -352,7 +352,9 @@ def test_rows_that_move_side_by_side_keep_what_they_remember(
 
 
 @pytest.mark.parametrize("weights", ["float32", "int8"])
-def test_a_token_s_logits_are_the_same_to_the_last_bit_whatever_stands_beside_it(layers: str, weights: Any) -> None:
+def test_a_token_s_logits_are_the_same_to_the_last_bit_whatever_stands_beside_it(
+    layers: str, weights: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if layers != "c":
         pytest.skip("PyTorch's products round by the shape of the batch")
     model = tiny.model("qwen3", vocab_size=300, hidden_size=72, intermediate_size=100, num_hidden_layers=3)
@@ -381,8 +383,11 @@ def test_a_token_s_logits_are_the_same_to_the_last_bit_whatever_stands_beside_it
             torch.set_num_threads(before)
 
     alone_V = behind([3], 1, 1)
+    monkeypatch.setattr("tomoni.engine.compiled.SMALL", 1)  # else so little work is one thread's
     for rows, pieces, threads in (([3], 4, 1), ([0, 3], 1, 1), (list(range(14)), 1, 1), (list(range(14)), 3, 3)):
         assert torch.equal(behind(rows, pieces, threads), alone_V), (rows, pieces, threads)
+    monkeypatch.setattr("tomoni.engine.compiled.openmp", lambda: (None, None, None))  # threads of its own
+    assert torch.equal(behind(list(range(14)), 2, 3), alone_V)
 
 
 def _part(tokens: list[int], index: int, parts: int) -> list[int]:

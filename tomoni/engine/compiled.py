@@ -9,6 +9,7 @@ N tokens, P of which logits are wanted, D hidden, H + J heads of queries and key
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,6 +57,7 @@ class _Step(ctypes.Structure):
             for name in ("tokens", "slots", "positions", "at", "cosine", "sine", "memory", "logits")
         ),
         *((name, ctypes.c_int64) for name in ("n", "p", "room", "slot_count", "threads")),
+        *((name, ctypes.c_void_p) for name in ("parallel", "number", "team")),
     )
 
 
@@ -115,6 +117,7 @@ class CompiledLayers:
             memory_LSYCd.shape[3],
             memory_LSYCd.shape[1],
             max(1, min(torch.get_num_threads(), len(tokens) * self._products // SMALL)),
+            *openmp(),
         )
         if self._built.decoder_pass(ctypes.byref(self._model), ctypes.byref(step)):
             raise MemoryError("no memory for a pass of the decoder")
@@ -178,6 +181,22 @@ def compiled_layers(inner: Any, plan: Blueprint, weights: Weights, slots: Slots)
     if built is None or plan.embedding.weight.dtype != torch.float32:
         return None
     return CompiledLayers(inner, plan, weights, slots, built)
+
+
+@functools.cache
+def openmp() -> tuple[int | None, int | None, int | None]:
+    """Where the functions of the OpenMP that PyTorch has loaded stand, else None.
+
+    Its threads wait for more work without sleeping for some milliseconds, so that others beside them would find the cores
+    taken: what a pass is dealt out to has to be they themselves.
+    """
+    loaded = ctypes.CDLL(None)
+    names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+    try:
+        parallel, number, team = (ctypes.cast(getattr(loaded, name), ctypes.c_void_p).value for name in names)
+    except AttributeError:  # another OpenMP
+        return None, None, None
+    return parallel, number, team
 
 
 def _stacked(parts: Sequence[Projection], norm_D: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -72,6 +72,9 @@ typedef struct {
     float epsilon, scale;
 } Model;
 
+typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
+typedef int (*Count)(void);
+
 typedef struct {
     const int64_t *tokens, *slots, *positions; /* [N] */
     const int64_t *at;                         /* [P] ascending: of which tokens logits are wanted */
@@ -79,6 +82,8 @@ typedef struct {
     float *memory;                             /* [layers, slots, 2 J, room, d] */
     float *logits;                             /* [P, V] */
     int64_t n, p, room, slot_count, threads;
+    Parallel parallel; /* OpenMP's own functions, or NULL: then threads are begun for the pass alone */
+    Count number, team;
 } Step;
 
 /* What a product reads: rows of floats, or the same rounded; `factor` multiplies each row's sums. */
@@ -95,8 +100,7 @@ typedef struct {
     float *x, *qkv, *seen, *inner;
     int64_t *tokens, *tiles; /* [N] their numbers; [tile_count + 1] where tiles begin among them */
     int64_t longest, tile_count;
-    int threads;
-    atomic_int arrived, phase, items[2], failed, go;
+    atomic_int arrived, phase, items[2], failed, begun;
 } Pass;
 
 typedef struct {
@@ -107,10 +111,10 @@ typedef struct {
 /* -- threads ------------------------------------------------------------------------------------------------------- */
 
 /* All threads wait here for the last one. */
-static void meet(Pass *pass) {
-    if (pass->threads == 1) return;
+static void meet(Pass *pass, int threads) {
+    if (threads == 1) return;
     int phase = atomic_load_explicit(&pass->phase, memory_order_acquire);
-    if (atomic_fetch_add_explicit(&pass->arrived, 1, memory_order_acq_rel) + 1 == pass->threads) {
+    if (atomic_fetch_add_explicit(&pass->arrived, 1, memory_order_acq_rel) + 1 == threads) {
         atomic_store_explicit(&pass->arrived, 0, memory_order_relaxed);
         atomic_store_explicit(&pass->phase, phase + 1, memory_order_release);
         return;
@@ -469,7 +473,7 @@ static void attend(const Pass *pass, int64_t index, const int64_t *tokens, int64
 
 /* -- the pass ------------------------------------------------------------------------------------------------------ */
 
-static void work(Pass *pass, int me) {
+static void work(Pass *pass, int me, int threads) {
     const Model *model = pass->model;
     const Step *step = pass->step;
     int64_t width = model->width, d = model->head_dim, all = (model->heads + 2 * model->kv_heads) * d, n = step->n;
@@ -481,24 +485,24 @@ static void work(Pass *pass, int me) {
     uint8_t *whole = rounded ? malloc((size_t)(n * widest)) : NULL;
     if (!scores || (rounded && !whole)) atomic_store(&pass->failed, 1);
     int64_t first, last;
-    share(n, me, pass->threads, &first, &last);
+    share(n, me, threads, &first, &last);
     for (int64_t i = first; i < last; i++)
         memcpy(pass->x + i * width, model->embedding + step->tokens[i] * width, sizeof(float) * (size_t)width);
-    meet(pass);
+    meet(pass, threads);
     if (atomic_load(&pass->failed)) goto end;
     float *factor = scores + scored;
     for (int64_t index = 0; index < model->count; index++) {
         const Layer *layer = model->layers + index;
         Input input = input_of(&layer->qkv, pass->x, n, width, 1, model->epsilon, factor, whole);
-        product(PLAIN, &layer->qkv, &input, pass->qkv, all, me, pass->threads);
-        meet(pass);
+        product(PLAIN, &layer->qkv, &input, pass->qkv, all, me, threads);
+        meet(pass, threads);
         for (int64_t i = first; i < last; i++) place(pass, index, i);
         int final = index == model->count - 1;
         if (!me && final)
             for (int64_t i = 0; i < step->p; i++) /* from here on only these */
                 if (step->at[i] != i) memcpy(pass->x + i * width, pass->x + step->at[i] * width, sizeof(float) * (size_t)width);
         if (!me) atomic_store(&pass->items[(index + 1) % 2], 0);
-        meet(pass);
+        meet(pass, threads);
         int64_t rows = final ? step->p : n, tiles = final ? step->p : pass->tile_count;
         for (;;) { /* rows differ in what they see, so each thread takes the next */
             int64_t item = atomic_fetch_add(&pass->items[index % 2], 1), tile = item / model->kv_heads;
@@ -507,29 +511,50 @@ static void work(Pass *pass, int me) {
             const int64_t *tokens = (final ? step->at : pass->tokens) + row;
             attend(pass, index, tokens, count, item % model->kv_heads, pass->seen + row * model->heads * d, scores);
         }
-        meet(pass);
+        meet(pass, threads);
         input = input_of(&layer->o, pass->seen, rows, model->heads * d, 0, 0.0f, factor, whole);
-        product(ADDED, &layer->o, &input, pass->x, width, me, pass->threads);
-        meet(pass);
+        product(ADDED, &layer->o, &input, pass->x, width, me, threads);
+        meet(pass, threads);
         input = input_of(&layer->gate_up, pass->x, rows, width, 1, model->epsilon, factor, whole);
-        product(GATED, &layer->gate_up, &input, pass->inner, model->inner, me, pass->threads);
-        meet(pass);
+        product(GATED, &layer->gate_up, &input, pass->inner, model->inner, me, threads);
+        meet(pass, threads);
         input = input_of(&layer->down, pass->inner, rows, model->inner, 0, 0.0f, factor, whole);
-        product(ADDED, &layer->down, &input, pass->x, width, me, pass->threads);
-        meet(pass);
+        product(ADDED, &layer->down, &input, pass->x, width, me, threads);
+        meet(pass, threads);
     }
     Input input = input_of(&model->head, pass->x, step->p, width, 1, model->epsilon, factor, whole);
-    product(PLAIN, &model->head, &input, step->logits, model->head.out, me, pass->threads);
+    product(PLAIN, &model->head, &input, step->logits, model->head.out, me, threads);
 end:
     free(scores);
     free(whole);
 }
 
-static void *run(void *given) {
+static void member(void *given) {
+    Pass *pass = given;
+    work(pass, pass->step->number(), pass->step->team());
+}
+
+static void *alone(void *given) {
     Worker *worker = given;
-    while (!atomic_load_explicit(&worker->pass->go, memory_order_acquire)) sched_yield();
-    if (worker->index < worker->pass->threads) work(worker->pass, worker->index);
+    int threads;
+    while (!(threads = atomic_load_explicit(&worker->pass->begun, memory_order_acquire))) sched_yield();
+    work(worker->pass, worker->index, threads);
     return NULL;
+}
+
+/* Threads for this pass alone; as many as could be begun. */
+static void in_threads(Pass *pass, int64_t wanted) {
+    pthread_t *threads = malloc(sizeof(pthread_t) * (size_t)wanted);
+    Worker *workers = malloc(sizeof(Worker) * (size_t)wanted);
+    int begun = 1;
+    for (; threads && workers && begun < wanted; begun++) {
+        workers[begun] = (Worker){pass, begun};
+        if (pthread_create(threads + begun, NULL, alone, workers + begun)) break;
+    }
+    atomic_store_explicit(&pass->begun, begun, memory_order_release);
+    work(pass, 0, begun);
+    for (int i = 1; i < begun; i++) pthread_join(threads[i], NULL);
+    free(threads), free(workers);
 }
 
 int64_t decoder_lanes(void) { return LANES; }
@@ -540,10 +565,8 @@ int decoder_pass(const Model *model, const Step *step) {
     int64_t each = model->width + (2 * model->heads + 2 * model->kv_heads) * d + model->inner;
     float *room = malloc(sizeof(float) * (size_t)(n * each + PANEL));
     int64_t *tiles = malloc(sizeof(int64_t) * (size_t)(2 * n + 1));
-    pthread_t *threads = malloc(sizeof(pthread_t) * (size_t)step->threads);
-    Worker *workers = malloc(sizeof(Worker) * (size_t)step->threads);
-    if (!room || !tiles || !threads || !workers) {
-        free(room), free(tiles), free(threads), free(workers);
+    if (!room || !tiles) {
+        free(room), free(tiles);
         return 1;
     }
     Pass pass = {.model = model, .step = step};
@@ -560,16 +583,10 @@ int decoder_pass(const Model *model, const Step *step) {
         if (size == TILE || step->slots[i] != step->slots[i - 1]) pass.tiles[pass.tile_count++] = i;
     }
     pass.tiles[pass.tile_count] = n;
-    int started = 1;
-    for (; started < step->threads; started++) {
-        workers[started] = (Worker){&pass, started};
-        if (pthread_create(threads + started, NULL, run, workers + started)) break;
-    }
-    pass.threads = started;
-    atomic_store_explicit(&pass.go, 1, memory_order_release);
-    work(&pass, 0);
-    for (int i = 1; i < started; i++) pthread_join(threads[i], NULL);
+    if (step->threads == 1) work(&pass, 0, 1);
+    else if (step->parallel) step->parallel(member, &pass, (unsigned)step->threads, 0);
+    else in_threads(&pass, step->threads);
     int failed = atomic_load(&pass.failed);
-    free(room), free(tiles), free(threads), free(workers);
+    free(room), free(tiles);
     return failed;
 }
