@@ -205,3 +205,19 @@ def test_check_tells_a_text_of_which_two_things_are_said(
     assert "12 texts repeat an earlier one exactly" in said
     assert "1 of them say something else of it than the first did" in said
     assert "learnt as different ones: ' 晴', '晴'" in said
+
+
+def test_questions_of_which_none_has_an_answer_are_refused_before_any_work(
+    built: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"id": str(n), "context": "雨の日" * (n + 1), "question": "雪", "answers": []} for n in range(12)]
+    assert train("span", built, rows) == 2
+    said = capsys.readouterr().err
+    assert "none of the 12 questions has an answer" in said
+    assert "answer_start" in said
+
+
+def test_a_type_that_stands_once_is_told(built: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [*people(), {"text": "雪の日", "spans": [{"start": 0, "end": 1, "type": "雪"}]}]
+    assert train("tag", built, rows, "--max_steps", "1") == 0
+    assert "types with one example, of which little can be learnt and nothing measured: 雪" in capsys.readouterr().out

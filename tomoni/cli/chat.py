@@ -52,6 +52,9 @@ def chat(
 
     On a terminal: type, and /help shows the commands. From a pipe: each line is a turn, and stdout has the answers only.
     """
+    from tomoni.engine import kernels
+
+    kernels.build_ahead()  # where they are still to be built: while PyTorch is loaded
     from tomoni.engine.models import quiet
     from tomoni.evaluate.subject import open_subject
     from tomoni.evaluate.talk import Talk

@@ -74,6 +74,9 @@ def evaluate(
     data = read_data(
         Options(model, tuple(file or ()), tuple(train_file or ()), against, _loss_on(loss_on), max_length, form)
     )
+    from tomoni.engine import kernels
+
+    kernels.build_ahead()  # where they are still to be built: while PyTorch is loaded
     from tomoni.engine.models import quiet
     from tomoni.evaluate.appraise import appraise, baselines, compare
     from tomoni.evaluate.subject import find

@@ -59,6 +59,9 @@ def serve(
     if new_key is not None:
         return _new_key(key_file, new_key)
     keys = _keys(host, key_file)
+    from tomoni.engine import kernels
+
+    kernels.build_ahead()  # where they are still to be built: while PyTorch is loaded
     from tomoni.serve import running
 
     made = running.listen(host, port)  # before the model is loaded: what cannot be is said at once

@@ -92,7 +92,7 @@ class Survey:
         self._kinds: Counter[Kind] = Counter()
         self._counts: dict[Kind, Counter[str]] = {"text": Counter(), "number": Counter(), "list": Counter()}
         self.types: Counter[str] = Counter()  # of spans
-        self.unanswerable = 0
+        self.questions = self.unanswerable = 0
         self.numbers: list[float] = []
 
     def add(self, record: Record) -> None:
@@ -110,6 +110,7 @@ class Survey:
             case Tagged():
                 self.types.update(span.type for span in record.spans)
             case Question():
+                self.questions += 1
                 self.unanswerable += not record.answers
             case _:
                 pass

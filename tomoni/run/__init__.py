@@ -27,6 +27,9 @@ def start(cfg: TrainingSettings, *, on_event: Listener | None = None) -> Result:
     main thread. Raises the errors of `tomoni.errors`: among them RunError (folder in use, finished, or of another
     config), DiskError, Diverged.
     """
+    from tomoni.engine import kernels
+
+    kernels.build_ahead()  # where they are still to be built: while PyTorch is loaded, which takes longer
     if cfg.train == "auto":
         from tomoni.run.ladder import climb
 

@@ -41,6 +41,7 @@ def climb(cfg: TrainingSettings, *, on_event: Listener | None = None) -> Result:
         durable.atomic_write(root / "config.yaml", config.dump(cfg))
         folder.set_status("running")
         best: Result | None = None
+        untouched: Measured | None = None
         told = []
         parts, cfg = rungs(cfg), _one_pooling(cfg)
         for part in parts:
@@ -50,6 +51,7 @@ def climb(cfg: TrainingSettings, *, on_event: Listener | None = None) -> Result:
             if result.status == "stopped":
                 folder.set_status("stopped")
                 return replace(result, folder=root)
+            untouched = untouched or result.before  # later rungs begin with the head of the one before
             told.append({"train": part, "loss": _loss(result), "seconds": result.seconds})
             if best is not None and not _loss(result) < _loss(best):
                 tell(
@@ -67,7 +69,7 @@ def climb(cfg: TrainingSettings, *, on_event: Listener | None = None) -> Result:
         _take(best, root)
         folder.set_status("finished", step=best.step, steps=best.steps)
     seconds = sum(float(str(one["seconds"])) for one in told)
-    return replace(best, folder=root, model=root / "model", seconds=seconds, best=None)
+    return replace(best, folder=root, model=root / "model", seconds=seconds, before=untouched, best=None)
 
 
 def rungs(cfg: TrainingSettings) -> tuple[str, ...]:

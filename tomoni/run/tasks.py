@@ -54,6 +54,11 @@ def prepare_task(cfg: TaskSettings, folder: RunFolder, tell: Listener) -> Job:
     tokenizer = load_tokenizer(located.tokenizer_folder)
     cfg, capped = _within_context(cfg, located)
     survey = Survey().of(datasets.reading(cfg, cfg.train_file, on_bad_rows="quarantine"))
+    if survey.questions and survey.unanswerable == survey.questions:
+        raise DataError(
+            f"none of the {survey.questions:,} questions has an answer: there is no span to learn",
+            next_step="give some questions an answer with its text and its answer_start",
+        )
     render = renderer(cfg, tokenizer, survey)
     data = datasets.datasets(cfg, method, tokenizer, render, folder.root / "quarantine.jsonl")
     _require_difference(cfg, survey)
@@ -102,7 +107,7 @@ def prepare_task(cfg: TaskSettings, folder: RunFolder, tell: Listener) -> Job:
         save_model=lambda staging: _save(engine, tokenizer, staging, task, calibrated),
         more_figures=calibrated.figures,
         device_type=engine.device.type,
-        notices=(*capped, *render.notes, *_label_notes(cfg, render), *data.notices, *thin, *([kept] if kept else [])),
+        notices=(*capped, *render.notes, *_label_notes(cfg, render), *_rare_types(survey), *data.notices, *thin, *([kept] if kept else [])),
     )
 
 
@@ -257,6 +262,12 @@ def _label_notes(cfg: TaskSettings, render: TaskRenderer) -> Sequence[str]:
     shown = ", ".join(render.labels.names[:10]) + (" …" if len(render.labels.names) > 10 else "")
     notes = render.labels.notes() if getattr(cfg, "class_weights", "none") == "none" else []
     return [f"{len(render.labels.names)} classes: {shown}", *notes, *render.labels.alike()]
+
+
+def _rare_types(survey: Survey) -> Sequence[str]:
+    once = sorted(name for name, count in survey.types.items() if count == 1)
+    shown = ", ".join(once[:10]) + (" …" if len(once) > 10 else "")
+    return [f"types with one example, of which little can be learnt and nothing measured: {shown}"] if once else []
 
 
 def _identity(located: Located) -> dict[str, Any]:
