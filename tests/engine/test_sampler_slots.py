@@ -460,3 +460,52 @@ def test_an_answer_in_a_full_batch_is_the_one_that_is_made_alone_with_the_same_l
         alone = sampler(model).sample([prompts[number]], how, ids=[str(number)])[0]
         assert answer.tokens.tolist() == alone.tokens.tolist()
         assert answer.logprobs.tolist() == alone.logprobs.tolist()  # to the last bit
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+@pytest.mark.parametrize("name", ["q_proj", "v_proj", "up_proj", "down_proj"])
+def test_weights_that_go_bad_are_noticed_in_every_matrix(weights: Any, name: str) -> None:
+    model = tiny.model()
+    under_test = sampler(model, weights=weights)
+    under_test.sample([PROMPTS[1]], GREEDY)
+    with torch.no_grad():
+        next(weight for key, weight in model.named_parameters() if name in key)[0, 0] = float("nan")
+    with pytest.raises(ModelError, match="not a number"):
+        under_test.sample([PROMPTS[1]], GREEDY)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options"),
+    [
+        ("llama", {"sliding_window": 8}),  # Llama's code reads no window
+        (
+            "qwen3",
+            {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 28},
+        ),  # all layers see everything
+    ],
+)
+def test_a_window_that_the_model_does_not_use_is_not_used_here(architecture: str, options: dict[str, Any]) -> None:
+    model = tiny.model(architecture, **options)
+    prompt = [(5 * at) % 200 for at in range(40)]
+    assert sampler(model).sample([prompt], GREEDY)[0].tokens.tolist() == generated(model, prompt, 24)
+
+
+def test_a_layer_of_another_shape_is_left_to_pytorch() -> None:
+    model = tiny.model("llama", num_hidden_layers=2)
+    mlp = model.model.layers[1].mlp
+    width = mlp.gate_proj.in_features
+    for name, shape in (("gate_proj", (width, 50)), ("up_proj", (width, 50)), ("down_proj", (50, width))):
+        setattr(mlp, name, torch.nn.Linear(*shape, bias=False))
+    assert sampler(model).sample([PROMPTS[1]], GREEDY)[0].tokens.tolist() == generated(model, PROMPTS[1], 24)
+
+
+def test_what_a_caller_gets_wrong_is_an_error_and_never_memory_of_somebody_else() -> None:
+    under_test = decoder(tiny.model())
+    row = under_test.slots.new(10)
+    with pytest.raises(ValueError, match="two pieces of one row"):
+        under_test.extend([Piece(row, [1, 2], False), Piece(row, [3], True)])
+    for token in (-100, 10**9):
+        with pytest.raises(IndexError):
+            under_test.extend([Piece(row, [1, token], True)])
+    with pytest.raises(IndexError):
+        under_test.extend([Piece(row, [1] * (under_test.slots.room + 1), True)])

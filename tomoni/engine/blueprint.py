@@ -263,7 +263,9 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 def _window(config: Any) -> int | None:
-    if not getattr(config, "use_sliding_window", True):
+    """What limits attention; by Qwen's `layer_types` every layer may see everything though the config names a window."""
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if kinds == {"full_attention"} or not getattr(config, "use_sliding_window", True):
         return None
     window = getattr(config, "sliding_window", None)
     return window if isinstance(window, int) else None

@@ -62,7 +62,7 @@ class _Step(ctypes.Structure):
 
 
 class CompiledLayers:
-    """The layers and the head; weights as of the last `refresh`."""
+    """The layers and the head; weights as of the last `refresh`, but for the embedding, which is the model's own."""
 
     def __init__(self, inner: Any, plan: Blueprint, weights: Weights, slots: Slots, built: ctypes.CDLL) -> None:
         self._inner, self._plan, self._weights, self._slots, self._built = inner, plan, weights, slots, built
@@ -156,7 +156,7 @@ class CompiledLayers:
         self._products += weight_OI.numel()
         found = _Matrix(inputs=weight_OI.shape[1], outputs=len(weight_OI))
         if bias_O is not None:
-            found.bias = self._at(_padded(bias_O, panel, dim=0))
+            found.bias = self._at(_padded(bias_O, panel, dim=0).clone())
         if self._weights == "float32":
             weight_PIO = _padded(weight_OI, panel, dim=0).unflatten(0, (-1, panel)).transpose(1, 2)
             found.packed = self._at(weight_PIO)
@@ -176,11 +176,23 @@ class CompiledLayers:
 
 
 def compiled_layers(inner: Any, plan: Blueprint, weights: Weights, slots: Slots) -> CompiledLayers | None:
-    """None where no compiler built them."""
+    """None where no compiler built them, or where a layer has a shape of its own."""
     built = library()
-    if built is None or plan.embedding.weight.dtype != torch.float32:
+    if built is None or plan.embedding.weight.dtype != torch.float32 or not _is_uniform(plan):
         return None
     return CompiledLayers(inner, plan, weights, slots, built)
+
+
+def _is_uniform(plan: Blueprint) -> bool:
+    """Whether every layer has the shapes that the first one and the heads say."""
+    width, d = plan.embedding.weight.shape[1], plan.head_dim
+    inner = len(plan.layers[0].gate_up.parts[0].weight)
+    q, kv = (plan.heads * d, width), (plan.kv_heads * d, width)
+    expected = [q, kv, kv, (width, plan.heads * d), (inner, width), (inner, width), (width, inner)]
+    return all(
+        [tuple(part.weight.shape) for projections in layer.projections() for part in projections.parts] == expected
+        for layer in plan.layers
+    )
 
 
 @functools.cache
@@ -190,11 +202,11 @@ def openmp() -> tuple[int | None, int | None, int | None]:
     Its threads wait for more work without sleeping for some milliseconds, so that others beside them would find the cores
     taken: what a pass is dealt out to has to be they themselves.
     """
-    loaded = ctypes.CDLL(None)
     names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
     try:
+        loaded = ctypes.CDLL(None)
         parallel, number, team = (ctypes.cast(getattr(loaded, name), ctypes.c_void_p).value for name in names)
-    except AttributeError:  # another OpenMP
+    except (AttributeError, OSError, TypeError):  # another OpenMP, or a system that does not tell
         return None, None, None
     return parallel, number, team
 

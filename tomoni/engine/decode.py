@@ -35,6 +35,7 @@ class SlotDecoder:
         inner: Any = without_adapter(model)
         self.vocabulary: int = inner.config.get_text_config().vocab_size
         self._state: tuple[tuple[int, int], ...] = ()
+        self._known = len(plan.embedding.weight)
         self.slots = Slots(len(plan.layers), 2 * plan.kv_heads, plan.head_dim)
         self._layers = compiled_layers(inner, plan, weights, self.slots) or TorchLayers(
             inner, plan, weights, self.slots
@@ -55,6 +56,9 @@ class SlotDecoder:
         """Compute the pieces; the logits [P, V] behind those that are a prompt's end, in their order, or behind `every`
         token."""
         ends, count = [], 0
+        self._check([token for piece in pieces for token in piece.tokens], [piece.positions.stop for piece in pieces])
+        if len({piece.row.slot for piece in pieces}) < len(pieces):
+            raise ValueError("two pieces of one row; the second would not see the first")
         for piece in pieces:
             count += len(piece.tokens)
             if piece.last:
@@ -67,11 +71,18 @@ class SlotDecoder:
     @torch.no_grad()
     def decode(self, rows: Sequence[SlotRow], tokens: Sequence[int]) -> Tensor:
         """The logits [N, V] behind each row's next token."""
-        self.slots.reserve(max(row.length for row in rows) + 1)
+        longest = max(row.length for row in rows) + 1
+        self.slots.reserve(longest)
+        self._check(tokens, [longest])
         out_NV = self._layers.decode(rows, tokens)
         for row in rows:
             row.length += 1
         return out_NV
+
+    def _check(self, tokens: Sequence[int], lengths: Sequence[int]) -> None:
+        """What runs the layers reads and writes where it is told to."""
+        if not 0 <= min(tokens) <= max(tokens) < self._known or max(lengths) > self.slots.room:
+            raise IndexError("a token that the model does not know, or a row without room for it")
 
 
 class SlotCohort:
@@ -108,8 +119,11 @@ def slot_decoder(model: nn.Module, weights: Weights) -> SlotDecoder | None:
 
 
 def _is_regular(inner: Any, plan: Blueprint) -> bool:
-    """A plain head, and a window for all layers or none."""
+    """A plain head, and a window for all layers or none. Of a window that a Llama's config names its code knows nothing,
+    and its cache does."""
     if type(inner.get_output_embeddings()) is not nn.Linear:
+        return False
+    if plan.window is not None and type(inner).__name__ == "LlamaForCausalLM":
         return False
     kinds = set(getattr(inner.config, "layer_types", None) or ())
     return plan.window is None or len(kinds) < 2

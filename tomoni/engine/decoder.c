@@ -333,11 +333,15 @@ static Input input_of(const Matrix *matrix, const float *values, int64_t rows, i
         const float *row = values + i * width;
         uint8_t *to = whole + i * matrix->in;
         float most = 1e-30f;
-        for (int64_t j = 0; j < width; j++) most = fabsf(row[j]) > most ? fabsf(row[j]) : most;
+        int odd = 0; /* NaN, which no whole number can stand for */
+        for (int64_t j = 0; j < width; j++) {
+            most = fabsf(row[j]) > most ? fabsf(row[j]) : most;
+            odd |= row[j] != row[j];
+        }
         float by = LARGEST / most;
         EACH for (int64_t j = 0; j < width; j++) to[j] = (uint8_t)((int32_t)rintf(row[j] * by) + WHOLE);
         for (int64_t j = width; j < matrix->in; j++) to[j] = WHOLE; /* there the weights are 0 */
-        factor[i] = most / LARGEST * (normed ? factor[i] : 1.0f);
+        factor[i] = odd ? NAN : most / LARGEST * (normed ? factor[i] : 1.0f);
     }
     return (Input){values, width, rows, factor, whole};
 }

@@ -12,6 +12,7 @@ from a stream that evaluation or sampling could move. Layers without trained wei
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,11 +24,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tomoni.engine import moments
 from tomoni.engine.batch import MicroBatch, collate, counts, micro_batches
 from tomoni.engine.forward import Forward, ScoreHead, in_order
 from tomoni.engine.frozen import Below, lowest_trained, without_draws
 from tomoni.engine.head import target_logprobs
-from tomoni.engine.lanes import added, deal, how_many, side_by_side
+from tomoni.engine.lanes import added, deal, how_many, looked, side_by_side
 from tomoni.engine.memory import fitting, naming_memory
 from tomoni.engine.pending import Pending
 from tomoni.engine.pooling import pooled
@@ -177,10 +179,13 @@ class Engine:
     def evaluate(self, items: Sequence[Item], loss: Loss) -> Stats:
         """The loss's terms over the items, without dropout."""
 
+        def of_lane(lane: Sequence[Item], budget: int) -> list[dict[str, Term]]:
+            return [loss(self._outputs(batch), batch.rows) for batch in self._batches(lane, budget)]
+
         def look(budget: int) -> Stats:
             sums = Sums()
-            for batch in self._batches(items, budget):
-                sums.add(loss(self._outputs(batch), batch.rows))
+            for terms in itertools.chain.from_iterable(self._looked(items, budget, of_lane)):
+                sums.add(terms)
             return sums.over(counts(items))
 
         return self._look(look, items)
@@ -255,7 +260,7 @@ class Engine:
             {name: weight.detach().cpu().contiguous() for name, weight in self.trained.items()},
             folder / "weights.safetensors",
         )
-        save_file(self._optimizer_tensors(), folder / "optimizer.safetensors")
+        save_file(moments.named(self.optimizer, self.trained), folder / "optimizer.safetensors")
         state = {
             "updates": self.updates,
             "tokens_per_microbatch": self.budget,
@@ -280,16 +285,7 @@ class Engine:
         with torch.no_grad():
             for name, weight in self.trained.items():
                 weight.copy_(weights[name])
-        moments = load_file(folder / "optimizer.safetensors")
-        self.optimizer.state.clear()  # a weight without moments in the checkpoint had none then
-        for name, weight in self.trained.items():
-            if f"step.{name}" in moments:
-                self.optimizer.state[weight] = {
-                    key: moments[f"{key}.{name}"].to(
-                        self.device if key != "step" or self.device.type == "cuda" else "cpu"
-                    )
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                }
+        moments.take_up(self.optimizer, self.trained, load_file(folder / "optimizer.safetensors"), self.device)
         state = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
         self.updates = state["updates"]
         # both decide the order of sums; where the config now asks for something else, that is what was wanted
@@ -439,12 +435,17 @@ class Engine:
         self, items: Sequence[Item], read: Callable[[MicroBatch, Outputs], Sequence[Seen]]
     ) -> list[tuple[Seen, ...]]:
         def look(budget: int) -> list[tuple[Seen, ...]]:
+            seen = self._looked(items, budget, of_lane)
+            found = {key: rows for lane in seen for key, rows in lane.items()}
+            return [found[id(item)] for item in items]
+
+        def of_lane(lane: Sequence[Item], budget: int) -> dict[int, tuple[Seen, ...]]:
             found: dict[int, tuple[Seen, ...]] = {}
-            for batch in self._batches(items, budget):
+            for batch in self._batches(lane, budget):
                 rows = iter(read(batch, self._outputs(batch)))
                 for item in batch.items:  # an item that is given twice says the same twice
                     found[id(item)] = tuple(next(rows) for _ in item.rows)
-            return [found[id(item)] for item in items]
+            return found
 
         return self._look(look, items)
 
@@ -452,6 +453,10 @@ class Engine:
         with self._looking():
             seen, self.looking_budget = fitting(look, items, budget=self.looking_budget, device=self.device)
         return seen
+
+    def _looked(self, items: Sequence[Item], budget: int, of_lane: Callable[[Sequence[Item], int], Seen]) -> list[Seen]:
+        threads = torch.get_num_threads() if self.forward.flat is not None else 1
+        return looked(items, threads, budget=budget, ready=self._frozen_ready, of_lane=of_lane)
 
     @contextlib.contextmanager
     def _looking(self) -> Iterator[None]:
@@ -491,10 +496,3 @@ class Engine:
             if not all(bool(torch.isfinite(value).all()) for value in [objective.detach(), *gradients]):
                 found.append(item.id)
         return found
-
-    def _optimizer_tensors(self) -> dict[str, Tensor]:
-        tensors = {}
-        for name, weight in self.trained.items():
-            for key, value in self.optimizer.state.get(weight, {}).items():
-                tensors[f"{key}.{name}"] = value.detach().cpu().contiguous()
-        return tensors

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -67,6 +68,28 @@ def side_by_side(work: Sequence[Callable[[], Result]], *, cores: int | None = No
     with _threads_a_piece(share, threads), ThreadPoolExecutor(len(work), "lane") as pool:
         futures = [pool.submit(_with_threads, share, piece) for piece in work]
     return [future.result() for future in futures]
+
+
+def looked(
+    items: Sequence[Item],
+    threads: int,
+    *,
+    budget: int,
+    ready: Callable[[Sequence[Item]], contextlib.AbstractContextManager[object]],
+    of_lane: Callable[[Sequence[Item], int], Result],
+) -> list[Result]:
+    """What each lane saw of its items, with its share of `budget` and without gradients; one lane where there is little
+    to see. The lanes run within `ready`."""
+    count = how_many(items, threads, budget=budget, bytes_trained=0) if items and threads > 1 else 1
+    if count == 1:
+        return [of_lane(items, budget)]
+
+    def apart(lane: Sequence[Item]) -> Result:
+        with torch.no_grad():  # a thread has its own
+            return of_lane(lane, max(1, budget // count))
+
+    with ready(items):
+        return side_by_side([partial(apart, lane) for lane in deal(items, count)])
 
 
 def added(totals: list[Tensor | None], more: Sequence[Tensor | None]) -> None:

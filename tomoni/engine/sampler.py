@@ -391,7 +391,7 @@ class Sampler:
 
     def _choose(self, answers: list[_Answer], logits_NV: Tensor) -> tuple[list[int], list[float | None]]:
         logits_NV = logits_NV.float()
-        if torch.isnan(logits_NV.sum(-1)).any():
+        if not torch.isfinite(logits_NV.amax(-1)).all():  # amax passes NaN on; -inf is a token that is ruled out
             raise ModelError(
                 "the model's output is not a number: its weights are damaged or its training diverged",
                 next_step="take an earlier checkpoint or version of the model",

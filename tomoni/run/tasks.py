@@ -107,7 +107,15 @@ def prepare_task(cfg: TaskSettings, folder: RunFolder, tell: Listener) -> Job:
         save_model=lambda staging: _save(engine, tokenizer, staging, task, calibrated),
         more_figures=calibrated.figures,
         device_type=engine.device.type,
-        notices=(*capped, *render.notes, *_label_notes(cfg, render), *_rare_types(survey), *data.notices, *thin, *([kept] if kept else [])),
+        notices=(
+            *capped,
+            *render.notes,
+            *_label_notes(cfg, render),
+            *_rare_types(survey),
+            *data.notices,
+            *thin,
+            *([kept] if kept else []),
+        ),
     )
 
 
