@@ -54,11 +54,6 @@ def prepare_task(cfg: TaskSettings, folder: RunFolder, tell: Listener) -> Job:
     tokenizer = load_tokenizer(located.tokenizer_folder)
     cfg, capped = _within_context(cfg, located)
     survey = Survey().of(datasets.reading(cfg, cfg.train_file, on_bad_rows="quarantine"))
-    if survey.questions and survey.unanswerable == survey.questions:
-        raise DataError(
-            f"none of the {survey.questions:,} questions has an answer: there is no span to learn",
-            next_step="give some questions an answer with its text and its answer_start",
-        )
     render = renderer(cfg, tokenizer, survey)
     data = datasets.datasets(cfg, method, tokenizer, render, folder.root / "quarantine.jsonl")
     _require_difference(cfg, survey)
@@ -190,6 +185,9 @@ def _require_difference(cfg: TaskSettings, survey: Survey) -> None:
             same, need = f"every label is {survey.numbers[0]:g}", "two numbers"
         case "tag" if not survey.types:
             same, need = "no row has a span", "one type of span"
+        case "span" if survey.questions and survey.unanswerable == survey.questions:
+            same = f"none of the {survey.questions:,} questions has an answer"
+            need = "one answer, its text and its answer_start"
     if same:
         raise DataError(
             f"{', '.join(cfg.train_file)}: {same}: there is nothing to learn",
