@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tomoni.engine.blueprint import Blueprint, Layer, Projection
+from tomoni.engine.cores import Cores
 from tomoni.engine.kernels import library
 from tomoni.engine.matrices import Weights, rounded
 from tomoni.engine.slots import Piece, SlotRow, Slots
@@ -71,6 +73,7 @@ class CompiledLayers:
         self._kept: list[Tensor] = []  # what the structures point at
         self._model = _Model()
         self._products = 0
+        self._cores = Cores()
 
     def refresh(self) -> None:
         plan, model = self._plan, self._model
@@ -103,6 +106,8 @@ class CompiledLayers:
         longest = max(positions) + 1
         if len(self._cosine_Td) < longest:
             self._cosine_Td, self._sine_Td = self._plan.rotations(max(longest, 2 * len(self._cosine_Td)))
+        most = max(1, min(torch.get_num_threads(), len(tokens) * self._products // SMALL))
+        cores = self._cores.choose(most, len(tokens))
         told = [np.array(numbers, dtype=np.int64) for numbers in (tokens, rows, positions, at_P)]
         logits_PV = torch.empty(len(at_P), self._vocabulary)
         memory_LSYCd = self._slots.memory_LSYCd
@@ -116,11 +121,13 @@ class CompiledLayers:
             len(at_P),
             memory_LSYCd.shape[3],
             memory_LSYCd.shape[1],
-            max(1, min(torch.get_num_threads(), len(tokens) * self._products // SMALL)),
+            cores,
             *openmp(),
         )
+        began = time.perf_counter()
         if self._built.decoder_pass(ctypes.byref(self._model), ctypes.byref(step)):
             raise MemoryError("no memory for a pass of the decoder")
+        self._cores.told(most, len(tokens), cores, (time.perf_counter() - began) / len(tokens))
         return logits_PV
 
     # -- packing -----------------------------------------------------------------------------------------------------
