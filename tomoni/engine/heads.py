@@ -14,8 +14,8 @@ from tomoni.engine.linear import Kind, Solution, solve
 from tomoni.report import Mean, Stats, Told, untold
 from tomoni.rows import Item
 
-# rows from which a head that is trained further begins: more of them cost a pass over the body and gain nothing that the
-# training does not (LOG.md)
+# rows from which a head that is trained further begins: more of them cost a pass over the body, and what the training ends
+# with is as good within the noise (LOG.md)
 ENOUGH, ENOUGH_A_CLASS = 2_000, 20
 
 
