@@ -1,4 +1,4 @@
-"""A decoder's layers in one call of C (`decoder.c`), where there is a compiler; `decode` does the same by PyTorch.
+"""A decoder's layers in one call of C (`decoder.c`), where there is a compiler; `torchlayers` does the same.
 
 What it gives for a token does not depend on the tokens beside it or on the number of threads, to the last bit, so an
 answer is the same in whatever batch it is made.

@@ -20,8 +20,6 @@
 
 #if defined(__AVX__)
 #include <immintrin.h>
-#elif defined(__ARM_NEON) && defined(__aarch64__)
-#include <arm_neon.h>
 #endif
 
 #include "exponential.h"

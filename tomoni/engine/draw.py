@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tomoni.engine.kernels import library
+from tomoni.engine.calls import kernels_for, pointer, rows_and_width
 from tomoni.errors import ConfigError
 
 Likeliest = tuple[tuple[int, float], ...]
@@ -106,7 +106,7 @@ def choose(
     if how.greedy:
         return logits_NV.argmax(-1)
     draws_N = torch.tensor(draws, dtype=torch.float64, device=logits_NV.device)
-    built = _kernels(logits_NV)
+    built = kernels_for(logits_NV)
     if built is not None and how.plain:
         return _drawn_by(built, logits_NV, how.temperature, draws_N)
     return _drawn(distribution(logits_NV, how), draws_N[:, None])
@@ -134,12 +134,12 @@ def distribution(logits_NV: Tensor, how: Sampling) -> Tensor:
 def logprobs(logits_NV: Tensor, tokens_N: Tensor) -> Tensor:
     """float32 [N]: log-probability of each row's token under the model itself."""
     logits_NV = logits_NV.float()
-    built = _kernels(logits_NV)
+    built = kernels_for(logits_NV)
     if built is None:
         sums_N = logits_NV.logsumexp(-1)
     else:
         sums_N = logits_NV.new_empty(len(logits_NV))
-        built.logsumexp(*_at(logits_NV, sums_N), *_sizes(logits_NV))
+        built.logsumexp(pointer(logits_NV), pointer(sums_N), *rows_and_width(logits_NV))
     return logits_NV.gather(-1, tokens_N[:, None]).squeeze(-1) - sums_N
 
 
@@ -177,21 +177,9 @@ def _drawn_by(built: ctypes.CDLL, logits_NV: Tensor, temperature: float, draws_N
     rows, width = logits_NV.shape
     tokens_N = torch.empty(rows, dtype=torch.long)
     room = torch.empty(width + 1 + 2 * (width // BLOCK + 1))  # a row's weights, then its blocks' sums, as doubles
-    built.draw_rows(*_at(logits_NV), ctypes.c_float(temperature), *_at(draws_N, room, tokens_N), *_sizes(logits_NV))
+    given = (pointer(logits_NV), ctypes.c_float(temperature), pointer(draws_N), pointer(room), pointer(tokens_N))
+    built.draw_rows(*given, *rows_and_width(logits_NV))
     return tokens_N
-
-
-def _kernels(logits_NV: Tensor) -> ctypes.CDLL | None:
-    on_cpu = logits_NV.device.type == "cpu" and logits_NV.dtype == torch.float32
-    return library() if on_cpu and logits_NV.is_contiguous() and logits_NV.numel() else None
-
-
-def _at(*tensors: Tensor) -> list[ctypes.c_void_p]:
-    return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
-
-
-def _sizes(logits_NV: Tensor) -> list[ctypes.c_int64]:
-    return [ctypes.c_int64(size) for size in logits_NV.shape]
 
 
 def _nucleus(probabilities_NV: Tensor, top_p: float) -> Tensor:

@@ -1,8 +1,8 @@
 """Where a decoder keeps the keys and values of the rows it is working on.
 
 One tensor for all layers, made once: each row has a slot in it, and a token is written into its row's slot in place.
-Nothing is padded and nothing moves when rows grow; only a row that leaves lets another move into its slot, so that the
-rows that are decoded together always stand side by side.
+Nothing is padded and nothing moves when rows grow; only where rows are to stand side by
+side (`settle`, for PyTorch's layers) one that leaves lets another move into its slot.
 
 L layers, S slots, Y = 2 J heads of d numbers (keys, then values), C tokens of room in each: what a head has to read
 stands in one piece.
