@@ -18,35 +18,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__AVX__)
-#include <immintrin.h>
-#endif
-
 #include "exponential.h"
+#include "tiles.h"
 
-/* Numbers in a register, and the rows of a tile whose sums fit into all registers. */
-#if defined(__AVX512F__)
-#define LANES 16
-#define ROWS 12
-#elif defined(__AVX__)
-#define LANES 8
-#define ROWS 6
-#else
-#define LANES 4
-#define ROWS 8
-#endif
-#define PANEL (2 * LANES)
 #define WHOLE 128 /* added to int8 inputs, which become unsigned */
 #define LARGEST 127.0f
 #define SPINS 4000
 #define TILE 4   /* tokens of one row that look at its keys together */
 #define CHUNK 64 /* keys that they look at before the next */
-#define UNROLLED _Pragma("GCC unroll 12")
-#define ALWAYS static inline __attribute__((always_inline))
-
-typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 
 typedef struct {
     const float *packed;    /* float32 [panels, in, PANEL], or NULL */
@@ -127,24 +106,6 @@ static void share(int64_t count, int index, int threads, int64_t *first, int64_t
 }
 
 /* -- products ------------------------------------------------------------------------------------------------------ */
-
-ALWAYS vec load(const float *from) { return *(const loose *)from; }
-ALWAYS void store(float *to, vec value) { *(loose *)to = value; }
-
-/* sums [rows][2] of a tile: rows of x against a panel of weights */
-ALWAYS void tile(const int rows, const float *x, int64_t stride, const float *weights, int64_t in, vec sums[ROWS][2]) {
-    vec found[ROWS][2];
-    UNROLLED for (int r = 0; r < rows; r++) found[r][0] = found[r][1] = (vec){0};
-    for (int64_t k = 0; k < in; k++) {
-        vec left = load(weights + k * PANEL), right = load(weights + k * PANEL + LANES);
-        UNROLLED for (int r = 0; r < rows; r++) {
-            float value = x[r * stride + k];
-            found[r][0] += value * left;
-            found[r][1] += value * right;
-        }
-    }
-    UNROLLED for (int r = 0; r < rows; r++) sums[r][0] = found[r][0], sums[r][1] = found[r][1];
-}
 
 /* sums += products of four inputs each, LANES outputs side by side */
 ALWAYS ints four(ints sums, const uint8_t *x, const int8_t *weights) {
@@ -249,20 +210,11 @@ static __attribute__((noinline, noclone)) void product(int kind, const Matrix *m
     share((matrix->out + PANEL - 1) / PANEL, index, threads, &first, &last);
     for (int64_t panel = first; panel < last; panel++)
         for (int64_t row = 0; row < input->rows;) {
-            int64_t left = input->rows - row, tiles = (left + ROWS - 1) / ROWS, size = (left + tiles - 1) / tiles;
-#if ROWS >= 12
-            OF(12)
-#endif
-#if ROWS >= 8
-            OF(8)
-#endif
-            OF(6)
-            OF(4)
-            OF(3)
-            OF(2)
-            OF(1)
+            int64_t size = size_of_tile(input->rows - row);
+            TILES(OF)
         }
 }
+#undef OF
 
 /* -- rows ---------------------------------------------------------------------------------------------------------- */
 

@@ -102,7 +102,7 @@ class ProjectAddNorm(Function):
         shift_D: Tensor,
     ) -> Tensor:
         sum_QD = x_QI @ weight_DI.t()
-        normed_QD, mean_Q, inverse_Q = _add_norm(sum_QD, bias_D, residual_QD, scale_D, shift_D, epsilon, draw)
+        normed_QD, mean_Q, inverse_Q = add_norm(sum_QD, bias_D, residual_QD, scale_D, shift_D, epsilon, draw)
         ctx.draw = draw
         ctx.save_for_backward(x_QI, weight_DI, scale_D, sum_QD, mean_Q, inverse_Q)
         return normed_QD
@@ -141,7 +141,7 @@ class FeedAddNorm(Function):
         active_QI = torch.empty_like(up_QI)
         _kernels().gelu_forward(_at(up_QI), _at(up_bias_I), _at(active_QI), *_sizes(up_QI))
         sum_QD = active_QI @ down_DI.t()
-        normed_QD, mean_Q, inverse_Q = _add_norm(sum_QD, down_bias_D, x_QD, scale_D, shift_D, epsilon, draw)
+        normed_QD, mean_Q, inverse_Q = add_norm(sum_QD, down_bias_D, x_QD, scale_D, shift_D, epsilon, draw)
         ctx.draw = draw
         ctx.save_for_backward(x_QD, up_ID, down_DI, scale_D, up_QI, sum_QD, mean_Q, inverse_Q)
         return normed_QD
@@ -194,9 +194,10 @@ def _column_sums(x_QE: Tensor) -> Tensor:
     return sums_E
 
 
-def _add_norm(
+def add_norm(
     sum_QD: Tensor, bias_D: Tensor, residual_QD: Tensor, scale_D: Tensor, shift_D: Tensor, epsilon: float, draw: Draw
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """norm(dropped(sum + bias) + residual), and each row's mean and 1 / standard deviation; `sum` becomes what is normed."""
     normed_QD = torch.empty_like(sum_QD)
     mean_Q, inverse_Q = sum_QD.new_empty(len(sum_QD)), sum_QD.new_empty(len(sum_QD))
     _kernels().add_norm_forward(

@@ -21,6 +21,7 @@ from tomoni.engine import encoderparts
 from tomoni.engine.batch import Tile
 from tomoni.engine.encoderparts import Attend, Draw, FeedAddNorm, Project, ProjectAddNorm, Texts
 from tomoni.engine.kernels import library
+from tomoni.engine.rowwise import layer as rowwise_layer
 
 # padding costs attention only, and one more rectangle a call of it in every layer
 RECTANGLE_COST = 256
@@ -90,14 +91,27 @@ class FlatEncoder:
             x_QD = self._layer(layer, x_QD, places, texts)
         return [_padded(x_QD[place.start : place.end], place) for place in places]
 
-    def lowest(self, count: int, tile: Tile) -> Tensor:
-        """[N, T, D] after the lowest `count` layers."""
-        places = _places([tile])
-        x_QD, first = self._entering([tile], places)
+    def lowest(self, count: int, tiles: Sequence[Tile], *, rowwise: bool) -> list[Tensor]:
+        """[N, T, D] of each tile after the lowest `count` layers, which nothing is dropped in; no gradients.
+
+        `rowwise` (only where `is_rowwise`): no bit of a text depends on another, nor on the number of cores.
+        """
+        places = _places(tiles)
+        x_QD, first = self._entering(tiles, places)
         texts = self._texts(places)
         for layer in self.layers[first:count]:
-            x_QD = self._layer(layer, x_QD, places, texts)
-        return _padded(x_QD, places[0])
+            if rowwise and texts is not None:
+                x_QD = rowwise_layer(layer, x_QD, texts)
+            else:
+                x_QD = self._layer(layer, x_QD, places, texts)
+        return [_padded(x_QD[place.start : place.end], place) for place in places]
+
+    def is_rowwise(self, count: int) -> bool:
+        """Whether the lowest `count` layers can be computed text by text to the bit, over texts of up to
+        `encoderparts.LONGEST` tokens at once."""
+        plain = all(layer.plain for layer in self.layers[:count])
+        projected = getattr(self.model, "embeddings_project", None) is not None
+        return plain and library() is not None and _is_full(self.model.embeddings) and not projected
 
     def firsts(self, tiles: Sequence[Tile]) -> Tensor:
         """[N, D] of each row's first token, in the order of the tiles' rows."""

@@ -5,9 +5,10 @@ row's tokens alone, and is kept.
     below = Below(forward, cut, …)             None of its work is seen: `below.fill(batch)` gives tiles their `entering`
 
 A row's states must not depend on which rows it stood beside, on what was looked at, or on who filled the store:
-otherwise a run that is watched, or resumed, would differ from one that is not in the last bits. So on a CPU each row is
-computed alone, with one core where `flat` can, and as many rows at once as there are cores. On an accelerator, where
-no such promise is made, a rectangle is computed at once.
+otherwise a run that is watched, or resumed, would differ from one that is not in the last bits. So on a CPU rows are
+computed side by side where `flatencoder` can do that without a bit of one depending on another, else each alone; with one
+core, and as many at once as there are cores, where `flat` or `flatencoder` can. On an accelerator, where no such promise
+is made, a rectangle is computed at once.
 
 Frozen layers run without dropout, kept or not, and so does what comes before them.
 """
@@ -29,13 +30,17 @@ import transformers
 from torch import Tensor, nn
 
 from tomoni.engine.batch import Entering, MicroBatch, Tile, collate
+from tomoni.engine.encoderparts import LONGEST
 from tomoni.engine.forward import PROBE, Forward, decoder_layers, in_eval_mode, same, trial_tile
 from tomoni.engine.kept import KeptOutputs
 from tomoni.engine.kernels import library
 from tomoni.engine.lanes import deal, side_by_side
 from tomoni.rows import Item, Row
 
-FORMAT = 1  # of what is kept: raise it whenever the same row gives other states
+FORMAT = 2  # of what is kept: raise it whenever the same row gives other states
+TOGETHER = (
+    1024  # tokens of a group: a panel of weights is read once for all of them, and their states stay in the cache
+)
 LARGEST_HALF = 65504.0
 UNTOLD = ("_name_or_path", "transformers_version", "use_cache")  # of the config: no matter for a row's states
 
@@ -119,6 +124,8 @@ class Below:
         self.together = self._device.type != "cpu"  # rows of a rectangle; alone they would leave an accelerator idle
         self._dtype = torch.float32  # of the states inside the model
         self._parts = 0  # of what the model's layers give
+        encoder = forward.encoder
+        self._rowwise = not self.together and encoder is not None and encoder.is_rowwise(cut)
         self._held: dict[bytes, Tensor] = {}  # see ready
         self._said: set[str] = set()
         self._saying = threading.Lock()
@@ -187,8 +194,8 @@ class Below:
             return []
         if self.together:
             return self._of_rectangles(rows)
-        if self.forward.flat is None:
-            return [self._rounded(self._lowest(row)) for row in rows]
+        if self.forward.flat is None and not self._rowwise:
+            return [states_TD for row in rows for states_TD in self._of_rectangles([row])]
         items = [Item(str(index), (row,)) for index, row in enumerate(rows)]
         lanes = deal(items, torch.get_num_threads())
         found: dict[str, Tensor] = {}
@@ -199,32 +206,44 @@ class Below:
 
     @torch.no_grad()
     def _each(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        return {item.id: self._rounded(self._lowest(item.rows[0])) for item in items}
+        found: dict[str, Tensor] = {}
+        for group in self._groups(items):
+            states = self._of_rectangles([item.rows[0] for item in group])
+            found |= {item.id: states_TD for item, states_TD in zip(group, states, strict=True)}
+        return found
 
-    def _lowest(self, row: Row) -> Tensor:
-        (tile,) = self._tiles([row])
-        return self._states(tile)[0]
+    def _groups(self, items: Sequence[Item]) -> Iterator[list[Item]]:
+        """What is computed at once: single rows, but where a row's bits do not depend on the others."""
+        group: list[Item] = []
+        for item in sorted(items, key=lambda item: item.tokens):
+            alone = not self._rowwise or item.tokens > LONGEST
+            if group and (alone or sum(one.tokens for one in group) + item.tokens > TOGETHER):
+                yield group
+                group = []
+            group.append(item)
+        if group:
+            yield group
 
     def _of_rectangles(self, rows: Sequence[Row]) -> list[Tensor]:
         found: dict[int, Tensor] = {}
-        for tile in self._tiles(rows):
-            states_NTD = self._states(tile)
+        limit = sum(map(len, rows))
+        batch = collate([Item("", tuple(rows))], causal=self.forward.causal, limit=limit, device=self._device)
+        for tile, states_NTD in zip(batch.tiles, self._states(batch.tiles), strict=True):
             for line, index in enumerate(tile.rows):
                 found[index] = self._rounded(states_NTD[line, : int(tile.lengths_N[line])])
         return [found[index] for index in range(len(rows))]
 
-    def _tiles(self, rows: Sequence[Row]) -> tuple[Tile, ...]:
-        limit = sum(map(len, rows))
-        return collate([Item("", tuple(rows))], causal=self.forward.causal, limit=limit, device=self._device).tiles
+    def _states(self, tiles: Sequence[Tile]) -> list[Tensor]:
+        """[N, T, D] of each tile after the frozen layers."""
+        encoder = self.forward.encoder
+        if encoder is not None and encoder.fits(tiles):
+            return encoder.lowest(self.cut, tiles, rowwise=self._rowwise)
+        return [self._of_tile(tile) for tile in tiles]
 
-    def _states(self, tile: Tile) -> Tensor:
-        """[N, T, D] after the frozen layers."""
+    def _of_tile(self, tile: Tile) -> Tensor:
         flat = self.forward.flat
         if flat is not None and flat.fits([tile]):
             return flat.lowest(self.cut, [tile]).unflatten(0, tuple(tile.tokens_NT.shape))
-        encoder = self.forward.encoder
-        if encoder is not None and encoder.fits([tile]):
-            return encoder.lowest(self.cut, tile)
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._autocast):
             return self.forward.lowest(self.cut, tile).states_NTD
 
@@ -265,7 +284,7 @@ class Below:
     def _key(self, row: Row) -> bytes:
         """Of all that a row brings to its states, and of how they are computed where that may show in the last bit."""
         made = hashlib.blake2b(digest_size=16)
-        if self._device.type == "cpu" and self.forward.flat is None:
+        if self._device.type == "cpu" and self.forward.flat is None and not self._rowwise:
             made.update(f"threads {torch.get_num_threads()}".encode())
         made.update(np.asarray(row.tokens, dtype="<i4").tobytes())
         if row.segments is not None:
@@ -305,9 +324,8 @@ class Below:
         lengths = tile.lengths_N.tolist()
         for line, length in enumerate(lengths):
             tokens_1T = tile.tokens_NT[line : line + 1, :length]
-            states_NTD[line, :length] = self._states(
-                replace(tile, tokens_NT=tokens_1T, lengths_N=torch.tensor([length]))
-            )[0]
+            (states_1TD,) = self._states([replace(tile, tokens_NT=tokens_1T, lengths_N=torch.tensor([length]))])
+            states_NTD[line, :length] = states_1TD[0]
         upper = replace(tile, entering=Entering(self.cut, states_NTD, self._parts))
         (whole_NTX,), _ = self.forward.before_head([tile], with_hidden=False)
         (found_NTX,), _ = self.forward.before_head([upper], with_hidden=False)

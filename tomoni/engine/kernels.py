@@ -1,4 +1,4 @@
-"""`kernels.c` and `decoder.c`, built once by the machine's own C compiler and kept in the user's cache.
+"""The sources in C, built once by the machine's own C compiler and kept in the user's cache.
 
 Without a compiler, or with TOMONI_KERNELS=off, `library` is None and PyTorch does the same work in more passes over
 memory (`elementwise`). A build takes some seconds; it is named by its sources, its compiler's command and the
@@ -20,11 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-HEADERS = ("exponential.h",)
+HEADERS = ("exponential.h", "tiles.h")
 # no -ffast-math: it takes NaN for impossible, and linked into a library it changes the arithmetic of the whole process
 FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fPIC")
-# what `decoder.c` sums for a row is to be the same whatever rows stand beside it, so its sums are not rearranged
-SOURCES = {"kernels.c": ("-fassociative-math",), "decoder.c": ("-pthread",)}
+# what `tiles.h` sums for a row is to be the same whatever rows stand beside it, so those sums are not rearranged
+SOURCES = {"kernels.c": ("-fassociative-math",), "decoder.c": ("-pthread",), "products.c": ()}
 NATIVE = {"arm64": "-mcpu=native", "aarch64": "-mcpu=native"}
 BUILD_SECONDS = 60
 

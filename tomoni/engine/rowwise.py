@@ -1,0 +1,52 @@
+"""A BERT layer that is not trained, over the tokens of many texts at once, such that no text's numbers depend on the others.
+
+PyTorch's products choose the order of their sums by how many rows there are; those of `products.c` do not. So frozen
+layers can run over as many texts at once as is fast, and a text still gets, bit by bit, what it gets alone.
+
+Q tokens of all texts, D hidden, I between `up` and `down`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tomoni.engine.calls import pointer, rows_and_width
+from tomoni.engine.encoderparts import Attend, Draw, Texts, add_norm
+from tomoni.engine.kernels import library
+
+
+def product(x_QI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """x W' + bias, float32 [Q, O]; on the core that asks."""
+    built = library()
+    assert built is not None
+    x_QI, weight_OI = x_QI.contiguous(), weight_OI.contiguous()
+    inputs, outputs = x_QI.shape[1], len(weight_OI)
+    out_QO, panel = x_QI.new_empty(len(x_QI), outputs), x_QI.new_empty(inputs * built.product_panel())
+    sizes = (ctypes.c_int64(size) for size in (len(x_QI), inputs, outputs))
+    built.product_of_rows(*map(pointer, (x_QI, weight_OI, bias_O, out_QO, panel)), *sizes)
+    return out_QO
+
+
+def layer(parts: Any, x_QD: Tensor, texts: Texts) -> Tensor:
+    """[Q, D] behind a layer of plain modules (`flatencoder`), without dropout and without gradients."""
+    query, key, value = (_of(module, x_QD) for module in (parts.query, parts.key, parts.value))
+    seen_QD = Attend.apply(texts, Draw(), query, key, value)  # type: ignore[no-untyped-call]
+    x_QD = _normed(parts.attention_norm, product(seen_QD, parts.out.weight), parts.out.bias, x_QD)
+    up_QI = product(x_QD, parts.up.weight)
+    active_QI, built = torch.empty_like(up_QI), library()
+    assert built is not None
+    built.gelu_forward(*map(pointer, (up_QI, parts.up.bias, active_QI)), *rows_and_width(up_QI))
+    return _normed(parts.norm, product(active_QI, parts.down.weight), parts.down.bias, x_QD)
+
+
+def _of(module: nn.Linear, x_QD: Tensor) -> Tensor:
+    return product(x_QD, module.weight, module.bias)
+
+
+def _normed(norm: nn.LayerNorm, sum_QD: Tensor, bias_D: Tensor, residual_QD: Tensor) -> Tensor:
+    normed_QD, _, _ = add_norm(sum_QD, bias_D, residual_QD, norm.weight, norm.bias, norm.eps, Draw())
+    return normed_QD
