@@ -41,7 +41,7 @@ class Shape:
 SHAPES = {
     "minilm": Shape(
         "MiniLM, 6 layers, all weights",
-        800,
+        3_200,
         77,
         2,
         (
@@ -53,7 +53,7 @@ SHAPES = {
     ),
     "deep": Shape(
         "12 layers of MiniLM's width (random weights), 4 epochs",
-        400,
+        1_300,
         20,  # each with rows enough to be learnt
         4,
         (
