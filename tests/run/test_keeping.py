@@ -100,7 +100,7 @@ def test_a_second_run_and_a_validation_find_what_was_kept(
     first, _ = run(config(place, tmp_path / "one", validation_share=0.3))
     held = kept_bytes(cache)
     # the same rows with another split, seed and rate: not one of them is computed again
-    monkeypatch.setattr(Below, "_states", lambda *_: pytest.fail("a row was computed again"))
+    monkeypatch.setattr(Below, "_of_rectangles", lambda *_: pytest.fail("a row was computed again"))
     second, _ = run(config(place, tmp_path / "two", validation_share=0.2, seed=9, learning_rate=1e-3))
     assert kept_bytes(cache) == held and first.model is not None and second.model is not None
 
