@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tomoni.engine import moments
 from tomoni.engine.batch import MicroBatch, collate, counts, micro_batches
 from tomoni.engine.forward import Forward, ScoreHead, in_order
-from tomoni.engine.frozen import Below, lowest_trained, without_draws
+from tomoni.engine.frozen import Below, TrainingMode, lowest_trained
 from tomoni.engine.head import target_logprobs
 from tomoni.engine.lanes import added, deal, how_many, looked, side_by_side
 from tomoni.engine.memory import fitting, naming_memory
@@ -96,6 +96,7 @@ class Engine:
         self.score: nn.Linear | None = None
         self.trained = dict(trained)
         self.frozen_layers = lowest_trained(self.forward, list(trained.values()))  # the lowest ones
+        self._training_mode = TrainingMode(model, self.frozen_layers)
         self.below: Below | None = None  # see keep_frozen
         self.kept_rows: KeptOutputs | None = None  # of a body that is not trained; see `features`
         if score_head is not None:
@@ -464,10 +465,6 @@ class Engine:
         self.forward.refresh()
         with torch.no_grad():
             yield
-
-    def _training_mode(self) -> None:
-        self.model.train()
-        without_draws(self.model, self.frozen_layers)
 
     @contextlib.contextmanager
     def _keyed_draws(self, index: int) -> Iterator[None]:

@@ -72,9 +72,26 @@ def lowest_trained(forward: Forward, trained: Sequence[nn.Parameter]) -> int:
     return 0 if reached else cut
 
 
-def without_draws(model: nn.Module, cut: int) -> None:
-    """Layers without trained weights run without dropout; so does what comes before them, where nothing of it is
-    trained. To be called after `model.train()`."""
+class TrainingMode:
+    """Called before a step: the model's modules may draw again. Layers without trained weights run without dropout; so
+    does what comes before them, where nothing of it is trained."""
+
+    def __init__(self, model: nn.Module, cut: int) -> None:
+        self._model, self._cut = model, cut
+        self._drawing: list[nn.Module] | None = (
+            None  # found once; a walk over all modules takes as long as a small step
+        )
+
+    def __call__(self) -> None:
+        if self._drawing is None:
+            self._model.train()
+            _without_draws(self._model, self._cut)
+            self._drawing = [module for module in self._model.modules() if module.training]
+        for module in self._drawing:
+            module.training = True
+
+
+def _without_draws(model: nn.Module, cut: int) -> None:
     layers = decoder_layers(model)
     for layer in layers:
         if not any(weight.requires_grad for weight in layer.parameters()):
