@@ -38,9 +38,8 @@ from tomoni.engine.lanes import deal, side_by_side
 from tomoni.rows import Item, Row
 
 FORMAT = 2  # of what is kept: raise it whenever the same row gives other states
-TOGETHER = (
-    1024  # tokens of a group: a panel of weights is read once for all of them, and their states stay in the cache
-)
+# tokens of a group: a panel of weights is read once for all of them, and their states stay in the cache
+TOGETHER = 1024
 LARGEST_HALF = 65504.0
 UNTOLD = ("_name_or_path", "transformers_version", "use_cache")  # of the config: no matter for a row's states
 
@@ -78,9 +77,7 @@ class TrainingMode:
 
     def __init__(self, model: nn.Module, cut: int) -> None:
         self._model, self._cut = model, cut
-        self._drawing: list[nn.Module] | None = (
-            None  # found once; a walk over all modules takes as long as a small step
-        )
+        self._drawing: list[nn.Module] | None = None  # found once: the walk takes as long as a small step
 
     def __call__(self) -> None:
         if self._drawing is None:
