@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from tests import tiny
 from tests.engine.test_flatencoder import items
-from tomoni.engine import encoderparts, flatencoder, kernels
+from tomoni.engine import flatencoder, kernels
 from tomoni.engine.batch import collate
+from tomoni.engine.calls import pointer, rows_and_width
 from tomoni.engine.encoderparts import Attend, Draw, FeedAddNorm, Project, ProjectAddNorm, Texts
 from tomoni.engine.forward import Forward
 
@@ -150,12 +151,11 @@ def test_gelu_is_right_to_a_ten_millionth_and_lets_what_is_no_number_through() -
     x = torch.linspace(-12, 12, 4001)[:, None].contiguous()
     active = torch.empty_like(x)
     library: Any = kernels.library()
-    at, sizes = encoderparts._at, encoderparts._sizes
-    library.gelu_forward(at(x), at(torch.zeros(1)), at(active), *sizes(x))
+    library.gelu_forward(pointer(x), pointer(torch.zeros(1)), pointer(active), *rows_and_width(x))
     error = (active.double() - functional.gelu(x.double())).abs() / x.abs().clamp(min=1)
     assert float(error.max()) < 2e-7
     bad = torch.tensor([[float("nan")], [float("inf")]])
-    library.gelu_forward(at(bad), at(torch.zeros(1)), at(active[:2]), *sizes(bad))
+    library.gelu_forward(pointer(bad), pointer(torch.zeros(1)), pointer(active[:2]), *rows_and_width(bad))
     assert torch.isnan(active[0]).all() and torch.isinf(active[1]).all()
 
 

@@ -18,7 +18,15 @@ def kernels_for(*tensors: Tensor) -> ctypes.CDLL | None:
     return library()
 
 
+def kernels() -> ctypes.CDLL:
+    """The built kernels, where it is known that there are some."""
+    built = library()
+    assert built is not None
+    return built
+
+
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    assert tensor is None or tensor.is_contiguous()
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from tomoni.engine.kernels import library
+from tomoni.engine.calls import kernels, pointer, rows_and_width
 
 LONGEST = 1024  # tokens of a text whose scores of one head are held at once; PyTorch's attention takes the longer ones
 
@@ -35,7 +35,7 @@ class Draw:
     def factors(self, count: int) -> Tensor:
         """[count] of 0 or 1 / (1 - p), as the kernels draw them at the places 0, 1 …"""
         out = torch.empty(count)
-        _kernels().dropout_factors(*self.told(), _at(out), ctypes.c_int64(count))
+        kernels().dropout_factors(*self.told(), pointer(out), ctypes.c_int64(count))
         return out
 
 
@@ -55,7 +55,7 @@ class Texts:
 
     def told(self, dim: int, draw: Draw) -> tuple[Any, ...]:
         sizes = (ctypes.c_int64(size) for size in (len(self.starts) - 1, self.heads, dim))
-        return _at(self.starts), _at(self.asks), *sizes, ctypes.c_float(dim**-0.5), *draw.told()
+        return pointer(self.starts), pointer(self.asks), *sizes, ctypes.c_float(dim**-0.5), *draw.told()
 
 
 class Attend(Function):
@@ -70,8 +70,8 @@ class Attend(Function):
         ctx.save_for_backward(query_AD, key_QD, value_QD)
         dim = query_AD.shape[1] // texts.heads
         seen_AD, scratch = torch.empty_like(query_AD), texts.scratch(dim)
-        given = (_at(query_AD), _at(key_QD), _at(value_QD), _at(seen_AD))
-        _kernels().attend_forward(*given, *texts.told(dim, draw), _at(scratch))
+        given = (pointer(query_AD), pointer(key_QD), pointer(value_QD), pointer(seen_AD))
+        kernels().attend_forward(*given, *texts.told(dim, draw), pointer(scratch))
         return seen_AD
 
     @staticmethod
@@ -80,8 +80,10 @@ class Attend(Function):
         texts, given = ctx.texts, ctx.saved_tensors
         dim = given[0].shape[1] // texts.heads
         made, scratch = [torch.empty_like(one) for one in given], texts.scratch(dim)
-        _kernels().attend_backward(
-            *(_at(one) for one in (*given, gradient_AD.contiguous(), *made)), *texts.told(dim, ctx.draw), _at(scratch)
+        kernels().attend_backward(
+            *(pointer(one) for one in (*given, gradient_AD.contiguous(), *made)),
+            *texts.told(dim, ctx.draw),
+            pointer(scratch),
         )
         return None, None, *made
 
@@ -139,7 +141,7 @@ class FeedAddNorm(Function):
     ) -> Tensor:
         up_QI = x_QD @ up_ID.t()
         active_QI = torch.empty_like(up_QI)
-        _kernels().gelu_forward(_at(up_QI), _at(up_bias_I), _at(active_QI), *_sizes(up_QI))
+        kernels().gelu_forward(pointer(up_QI), pointer(up_bias_I), pointer(active_QI), *rows_and_width(up_QI))
         sum_QD = active_QI @ down_DI.t()
         normed_QD, mean_Q, inverse_Q = add_norm(sum_QD, down_bias_D, x_QD, scale_D, shift_D, epsilon, draw)
         ctx.draw = draw
@@ -156,7 +158,9 @@ class FeedAddNorm(Function):
         )
         dup_QI, active_QI = inner_QD @ down_DI, torch.empty_like(up_QI)
         dup_bias_I = torch.zeros(up_QI.shape[1])
-        _kernels().gelu_backward(_at(dup_QI), _at(up_QI), _at(active_QI), _at(dup_bias_I), *_sizes(up_QI))
+        kernels().gelu_backward(
+            pointer(dup_QI), pointer(up_QI), pointer(active_QI), pointer(dup_bias_I), *rows_and_width(up_QI)
+        )
         ddown_DI = inner_QD.t() @ active_QI if down_needed else None
         dup_ID = dup_QI.t() @ x_QD if up_needed else None
         dx_QD = dsum_QD.addmm_(dup_QI, up_ID) if x_needed else None
@@ -190,7 +194,7 @@ class Project(Function):
 
 def _column_sums(x_QE: Tensor) -> Tensor:
     sums_E = torch.zeros(x_QE.shape[1])
-    _kernels().column_sums(_at(x_QE), _at(sums_E), *_sizes(x_QE))
+    kernels().column_sums(pointer(x_QE), pointer(sums_E), *rows_and_width(x_QE))
     return sums_E
 
 
@@ -200,9 +204,9 @@ def add_norm(
     """norm(dropped(sum + bias) + residual), and each row's mean and 1 / standard deviation; `sum` becomes what is normed."""
     normed_QD = torch.empty_like(sum_QD)
     mean_Q, inverse_Q = sum_QD.new_empty(len(sum_QD)), sum_QD.new_empty(len(sum_QD))
-    _kernels().add_norm_forward(
-        *(_at(one) for one in (sum_QD, bias_D, residual_QD, scale_D, shift_D)), ctypes.c_float(epsilon), *draw.told(),
-        _at(normed_QD), _at(mean_Q), _at(inverse_Q), *_sizes(sum_QD),
+    kernels().add_norm_forward(
+        *(pointer(one) for one in (sum_QD, bias_D, residual_QD, scale_D, shift_D)), ctypes.c_float(epsilon), *draw.told(),
+        pointer(normed_QD), pointer(mean_Q), pointer(inverse_Q), *rows_and_width(sum_QD),
     )  # fmt: skip
     return normed_QD, mean_Q, inverse_Q
 
@@ -214,23 +218,8 @@ def _add_norm_backward(
     dsum_QD = gradient_QD.clone(memory_format=torch.contiguous_format)  # others may hold what came in
     inner_QD = torch.empty_like(dsum_QD) if draw.p else dsum_QD
     dscale_D, dshift_D, dbias_D = (torch.zeros(sum_QD.shape[1]) for _ in range(3))
-    _kernels().add_norm_backward(
-        *(_at(one) for one in (dsum_QD, sum_QD, mean_Q, inverse_Q, scale_D)), *draw.told(),
-        *(_at(one) for one in (inner_QD, dscale_D, dshift_D, dbias_D)), *_sizes(sum_QD),
+    kernels().add_norm_backward(
+        *(pointer(one) for one in (dsum_QD, sum_QD, mean_Q, inverse_Q, scale_D)), *draw.told(),
+        *(pointer(one) for one in (inner_QD, dscale_D, dshift_D, dbias_D)), *rows_and_width(sum_QD),
     )  # fmt: skip
     return dsum_QD, inner_QD, dscale_D, dshift_D, dbias_D
-
-
-def _kernels() -> ctypes.CDLL:
-    found = library()
-    assert found is not None
-    return found
-
-
-def _at(tensor: Tensor) -> ctypes.c_void_p:
-    assert tensor.is_contiguous()
-    return ctypes.c_void_p(tensor.data_ptr())
-
-
-def _sizes(x_QD: Tensor) -> tuple[ctypes.c_int64, ctypes.c_int64]:
-    return ctypes.c_int64(len(x_QD)), ctypes.c_int64(x_QD.shape[1])

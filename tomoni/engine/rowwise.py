@@ -14,15 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tomoni.engine.calls import pointer, rows_and_width
+from tomoni.engine.calls import kernels, pointer, rows_and_width
 from tomoni.engine.encoderparts import Attend, Draw, Texts, add_norm
-from tomoni.engine.kernels import library
 
 
 def product(x_QI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """x W' + bias, float32 [Q, O]; on the core that asks."""
-    built = library()
-    assert built is not None
+    built = kernels()
     x_QI, weight_OI = x_QI.contiguous(), weight_OI.contiguous()
     inputs, outputs = x_QI.shape[1], len(weight_OI)
     out_QO, panel = x_QI.new_empty(len(x_QI), outputs), x_QI.new_empty(inputs * built.product_panel())
@@ -37,9 +35,8 @@ def layer(parts: Any, x_QD: Tensor, texts: Texts) -> Tensor:
     seen_QD = Attend.apply(texts, Draw(), query, key, value)  # type: ignore[no-untyped-call]
     x_QD = _normed(parts.attention_norm, product(seen_QD, parts.out.weight), parts.out.bias, x_QD)
     up_QI = product(x_QD, parts.up.weight)
-    active_QI, built = torch.empty_like(up_QI), library()
-    assert built is not None
-    built.gelu_forward(*map(pointer, (up_QI, parts.up.bias, active_QI)), *rows_and_width(up_QI))
+    active_QI = torch.empty_like(up_QI)
+    kernels().gelu_forward(*map(pointer, (up_QI, parts.up.bias, active_QI)), *rows_and_width(up_QI))
     return _normed(parts.norm, product(active_QI, parts.down.weight), parts.down.bias, x_QD)
 
 
