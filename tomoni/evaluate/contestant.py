@@ -135,7 +135,22 @@ def _open(job: Job) -> Opened:
 
         torch.set_num_threads(job.threads)
     with quiet():
-        return _head(job) if is_task_model(job.name) else _generates(job)
+        if is_task_model(job.name):
+            return _head(job)
+        _require_decoder(job.name)
+        return _generates(job)
+
+
+def _require_decoder(name: str) -> None:
+    from tomoni.engine.scoring import is_encoder
+    from tomoni.errors import ModelError
+    from tomoni.hub import locate, result_of
+
+    if is_encoder(locate(result_of(name))):
+        raise ModelError(
+            f"{name} is an encoder that was not trained for a task: it can neither name a class nor answer a prompt",
+            next_step=f"train it, and compare that run's folder: tomoni classify --model_name_or_path {name} …",
+        )
 
 
 def _classical(job: Job) -> Opened:
