@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,6 +55,28 @@ def test_a_number_that_is_none_stays_in_its_row() -> None:
     x_QI[1, 4] = float("nan")
     found_QO = product(x_QI, drawn(1, 33, 20))
     assert found_QO[1].isnan().all() and found_QO[[0, 2]].isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of x86")
+@pytest.mark.parametrize("processor", ["haswell", "x86-64"])
+def test_older_processors_keep_rows_apart_too(processor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "NATIVE", {"x86_64": f"-march={processor}"})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kernels._built.cache_clear()
+    try:
+        built = ctypes.CDLL(str(kernels._built()))
+    finally:
+        kernels._built.cache_clear()
+    monkeypatch.setattr("tomoni.engine.rowwise.kernels", lambda: built)
+    for rows, inputs, outputs in ((1, 5, 3), (13, 72, 100), (31, 36, 16)):
+        x_QI, weight_OI, bias_O = drawn(rows, rows, inputs), drawn(1, outputs, inputs), drawn(2, outputs)
+        found_QO = product(x_QI, weight_OI, bias_O)
+        expected_QO = x_QI.double() @ weight_OI.double().t() + bias_O.double()
+        torch.testing.assert_close(found_QO.double(), expected_QO, rtol=1e-5, atol=1e-4)
+        assert all(
+            torch.equal(found_QO[row], product(x_QI[row : row + 1], weight_OI, bias_O)[0]) for row in range(rows)
+        )
 
 
 # -- layers ----------------------------------------------------------------------------------------------------------
