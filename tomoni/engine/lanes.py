@@ -23,7 +23,7 @@ from tomoni.rows import Item
 ATTENTION_EVENS = 2048
 
 # a lane with fewer tokens spends its time in Python, which its neighbours need too: all cores share its products then
-TOKENS_A_LANE = 600
+TOKENS_A_LANE = 300
 
 # each lane holds gradients of its own; all of them together at most so many bytes
 GRADIENT_BYTES = 2**31
