@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,14 +59,10 @@ def test_a_number_that_is_none_stays_in_its_row() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of x86")
 @pytest.mark.parametrize("processor", ["haswell", "x86-64"])
-def test_older_processors_keep_rows_apart_too(processor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "NATIVE", {"x86_64": f"-march={processor}"})
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    kernels._built.cache_clear()
-    try:
-        built = ctypes.CDLL(str(kernels._built()))
-    finally:
-        kernels._built.cache_clear()
+def test_older_processors_keep_rows_apart_too(
+    processor: str, built_for: Callable[[str], ctypes.CDLL], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = built_for(processor)
     monkeypatch.setattr("tomoni.engine.rowwise.kernels", lambda: built)
     for rows, inputs, outputs in ((1, 5, 3), (13, 72, 100), (31, 36, 16)):
         x_QI, weight_OI, bias_O = drawn(rows, rows, inputs), drawn(1, outputs, inputs), drawn(2, outputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from tests import tiny
 from tests.engine.items import engine, random_items
 from tests.engine.test_sampler import END, GREEDY, PROMPTS, generated, sampler
 from tomoni import losses
-from tomoni.engine import kernels
 from tomoni.engine.decode import SlotDecoder, slot_decoder
 from tomoni.engine.draw import Sampling
 from tomoni.engine.kernels import library
@@ -424,7 +423,11 @@ def test_c_and_pytorch_agree(layers: str, weights: Any, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("processor", ["haswell", "x86-64"])
 @pytest.mark.parametrize("weights", ["float32", "int8"])
 def test_older_processors_get_the_same_numbers(
-    layers: str, weights: Any, processor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    layers: str,
+    weights: Any,
+    processor: str,
+    built_for: Callable[[str], ctypes.CDLL],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if layers != "c":
         pytest.skip("needs a compiler")
@@ -438,13 +441,7 @@ def test_older_processors_get_the_same_numbers(
         return under_test.extend([Piece(place, text, True) for place, text in zip(places, texts, strict=True)])
 
     expected = logits()
-    monkeypatch.setattr(kernels, "NATIVE", {"x86_64": f"-march={processor}"})
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    kernels._built.cache_clear()
-    try:
-        built = ctypes.CDLL(str(kernels._built()))
-    finally:
-        kernels._built.cache_clear()
+    built = built_for(processor)
     monkeypatch.setattr("tomoni.engine.compiled.library", lambda: built)
     assert _off(logits(), expected) < _NEAR[weights]
 

@@ -29,7 +29,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from tomoni.engine.batch import Entering, MicroBatch, Tile, collate
+from tomoni.engine.batch import Entering, MicroBatch, Tile, collate, micro_batches
 from tomoni.engine.encoderparts import LONGEST
 from tomoni.engine.forward import PROBE, Forward, decoder_layers, in_eval_mode, same, trial_tile
 from tomoni.engine.kept import KeptOutputs
@@ -199,6 +199,11 @@ class Below:
         """Of the states of so many tokens."""
         return tokens * self.width * (2 if self.half else 4)
 
+    @property
+    def _shows_cores(self) -> bool:
+        """Whether the number of cores may show in a row's last bit."""
+        return self._device.type == "cpu" and self.forward.flat is None and not self._rowwise
+
     # -- computing ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -208,7 +213,7 @@ class Below:
             return []
         if self.together:
             return self._of_rectangles(rows)
-        if self.forward.flat is None and not self._rowwise:
+        if self._shows_cores:
             return [states_TD for row in rows for states_TD in self._of_rectangles([row])]
         items = [Item(str(index), (row,)) for index, row in enumerate(rows)]
         lanes = deal(items, torch.get_num_threads())
@@ -221,22 +226,11 @@ class Below:
     @torch.no_grad()
     def _each(self, items: Sequence[Item]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
-        for group in self._groups(items):
+        # single rows, but where a row's bits do not depend on the others
+        for group in micro_batches(items, min(TOGETHER, LONGEST) if self._rowwise else 1):
             states = self._of_rectangles([item.rows[0] for item in group])
             found |= {item.id: states_TD for item, states_TD in zip(group, states, strict=True)}
         return found
-
-    def _groups(self, items: Sequence[Item]) -> Iterator[list[Item]]:
-        """What is computed at once: single rows, but where a row's bits do not depend on the others."""
-        group: list[Item] = []
-        for item in sorted(items, key=lambda item: item.tokens):
-            alone = not self._rowwise or item.tokens > LONGEST
-            if group and (alone or sum(one.tokens for one in group) + item.tokens > TOGETHER):
-                yield group
-                group = []
-            group.append(item)
-        if group:
-            yield group
 
     def _of_rectangles(self, rows: Sequence[Row]) -> list[Tensor]:
         found: dict[int, Tensor] = {}
@@ -298,7 +292,7 @@ class Below:
     def _key(self, row: Row) -> bytes:
         """Of all that a row brings to its states, and of how they are computed where that may show in the last bit."""
         made = hashlib.blake2b(digest_size=16)
-        if self._device.type == "cpu" and self.forward.flat is None and not self._rowwise:
+        if self._shows_cores:
             made.update(f"threads {torch.get_num_threads()}".encode())
         made.update(np.asarray(row.tokens, dtype="<i4").tobytes())
         if row.segments is not None:

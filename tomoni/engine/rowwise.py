@@ -31,17 +31,13 @@ def product(x_QI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Te
 
 def layer(parts: Any, x_QD: Tensor, texts: Texts) -> Tensor:
     """[Q, D] behind a layer of plain modules (`flatencoder`), without dropout and without gradients."""
-    query, key, value = (_of(module, x_QD) for module in (parts.query, parts.key, parts.value))
-    seen_QD = Attend.apply(texts, Draw(), query, key, value)  # type: ignore[no-untyped-call]
+    given = (product(x_QD, module.weight, module.bias) for module in (parts.query, parts.key, parts.value))
+    seen_QD = Attend.apply(texts, Draw(), *given)  # type: ignore[no-untyped-call]
     x_QD = _normed(parts.attention_norm, product(seen_QD, parts.out.weight), parts.out.bias, x_QD)
     up_QI = product(x_QD, parts.up.weight)
     active_QI = torch.empty_like(up_QI)
     kernels().gelu_forward(*map(pointer, (up_QI, parts.up.bias, active_QI)), *rows_and_width(up_QI))
     return _normed(parts.norm, product(active_QI, parts.down.weight), parts.down.bias, x_QD)
-
-
-def _of(module: nn.Linear, x_QD: Tensor) -> Tensor:
-    return product(x_QD, module.weight, module.bias)
 
 
 def _normed(norm: nn.LayerNorm, sum_QD: Tensor, bias_D: Tensor, residual_QD: Tensor) -> Tensor:
