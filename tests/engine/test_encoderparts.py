@@ -16,7 +16,7 @@ from tests.engine.test_flatencoder import items
 from tomoni.engine import flatencoder, kernels
 from tomoni.engine.batch import collate
 from tomoni.engine.calls import pointer, rows_and_width
-from tomoni.engine.encoderparts import Attend, Draw, FeedAddNorm, Project, ProjectAddNorm, Texts
+from tomoni.engine.encoderparts import Attend, Draw, FeedAddNorm, Project, ProjectAddNorm, Texts, attend_once
 from tomoni.engine.forward import Forward
 
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason=str(kernels.reason()))
@@ -85,6 +85,27 @@ def test_what_is_fed_through_gelu_is_pytorchs(seed: int, rows: int, width: int, 
     agree(found, expected, given, twins, seed)
 
 
+def attended(starts: Tensor, asks: Tensor, heads: int, draw: Draw, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """By heads, one text after another; what is dropped stands where the kernels draw it."""
+    seen, dim = [], q.shape[1] // heads
+    for text in range(len(starts) - 1):
+        asking, there = slice(int(asks[text]), int(asks[text + 1])), slice(int(starts[text]), int(starts[text + 1]))
+        asked, keys = asking.stop - asking.start, there.stop - there.start
+        for head in range(heads):
+            own = slice(head * dim, (head + 1) * dim)
+            p_AT = torch.softmax(q[asking, own] @ k[there, own].t() * dim**-0.5, -1)
+            if draw.p:
+                places = [(int(asks[text]) * heads + head * asked + a) * 65537 % 2**32 for a in range(asked)]
+                factors = draw.factors(max(places) + keys) if max(places) < 2**24 else None
+                assert factors is not None
+                p_AT = p_AT * torch.stack([factors[at : at + keys] for at in places]).double()
+            seen.append((asking, own, p_AT @ v[there, own]))
+    expected = torch.zeros_like(q)
+    for asking, own, part in seen:
+        expected[asking, own] = part
+    return expected
+
+
 @given(
     seeds,
     st.lists(st.integers(1, 37), min_size=1, max_size=4),
@@ -104,24 +125,27 @@ def test_attention_inside_each_text_is_pytorchs(
     sizes = (int(asks[-1]), int(starts[-1]), int(starts[-1]))
     given = [drawn(seed + i, size, heads * dim).requires_grad_() for i, size in enumerate(sizes)]
     found = Attend.apply(Texts(starts, asks, heads), draw, *given)  # type: ignore[no-untyped-call]
-    q, k, v = twins = doubles(*given)
-    seen = []
-    for text in range(len(lengths)):
-        asking, there = slice(int(asks[text]), int(asks[text + 1])), slice(int(starts[text]), int(starts[text + 1]))
-        asked, keys = asking.stop - asking.start, there.stop - there.start
-        for head in range(heads):
-            own = slice(head * dim, (head + 1) * dim)
-            p_AT = torch.softmax(q[asking, own] @ k[there, own].t() * dim**-0.5, -1)
-            if p:
-                places = [(int(asks[text]) * heads + head * asked + a) * 65537 % 2**32 for a in range(asked)]
-                factors = draw.factors(max(places) + keys) if max(places) < 2**24 else None
-                assert factors is not None
-                p_AT = p_AT * torch.stack([factors[at : at + keys] for at in places]).double()
-            seen.append((asking, own, p_AT @ v[there, own]))
-    expected = torch.zeros(sizes[0], heads * dim, dtype=torch.float64)
-    for asking, own, part in seen:
-        expected[asking, own] = part
+    twins = doubles(*given)
+    expected = attended(starts, asks, heads, draw, *twins)
     agree(found, expected, given, twins, seed)
+
+
+@given(seeds, st.lists(st.integers(1, 37), min_size=1, max_size=4), st.integers(1, 3), st.integers(1, 12), shares)
+@settings(deadline=None, max_examples=60)
+def test_one_query_a_text_sees_what_it_sees_of_keys_and_values(
+    seed: int, lengths: list[int], heads: int, dim: int, p: float
+) -> None:
+    """Keys, values and their gradients by the long way, in float64; the drops are the same ones."""
+    starts, asks, width = torch.tensor([0, *lengths]).cumsum(0), torch.arange(len(lengths) + 1), heads * dim
+    draw, key, value = Draw(seed % 2**32, p), nn.Linear(width, width), nn.Linear(width, width)
+    leaves = [key.weight, key.bias, value.weight, value.bias]
+    for number, leaf in enumerate(leaves):
+        leaf.data = drawn(seed + 7 + number, *leaf.shape, scale=width**-0.5)
+    given = [drawn(seed + i, size, width).requires_grad_() for i, size in enumerate((len(lengths), int(starts[-1])))]
+    found = attend_once(Texts(starts, starts, heads), draw, *given, key, value)
+    q, x, w_k, b_k, w_v, b_v = twins = doubles(*given, *leaves)
+    expected = attended(starts, asks, heads, draw, q, x @ w_k.t() + b_k, x @ w_v.t() + b_v)
+    agree(found, expected, [*given, *leaves], twins, seed)
 
 
 @given(seeds, st.integers(1, 9), st.integers(1, 40))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
@@ -86,6 +86,27 @@ class Attend(Function):
             pointer(scratch),
         )
         return None, None, *made
+
+
+def attend_once(texts: Texts, draw: Draw, query_ND: Tensor, x_QD: Tensor, key: nn.Linear, value: nn.Linear) -> Tensor:
+    """What `Attend` gives for one query a text, [N, D], without its keys and values, which are most of the work then.
+
+    A head's score q (W x + b) is (q W) x + q b, and its weighted sum of W x + b is W of the weighted sum of x, and b times
+    the weights' sum: so each head sees the tokens themselves, D numbers and a 1 that takes the biases along.
+    """
+    count, heads, width = len(query_ND), texts.heads, x_QD.shape[1]
+
+    def by_head(of: nn.Linear) -> Tensor:
+        return torch.cat([of.weight, of.bias[:, None]], 1).unflatten(0, (heads, -1))  # [h, d, D + 1]
+
+    tokens_QE = torch.cat([x_QD, x_QD.new_ones(len(x_QD), 1)], 1)
+    asked_hNE = query_ND.unflatten(1, (heads, -1)).transpose(0, 1) @ by_head(key)
+    scale = ((width + 1) / (width // heads)) ** 0.5  # Attend divides by the root of the width it sees
+    asked_AE = asked_hNE.transpose(0, 1).flatten(0, 1) * scale
+    each_head = Texts(texts.starts, torch.arange(0, count * heads + 1, heads), 1)
+    found_AE: Tensor = Attend.apply(each_head, draw, asked_AE, tokens_QE, tokens_QE)  # type: ignore[no-untyped-call]
+    seen_hNd = found_AE.unflatten(0, (count, heads)).transpose(0, 1) @ by_head(value).transpose(1, 2)
+    return seen_hNd.transpose(0, 1).flatten(1)
 
 
 class ProjectAddNorm(Function):

@@ -10,7 +10,7 @@ between the products is done by `encoderparts`. Whether it gives what the model 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from tomoni.engine import encoderparts
 from tomoni.engine.batch import Tile
-from tomoni.engine.encoderparts import Attend, Draw, FeedAddNorm, Project, ProjectAddNorm, Texts
+from tomoni.engine.encoderparts import Attend, Draw, FeedAddNorm, Project, ProjectAddNorm, Texts, attend_once
 from tomoni.engine.kernels import library
 from tomoni.engine.rowwise import layer as rowwise_layer
 
@@ -170,7 +170,7 @@ class FlatEncoder:
         first_N = torch.cat([place.first_N for place in places])
         x_ND = x_QD[first_N]
         if texts is not None and layer.plain:
-            return _fused(layer, x_ND, x_QD, replace(texts, asks=torch.arange(len(first_N) + 1)))
+            return _fused(layer, x_ND, x_QD, texts)
         query_ND, key_QD, value_QD = layer.query(x_ND), layer.key(x_QD), layer.value(x_QD)
         seen, row = [], 0
         for place in places:
@@ -235,13 +235,13 @@ def _distilbert(layer: Any) -> _Layer:
 def _fused(layer: Any, x_AD: Tensor, x_QD: Tensor, texts: Texts) -> Tensor:
     """The layer at the tokens that see, x_AD, which see x_QD: the same ones, or the first of each text."""
     leaves = [leaf for part in (layer.query, layer.key, layer.value) for leaf in (part.weight, part.bias)]
+    draw = _draw(layer.attention_dropout)
     if x_AD is x_QD:
-        query_AD, key_QD, value_QD = Project.apply(x_QD, *leaves)  # type: ignore[no-untyped-call]
+        projected = Project.apply(x_QD, *leaves)  # type: ignore[no-untyped-call]
+        seen_AD = Attend.apply(texts, draw, *projected)  # type: ignore[no-untyped-call]
     else:
         (query_AD,) = Project.apply(x_AD, *leaves[:2])  # type: ignore[no-untyped-call]
-        key_QD, value_QD = Project.apply(x_QD, *leaves[2:])  # type: ignore[no-untyped-call]
-    draw = _draw(layer.attention_dropout)
-    seen_AD = Attend.apply(texts, draw, query_AD, key_QD, value_QD)  # type: ignore[no-untyped-call]
+        seen_AD = attend_once(texts, draw, query_AD, x_QD, layer.key, layer.value)
     norm, out, draw = layer.attention_norm, layer.out, _draw(layer.out_dropout)
     parts: tuple[Tensor, ...] = (out.weight, out.bias, norm.weight, norm.bias)
     x_AD = ProjectAddNorm.apply(draw, norm.eps, seen_AD, x_AD, *parts)  # type: ignore[no-untyped-call]
