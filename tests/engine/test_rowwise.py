@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from torch import Tensor
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, RobertaConfig, RobertaModel
 
 from tests import tiny
@@ -22,59 +19,10 @@ from tomoni.engine import encoderparts, frozen, kernels
 from tomoni.engine.engine import Engine
 from tomoni.engine.forward import ScoreHead
 from tomoni.engine.frozen import Below
-from tomoni.engine.rowwise import product
 from tomoni.rows import Item, Row
 
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason=str(kernels.reason()))
 
-
-def drawn(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-# -- products --------------------------------------------------------------------------------------------------------
-
-
-@given(st.integers(0, 2**31), st.integers(1, 40), st.integers(1, 70), st.integers(1, 70), st.booleans())
-@hypothesis_settings(deadline=None, max_examples=60)
-def test_a_product_is_that_of_float64_and_no_row_depends_on_the_others(
-    seed: int, rows: int, inputs: int, outputs: int, biased: bool
-) -> None:
-    x_QI, weight_OI = drawn(seed, rows, inputs), drawn(seed + 1, outputs, inputs)
-    bias_O = drawn(seed + 2, outputs) if biased else None
-    found_QO = product(x_QI, weight_OI, bias_O)
-    expected_QO = x_QI.double() @ weight_OI.double().t() + (0 if bias_O is None else bias_O.double())
-    torch.testing.assert_close(found_QO.double(), expected_QO, rtol=1e-5, atol=1e-4)
-    for row in range(rows):
-        assert torch.equal(found_QO[row], product(x_QI[row : row + 1], weight_OI, bias_O)[0])
-
-
-def test_a_number_that_is_none_stays_in_its_row() -> None:
-    x_QI = drawn(0, 3, 20)
-    x_QI[1, 4] = float("nan")
-    found_QO = product(x_QI, drawn(1, 33, 20))
-    assert found_QO[1].isnan().all() and found_QO[[0, 2]].isfinite().all()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of x86")
-@pytest.mark.parametrize("processor", ["haswell", "x86-64"])
-def test_older_processors_keep_rows_apart_too(
-    processor: str, built_for: Callable[[str], ctypes.CDLL], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    built = built_for(processor)
-    monkeypatch.setattr("tomoni.engine.rowwise.kernels", lambda: built)
-    for rows, inputs, outputs in ((1, 5, 3), (13, 72, 100), (31, 36, 16)):
-        x_QI, weight_OI, bias_O = drawn(rows, rows, inputs), drawn(1, outputs, inputs), drawn(2, outputs)
-        found_QO = product(x_QI, weight_OI, bias_O)
-        expected_QO = x_QI.double() @ weight_OI.double().t() + bias_O.double()
-        torch.testing.assert_close(found_QO.double(), expected_QO, rtol=1e-5, atol=1e-4)
-        assert all(
-            torch.equal(found_QO[row], product(x_QI[row : row + 1], weight_OI, bias_O)[0]) for row in range(rows)
-        )
-
-
-# -- layers ----------------------------------------------------------------------------------------------------------
 
 LAYERS = 3
 SHAPES = {"num_hidden_layers": LAYERS, "num_attention_heads": 3, "vocab_size": tiny.VOCABULARY}

@@ -186,7 +186,8 @@ ALWAYS void rows_of_panel(const int rows, int kind, const Matrix *matrix, const 
                           float *out, int64_t stride) {
     vec sums[ROWS][2];
     if (matrix->packed) {
-        tile(rows, input->values + row * input->stride, input->stride, matrix->packed + panel * matrix->in * PANEL, matrix->in, sums);
+        const float *x = input->values + row * input->stride;
+        tile(rows, x, input->stride, 1, matrix->packed + panel * matrix->in * PANEL, matrix->in, sums);
         if (input->factor)
             for (int r = 0; r < rows; r++) sums[r][0] *= input->factor[row + r], sums[r][1] *= input->factor[row + r];
     } else {

@@ -17,6 +17,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from tomoni.engine.calls import kernels, pointer, rows_and_width
+from tomoni.engine.products import between, forward, into
 
 LONGEST = 1024  # tokens of a text whose scores of one head are held at once; PyTorch's attention takes the longer ones
 
@@ -124,7 +125,7 @@ class ProjectAddNorm(Function):
         scale_D: Tensor,
         shift_D: Tensor,
     ) -> Tensor:
-        sum_QD = x_QI @ weight_DI.t()
+        sum_QD = forward(x_QI, weight_DI)
         normed_QD, mean_Q, inverse_Q = add_norm(sum_QD, bias_D, residual_QD, scale_D, shift_D, epsilon, draw)
         ctx.draw = draw
         ctx.save_for_backward(x_QI, weight_DI, scale_D, sum_QD, mean_Q, inverse_Q)
@@ -138,8 +139,8 @@ class ProjectAddNorm(Function):
         dsum_QD, inner_QD, dscale_D, dshift_D, dbias_D = _add_norm_backward(
             gradient_QD, sum_QD, mean_Q, inverse_Q, scale_D, ctx.draw
         )
-        dx_QI = inner_QD @ weight_DI if x_needed else None
-        dweight_DI = inner_QD.t() @ x_QI if weight_needed else None
+        dx_QI = into(inner_QD, weight_DI) if x_needed else None
+        dweight_DI = between(inner_QD, x_QI) if weight_needed else None
         dresidual_QD = dsum_QD if residual_needed else None
         return None, None, dx_QI, dresidual_QD, dweight_DI, dbias_D, dscale_D, dshift_D
 
@@ -160,10 +161,10 @@ class FeedAddNorm(Function):
         scale_D: Tensor,
         shift_D: Tensor,
     ) -> Tensor:
-        up_QI = x_QD @ up_ID.t()
+        up_QI = forward(x_QD, up_ID)
         active_QI = torch.empty_like(up_QI)
         kernels().gelu_forward(pointer(up_QI), pointer(up_bias_I), pointer(active_QI), *rows_and_width(up_QI))
-        sum_QD = active_QI @ down_DI.t()
+        sum_QD = forward(active_QI, down_DI)
         normed_QD, mean_Q, inverse_Q = add_norm(sum_QD, down_bias_D, x_QD, scale_D, shift_D, epsilon, draw)
         ctx.draw = draw
         ctx.save_for_backward(x_QD, up_ID, down_DI, scale_D, up_QI, sum_QD, mean_Q, inverse_Q)
@@ -177,14 +178,14 @@ class FeedAddNorm(Function):
         dsum_QD, inner_QD, dscale_D, dshift_D, ddown_bias_D = _add_norm_backward(
             gradient_QD, sum_QD, mean_Q, inverse_Q, scale_D, ctx.draw
         )
-        dup_QI, active_QI = inner_QD @ down_DI, torch.empty_like(up_QI)
+        dup_QI, active_QI = into(inner_QD, down_DI), torch.empty_like(up_QI)
         dup_bias_I = torch.zeros(up_QI.shape[1])
         kernels().gelu_backward(
             pointer(dup_QI), pointer(up_QI), pointer(active_QI), pointer(dup_bias_I), *rows_and_width(up_QI)
         )
-        ddown_DI = inner_QD.t() @ active_QI if down_needed else None
-        dup_ID = dup_QI.t() @ x_QD if up_needed else None
-        dx_QD = dsum_QD.addmm_(dup_QI, up_ID) if x_needed else None
+        ddown_DI = between(inner_QD, active_QI) if down_needed else None
+        dup_ID = between(dup_QI, x_QD) if up_needed else None
+        dx_QD = into(dup_QI, up_ID, onto_QI=dsum_QD) if x_needed else None
         return None, None, dx_QD, dup_ID, dup_bias_I, ddown_DI, ddown_bias_D, dscale_D, dshift_D
 
 
@@ -195,7 +196,7 @@ class Project(Function):
     def forward(ctx: Any, x_QD: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
         ctx.save_for_backward(x_QD, *leaves[::2])
         pairs = zip(leaves[::2], leaves[1::2], strict=True)
-        return tuple(torch.addmm(bias_E, x_QD, weight_ED.t()) for weight_ED, bias_E in pairs)
+        return tuple(forward(x_QD, weight_ED, bias_E) for weight_ED, bias_E in pairs)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
@@ -207,8 +208,8 @@ class Project(Function):
         for number, (weight_ED, given_QE) in enumerate(zip(weights, gradients, strict=True)):
             gradient_QE = given_QE.contiguous()
             if x_needed:
-                dx_QD = gradient_QE @ weight_ED if dx_QD is None else dx_QD.addmm_(gradient_QE, weight_ED)
-            found.append(gradient_QE.t() @ x_QD if needed[2 * number] else None)
+                dx_QD = into(gradient_QE, weight_ED, onto_QI=dx_QD)
+            found.append(between(gradient_QE, x_QD) if needed[2 * number] else None)
             found.append(_column_sums(gradient_QE) if needed[2 * number + 1] else None)
         return dx_QD, *found
 

@@ -37,7 +37,7 @@ from tomoni.engine.kernels import library
 from tomoni.engine.lanes import deal, side_by_side
 from tomoni.rows import Item, Row
 
-FORMAT = 2  # of what is kept: raise it whenever the same row gives other states
+FORMAT = 3  # of what is kept: raise it whenever the same row gives other states
 # tokens of a group: a panel of weights is read once for all of them, and their states stay in the cache
 TOGETHER = 1024
 LARGEST_HALF = 65504.0

@@ -91,7 +91,7 @@ def _built() -> Path:
     command = [compiler, *FLAGS, NATIVE.get(platform.machine().lower(), "-march=native")]
     sources = [(FOLDER / name).read_bytes() for name in (*SOURCES, *HEADERS)]
     parts = [*command, *(flag for flags in SOURCES.values() for flag in flags)]
-    key = hashlib.sha256(b"\0".join([*sources, *(part.encode() for part in parts), _processor()])).hexdigest()[:24]
+    key = hashlib.sha256(b"\0".join([*sources, *(part.encode() for part in parts), processor()])).hexdigest()[:24]
     folder = _cache()
     path = folder / f"{key}.so"
     if path.is_file() and _is_ours(path):
@@ -133,11 +133,13 @@ def _is_ours(path: Path) -> bool:
     return not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not found.st_mode & 0o022)
 
 
-def _processor() -> bytes:
+@functools.cache
+def processor() -> bytes:
+    """What the system says of it: name and abilities."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return "\n".join(
-            sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+            sorted({line for line in lines if line.startswith(("vendor_id", "model name", "flags", "Features"))})
         ).encode()
     except OSError:
         return f"{platform.machine()} {platform.processor()}".encode()

@@ -8,7 +8,6 @@ Q tokens of all texts, D hidden, I between `up` and `down`.
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import torch
@@ -16,17 +15,7 @@ from torch import Tensor, nn
 
 from tomoni.engine.calls import kernels, pointer, rows_and_width
 from tomoni.engine.encoderparts import Attend, Draw, Texts, add_norm
-
-
-def product(x_QI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """x W' + bias, float32 [Q, O]; on the core that asks."""
-    built = kernels()
-    x_QI, weight_OI = x_QI.contiguous(), weight_OI.contiguous()
-    inputs, outputs = x_QI.shape[1], len(weight_OI)
-    out_QO, panel = x_QI.new_empty(len(x_QI), outputs), x_QI.new_empty(inputs * built.product_panel())
-    sizes = (ctypes.c_int64(size) for size in (len(x_QI), inputs, outputs))
-    built.product_of_rows(*map(pointer, (x_QI, weight_OI, bias_O, out_QO, panel)), *sizes)
-    return out_QO
+from tomoni.engine.products import product
 
 
 def layer(parts: Any, x_QD: Tensor, texts: Texts) -> Tensor:

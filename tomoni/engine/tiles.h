@@ -23,6 +23,7 @@
 #endif
 #define PANEL (2 * LANES) /* outputs whose weights stand side by side, input by input */
 #define UNROLLED _Pragma("GCC unroll 12")
+#define OPAQUE(pointer) __asm__("" : "+r"(pointer)) /* two addresses to count from take fewer registers than one */
 #define ALWAYS static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
@@ -32,14 +33,18 @@ typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 ALWAYS vec load(const float *from) { return *(const loose *)from; }
 ALWAYS void store(float *to, vec value) { *(loose *)to = value; }
 
-/* sums [rows][2] of a tile: rows of x against a panel of weights */
-ALWAYS void tile(const int rows, const float *x, int64_t stride, const float *weights, int64_t in, vec sums[ROWS][2]) {
+/* sums [rows][2] of a tile: rows of x, whose inputs stand `apart` from each other, against a panel of weights */
+ALWAYS void tile(const int rows, const float *x, int64_t stride, int64_t apart, const float *weights, int64_t in,
+                 vec sums[ROWS][2]) {
     vec found[ROWS][2];
+    const int half = (rows + 1) / 2;
+    const float *rest = x + half * stride;
+    OPAQUE(rest);
     UNROLLED for (int r = 0; r < rows; r++) found[r][0] = found[r][1] = (vec){0};
     for (int64_t k = 0; k < in; k++) {
         vec left = load(weights + k * PANEL), right = load(weights + k * PANEL + LANES);
         UNROLLED for (int r = 0; r < rows; r++) {
-            float value = x[r * stride + k];
+            float value = r < half ? x[r * stride + k * apart] : rest[(r - half) * stride + k * apart];
             found[r][0] += value * left;
             found[r][1] += value * right;
         }

@@ -1,0 +1,98 @@
+"""Products of float32 matrices in training, by `products.c` where it is the faster one, else by PyTorch.
+
+    forward(x, W)     x W'     [Q, I], [O, I] -> [Q, O]
+    into(dy, W)       dy W     [Q, O], [O, I] -> [Q, I], the gradient of what came in
+    between(dy, x)    dy' x    [Q, O], [Q, I] -> [O, I], that of the weights
+    product(x, W)     x W'     always by `products.c`: no row's numbers depend on the rows beside it
+
+Which is taken depends on the processor and the shapes alone and never on what was measured in a process, so that a run that
+is taken up again has the same bits. On AMD's processors with AVX-512 (measured on Zen 4, bench/notes.md) MKL, which PyTorch
+brings, is 5 to 9 % slower on one core; on others, and where a product has several cores, PyTorch does it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+
+import torch
+from torch import Tensor
+
+from tomoni.engine.calls import kernels, pointer
+from tomoni.engine.kernels import library, processor
+
+FEWEST = 128  # rows: for fewer, laying out the weights costs more than is gained
+PANEL = 32  # outputs that fill the registers
+CROWDED = 1024  # numbers: rows a multiple of it apart compete for the same places of the nearest cache
+
+
+class _Product(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("left", "right", "bias", "onto", "out")),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("left_row", "left_in", "right_in", "right_out", "rows", "inputs", "outs")
+        ),
+    )
+
+
+def forward(x_QI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    if _ours(x_QI, weight_OI, rows=len(x_QI), outs=len(weight_OI)) and x_QI.shape[1] % CROWDED:
+        return product(x_QI, weight_OI, bias_O)
+    return x_QI @ weight_OI.t() if bias_O is None else torch.addmm(bias_O, x_QI, weight_OI.t())
+
+
+def into(dy_QO: Tensor, weight_OI: Tensor, *, onto_QI: Tensor | None = None) -> Tensor:
+    """Added to `onto` in place, where that is given."""
+    outputs, inputs = weight_OI.shape
+    if _ours(dy_QO, weight_OI, rows=len(dy_QO), outs=inputs) and outputs % CROWDED:
+        out_QI = dy_QO.new_empty(len(dy_QO), inputs) if onto_QI is None else onto_QI
+        return _run(dy_QO, (outputs, 1), weight_OI, (inputs, 1), out_QI, outputs, onto=onto_QI)
+    return dy_QO @ weight_OI if onto_QI is None else onto_QI.addmm_(dy_QO, weight_OI)
+
+
+def between(dy_QO: Tensor, x_QI: Tensor) -> Tensor:
+    outputs, inputs = dy_QO.shape[1], x_QI.shape[1]
+    if _ours(dy_QO, x_QI, rows=min(outputs, len(dy_QO)), outs=inputs):
+        return _run(dy_QO, (1, outputs), x_QI, (inputs, 1), x_QI.new_empty(outputs, inputs), len(dy_QO))
+    return dy_QO.t() @ x_QI
+
+
+def product(x_QI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    x_QI, weight_OI = x_QI.contiguous(), weight_OI.contiguous()
+    (rows, inputs), outputs = x_QI.shape, len(weight_OI)
+    return _run(x_QI, (inputs, 1), weight_OI, (1, inputs), x_QI.new_empty(rows, outputs), inputs, bias=bias_O)
+
+
+def _ours(left: Tensor, right: Tensor, *, rows: int, outs: int) -> bool:
+    plain = all(one.dtype == torch.float32 and one.is_cpu and one.is_contiguous() for one in (left, right))
+    return plain and rows >= FEWEST and outs >= PANEL and torch.get_num_threads() == 1 and _are_faster()
+
+
+@functools.cache
+def _are_faster() -> bool:
+    wanted = os.environ.get("TOMONI_PRODUCTS")
+    if library() is None or wanted == "torch":
+        return False
+    return wanted == "ours" or (b"AuthenticAMD" in processor() and b"avx512f" in processor())
+
+
+def _run(
+    left: Tensor,
+    left_apart: tuple[int, int],
+    right: Tensor,
+    right_apart: tuple[int, int],
+    out: Tensor,
+    inputs: int,
+    *,
+    bias: Tensor | None = None,
+    onto: Tensor | None = None,
+) -> Tensor:
+    """How far numbers stand apart: of `left` from a row to the next and from an input to the next, of `right` of inputs
+    and of outputs."""
+    given = (pointer(one) for one in (left, right, bias, onto, out))
+    told, built = _Product(*given, *left_apart, *right_apart, len(out), inputs, out.shape[1]), kernels()
+    room = out.new_empty(built.product_room(ctypes.byref(told)))
+    built.product(ctypes.byref(told), pointer(room))
+    return out
