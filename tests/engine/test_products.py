@@ -78,6 +78,7 @@ def test_the_three_products_of_training_are_those_of_float64(
     bias_O, onto_QI = drawn(4, outputs), drawn(5, tokens, inputs)
     is_product(forward(x_QI, weight_OI), x_QI, weight_OI.t())
     is_product(forward(x_QI, weight_OI, bias_O), x_QI, weight_OI.t(), bias_O)
+    is_product(forward(x_QI, weight_OI, bias_O, onto_QO=dy_QO), x_QI, weight_OI.t(), bias_O + dy_QO)
     is_product(into(dy_QO, weight_OI), dy_QO, weight_OI)
     before = onto_QI.clone()
     found = into(dy_QO, weight_OI, onto_QI=onto_QI)
@@ -91,6 +92,7 @@ def test_the_three_products_of_training_are_those_of_float64(
 def test_pytorch_does_what_the_kernels_are_not_for(ours: list[tuple[int, ...]]) -> None:
     x_QI, weight_OI, dy_QO = drawn(1, 150, 64), drawn(2, 48, 64), drawn(3, 150, 48)
     is_product(forward(x_QI[:100], weight_OI), x_QI[:100], weight_OI.t())  # few rows
+    is_product(forward(x_QI[:9], weight_OI, dy_QO[0], onto_QO=dy_QO[:9]), x_QI[:9], weight_OI.t(), dy_QO[0] + dy_QO[:9])
     is_product(forward(x_QI, weight_OI[:20]), x_QI, weight_OI[:20].t())  # few outputs
     is_product(forward(x_QI.double(), weight_OI.double()), x_QI, weight_OI.t())
     is_product(into(dy_QO.t().contiguous().t(), weight_OI), dy_QO, weight_OI)  # not row by row

@@ -15,6 +15,8 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
+from tomoni.engine.products import between, forward, into
+
 # rotations that do not depend on how long the longest row is
 ROTATIONS = frozenset({"default", "linear", "llama3", "yarn"})
 FAMILY = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
@@ -68,12 +70,11 @@ class Projection:
 
     def __call__(self, input_NI: Tensor) -> Tensor:
         """[N, in] -> [N, out]; no gradient."""
-        weight_IO = self.weight.t()
-        return input_NI @ weight_IO if self.bias is None else torch.addmm(self.bias, input_NI, weight_IO)
+        return forward(input_NI, self.weight, self.bias)
 
     def gradients(self, input_NI: Tensor, output_NO: Tensor, needed: Sequence[bool]) -> list[Tensor | None]:
         """Gradients of a plain layer's `leaves` from its input and its output's gradient."""
-        found: list[Tensor | None] = [output_NO.t() @ input_NI if needed[0] else None]
+        found: list[Tensor | None] = [between(output_NO, input_NI) if needed[0] else None]
         if len(needed) > 1:
             found.append(output_NO.sum(0) if needed[1] else None)
         return found
@@ -103,9 +104,9 @@ class Projections:
 
     def into(self, outputs: Sequence[Tensor]) -> Tensor:
         """The input's gradient [N, in] from the outputs' gradients."""
-        into_NI = outputs[0] @ self.parts[0].weight
+        into_NI = into(outputs[0], self.parts[0].weight)
         for part, output_NO in zip(self.parts[1:], outputs[1:], strict=True):
-            into_NI.addmm_(output_NO, part.weight)
+            into(output_NO, part.weight, onto_QI=into_NI)
         return into_NI
 
     def gradients(self, input_NI: Tensor, outputs: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor | None]:

@@ -33,6 +33,7 @@ from tomoni.engine.elementwise import (
     swiglu,
     swiglu_backward_,
 )
+from tomoni.engine.products import forward
 
 # numbers of one block of attention's probabilities: 2 MiB in float32 stay in the cache between the two products
 BLOCK = 2**19
@@ -229,8 +230,7 @@ class RmsNorm(Function):
 
 def _add_projection(residual_ND: Tensor, projections: Projections, x_NI: Tensor) -> Tensor:
     (part,) = projections.parts
-    out_ND = torch.addmm(residual_ND, x_NI, part.weight.t())
-    return out_ND if part.bias is None else out_ND.add_(part.bias)
+    return forward(x_NI, part.weight, part.bias, onto_QO=residual_ND)
 
 
 # -- attention ----------------------------------------------------------------------------------------------------

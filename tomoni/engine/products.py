@@ -37,10 +37,14 @@ class _Product(ctypes.Structure):
     )
 
 
-def forward(x_QI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+def forward(x_QI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None, *, onto_QO: Tensor | None = None) -> Tensor:
+    """With the bias and `onto`, which stays as it is, added."""
     if _ours(x_QI, weight_OI, rows=len(x_QI), outs=len(weight_OI)) and x_QI.shape[1] % CROWDED:
-        return product(x_QI, weight_OI, bias_O)
-    return x_QI @ weight_OI.t() if bias_O is None else torch.addmm(bias_O, x_QI, weight_OI.t())
+        return product(x_QI, weight_OI, bias_O, onto_QO=onto_QO)
+    if onto_QO is None:
+        return x_QI @ weight_OI.t() if bias_O is None else torch.addmm(bias_O, x_QI, weight_OI.t())
+    out_QO = torch.addmm(onto_QO, x_QI, weight_OI.t())
+    return out_QO if bias_O is None else out_QO.add_(bias_O)
 
 
 def into(dy_QO: Tensor, weight_OI: Tensor, *, onto_QI: Tensor | None = None) -> Tensor:
@@ -59,10 +63,11 @@ def between(dy_QO: Tensor, x_QI: Tensor) -> Tensor:
     return dy_QO.t() @ x_QI
 
 
-def product(x_QI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+def product(x_QI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None, *, onto_QO: Tensor | None = None) -> Tensor:
     x_QI, weight_OI = x_QI.contiguous(), weight_OI.contiguous()
-    (rows, inputs), outputs = x_QI.shape, len(weight_OI)
-    return _run(x_QI, (inputs, 1), weight_OI, (1, inputs), x_QI.new_empty(rows, outputs), inputs, bias=bias_O)
+    onto_QO = None if onto_QO is None else onto_QO.contiguous()
+    inputs, out_QO = x_QI.shape[1], x_QI.new_empty(len(x_QI), len(weight_OI))
+    return _run(x_QI, (inputs, 1), weight_OI, (1, inputs), out_QO, inputs, bias=bias_O, onto=onto_QO)
 
 
 def _ours(left: Tensor, right: Tensor, *, rows: int, outs: int) -> bool:
