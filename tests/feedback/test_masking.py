@@ -123,7 +123,17 @@ HOSTILE = [
 @pytest.mark.parametrize("piece", HOSTILE, ids=ascii)
 def test_a_hostile_text_costs_no_more_than_another(piece: str) -> None:
     """100 kB in at most 50 ms of this process's time; the best of three, since others share the machine."""
-    text = (piece * 100_000)[:100_000]
+    _costs_little((piece * 100_000)[:100_000])
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece"), [("a://", ")"), ("a://(", ")"), ("a://", ".)"), ("1://", "1"), ("a@", "a.")]
+)
+def test_a_hostile_end_costs_no_more(begin: str, piece: str) -> None:
+    _costs_little((begin + piece * 100_000)[:100_000])
+
+
+def _costs_little(text: str) -> None:
     times = []
     for _ in range(3):
         begun = time.process_time()

@@ -67,11 +67,12 @@ _DIGIT = re.compile("[0-9]")
 
 # -- what begins at a sign -------------------------------------------------------------------------------------------
 
-# Patterns here and below begin with what they consume, and look behind only then: so the engine skips, at the speed of C,
-# what cannot begin one.
-_URL_SIGN = re.compile(r"[a-z0-9+.-]://[^\s<>\"'\u3000-\u303f）」』】]", re.IGNORECASE | re.ASCII)
+# Patterns begin with what they consume, where they can, and look behind only then: so what cannot begin one is skipped at
+# the speed of C.
+_OF_URL = r"[^\s<>\"'\u3000-\u303f）」』】]"
+_URL_SIGN = re.compile(rf"[A-Za-z0-9+.-]://{_OF_URL}")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,15}\Z", re.IGNORECASE | re.ASCII)
-_URL_REST = re.compile(r"[^\s<>\"'\u3000-\u303f）」』】]+")
+_URL_REST = re.compile(rf"{_OF_URL}+")
 _SECRET = re.compile(
     r"[?&#;](?:access_?token|api_?key|apikey|auth|code|jwt|key|passw(?:or)?d|pwd|secret|session(?:_?id)?|sig(?:nature)?"
     r"|token|x-[a-z]{1,10}-(?:signature|security-token|credential))=[^&#;]",
@@ -87,8 +88,7 @@ def _urls(text: str) -> Iterator[Found]:
     while (found := _URL_SIGN.search(text, end)) is not None:
         sign = found.start() + 1
         scheme = _SCHEME.search(text, max(end, sign - 16), sign)
-        rest = _URL_REST.match(text, sign + 3)
-        if scheme is None or rest is None:
+        if scheme is None or (rest := _URL_REST.match(text, sign + 3)) is None:
             end = sign + 3
             continue
         end = rest.end() - _beyond(rest.group())
@@ -99,10 +99,7 @@ def _urls(text: str) -> Iterator[Found]:
 
 def _beyond(url: str) -> int:
     """Characters at the end that belong to the sentence and not to the URL."""
-    kept = url.rstrip(".,;:!?")
-    while kept.endswith(")") and "(" not in kept:
-        kept = kept[:-1].rstrip(".,;:!?")
-    return len(url) - len(kept)
+    return len(url) - len(url.rstrip(".,;:!?" if "(" in url else ".,;:!?)"))
 
 
 def _emails(text: str) -> Iterator[Found]:
