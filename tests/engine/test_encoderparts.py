@@ -16,7 +16,8 @@ from tests.engine.test_flatencoder import items
 from tomoni.engine import flatencoder, kernels
 from tomoni.engine.batch import collate
 from tomoni.engine.calls import pointer, rows_and_width
-from tomoni.engine.encoderparts import Attend, Draw, FeedAddNorm, Project, ProjectAddNorm, Texts, attend_once
+from tomoni.engine.dropout import Draw
+from tomoni.engine.encoderparts import Attend, FeedAddNorm, Project, ProjectAddNorm, Texts, attend_once
 from tomoni.engine.forward import Forward
 
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason=str(kernels.reason()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from torch import nn
 
 from tests import tiny
+from tomoni.engine import kernels, lanes
 from tomoni.engine.batch import collate
 from tomoni.engine.engine import Engine
 from tomoni.engine.forward import Forward, ScoreHead
@@ -133,3 +136,83 @@ def test_dropout_is_drawn_by_seed_step_and_micro_batch_and_only_in_training() ->
     one, again = losses(0), losses(0)
     assert one == again
     assert len({round(value, 6) for value in one}) == 3
+
+
+@pytest.fixture
+def two_lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """However small a step is."""
+    if kernels.library() is None:
+        pytest.skip(str(kernels.reason()))
+    monkeypatch.setattr(lanes, "TOKENS_A_LANE", 1)
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def trained_engine(
+    threads: int, *, dropout: float, pool: Any = "first", architecture: str = "bert", seed: int = 0
+) -> Engine:
+    model: Any = tiny.encoder(architecture, masked=False, dropout=dropout)
+    model.pooler = None
+    settings = cfg(seed=seed).model_copy(update={"threads": threads})
+    return Engine(model, trained=dict(model.named_parameters()), cfg=settings, score_head=ScoreHead(3, "row", pool))
+
+
+def gradients(engine: Engine) -> dict[str, torch.Tensor]:
+    engine.forward_backward(items(), classes.softmax_classes)
+    return {name: weight.grad.clone() for name, weight in engine.trained.items() if weight.grad is not None}
+
+
+@pytest.mark.parametrize("pool", ["first", "mean"])
+@pytest.mark.parametrize("architecture", FLAT)
+def test_two_lanes_give_what_one_pass_gives(architecture: str, pool: str, two_lanes: None) -> None:
+    with patched_lanes() as seen:
+        side = trained_engine(2, dropout=0.0, pool=pool, architecture=architecture)
+        found, told = gradients(side), side.evaluate(items(), classes.softmax_classes)["loss"].value
+    assert seen == [2]
+    whole = trained_engine(1, dropout=0.0, pool=pool, architecture=architecture)
+    expected = gradients(whole)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+    assert told == pytest.approx(whole.evaluate(items(), classes.softmax_classes)["loss"].value, rel=1e-5)
+
+
+@contextlib.contextmanager
+def patched_lanes() -> Iterator[list[int]]:
+    """How many lanes each step was dealt into."""
+    seen: list[int] = []
+    whole = Engine._in_lanes
+
+    def counted(self: Engine, parts: Any, *rest: Any) -> Any:
+        seen.append(len(parts))
+        return whole(self, parts, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "_in_lanes", counted)
+        yield seen
+
+
+def test_lanes_draw_by_keys_of_their_own_and_the_same_again(two_lanes: None) -> None:
+    with patched_lanes() as seen:
+        one, again, other = (gradients(trained_engine(2, dropout=0.3, seed=seed)) for seed in (0, 0, 1))
+        engine = trained_engine(2, dropout=0.3)
+        torch.rand(5)  # a stream that others move
+        assert all(torch.equal(found, one[name]) for name, found in gradients(engine).items())
+    assert seen == [2, 2, 2, 2]
+    assert all(torch.equal(again[name], gradient) for name, gradient in one.items())
+    assert not any(torch.equal(other[name], gradient) for name, gradient in one.items() if gradient.abs().sum() > 0)
+
+
+def test_what_draws_from_the_common_generator_runs_in_one_lane(two_lanes: None) -> None:
+    hooked, long = trained_engine(2, dropout=0.3), trained_engine(2, dropout=0.3)
+    hooked.forward.encoder.layers[0].up.register_forward_hook(lambda *_: None)  # type: ignore[union-attr]
+    assert hooked.forward.lanes(items(), autocast=False) == 1
+    assert long.forward.lanes(items(), autocast=True) == 1
+    assert long.forward.lanes(items(), autocast=False) == 2
+    row = Row(np.zeros(1025, np.int32), np.zeros(1025, np.float32), label=0)
+    assert long.forward.lanes([*items(), Item("long", (row,))], autocast=False) == 1
+    deberta = tiny.encoder("deberta-v2", masked=False, dropout=0.3)
+    other = Engine(deberta, trained=dict(deberta.named_parameters()), cfg=cfg().model_copy(update={"threads": 2}),
+                   score_head=ScoreHead(3, "row", "first"))  # fmt: skip
+    assert other.forward.lanes(items(), autocast=False) == 1

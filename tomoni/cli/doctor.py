@@ -19,6 +19,7 @@ import typer
 from tomoni import __version__
 from tomoni.cli.options import invoke
 from tomoni.engine.kernels import reason as no_kernels
+from tomoni.engine.products import made_by
 
 PACKAGES = (
     "torch",
@@ -64,6 +65,7 @@ class Findings:
     cores: int
     threads: int
     kernels: str
+    products: str
     memory_gb: float
     memory_free_gb: float
     disk_free_gb: float
@@ -109,6 +111,7 @@ def examine(*, verbose: bool = False) -> Findings:
         cores=cores(),
         threads=torch.get_num_threads(),
         kernels=no_kernels() or "built",
+        products=made_by(),
         memory_gb=round(memory / GB, 1),
         memory_free_gb=round(min(memory, psutil.virtual_memory().available) / GB, 1),
         disk_free_gb=round(free / GB, 1),
@@ -177,6 +180,7 @@ def text(found: Findings) -> str:
             if found.kernels == "built"
             else "; PyTorch does the same: training is some 10 % slower, answers take twice as long"
         ),
+        "products   " + ("tomoni's own in training, on one core each" if found.products == "ours" else "PyTorch's"),
         f"memory     {found.memory_gb} GB, {found.memory_free_gb} GB free",
         f"disk here  {found.disk_free_gb} GB free",
     ]

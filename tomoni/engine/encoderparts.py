@@ -1,7 +1,6 @@
 """The two halves of a BERT layer as one operation each, forward and backward, with `kernels.c` between the products.
 
-Shapes: Q tokens of all texts, one text after another; D hidden, I between `up` and `down`. Dropout is drawn by mixing a
-key with a number's place, so that a draw costs nothing to keep. Float32 on a CPU, where the kernels are built; anywhere
+Shapes: Q tokens of all texts, one text after another; D hidden, I between `up` and `down`. Float32 on a CPU, where the kernels are built; anywhere
 else `flatencoder` runs the model's own modules.
 """
 
@@ -17,27 +16,10 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from tomoni.engine.calls import kernels, pointer, rows_and_width
+from tomoni.engine.dropout import Draw
 from tomoni.engine.products import between, forward, into
 
 LONGEST = 1024  # tokens of a text whose scores of one head are held at once; PyTorch's attention takes the longer ones
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """Dropout: which `key`, and the share p that is dropped; nothing is where p is 0."""
-
-    key: int = 0
-    p: float = 0.0
-
-    def told(self) -> tuple[ctypes.c_uint32, ctypes.c_uint32, ctypes.c_float]:
-        limit = min(int(self.p * 2**32), 2**32 - 1)
-        return ctypes.c_uint32(self.key), ctypes.c_uint32(limit), ctypes.c_float(1 / (1 - self.p))
-
-    def factors(self, count: int) -> Tensor:
-        """[count] of 0 or 1 / (1 - p), as the kernels draw them at the places 0, 1 …"""
-        out = torch.empty(count)
-        kernels().dropout_factors(*self.told(), pointer(out), ctypes.c_int64(count))
-        return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +77,15 @@ def attend_once(texts: Texts, draw: Draw, query_ND: Tensor, x_QD: Tensor, key: n
     A head's score q (W x + b) is (q W) x + q b, and its weighted sum of W x + b is W of the weighted sum of x, and b times
     the weights' sum: so each head sees the tokens themselves, D numbers and a 1 that takes the biases along.
     """
-    count, heads, width = len(query_ND), texts.heads, x_QD.shape[1]
+    count, heads = len(query_ND), texts.heads
 
     def by_head(of: nn.Linear) -> Tensor:
         return torch.cat([of.weight, of.bias[:, None]], 1).unflatten(0, (heads, -1))  # [h, d, D + 1]
 
     tokens_QE = torch.cat([x_QD, x_QD.new_ones(len(x_QD), 1)], 1)
     asked_hNE = query_ND.unflatten(1, (heads, -1)).transpose(0, 1) @ by_head(key)
-    scale = ((width + 1) / (width // heads)) ** 0.5  # Attend divides by the root of the width it sees
+    # Attend divides by the root of the width it sees
+    scale = (tokens_QE.shape[1] / (query_ND.shape[1] // heads)) ** 0.5
     asked_AE = asked_hNE.transpose(0, 1).flatten(0, 1) * scale
     each_head = Texts(texts.starts, torch.arange(0, count * heads + 1, heads), 1)
     found_AE: Tensor = Attend.apply(each_head, draw, asked_AE, tokens_QE, tokens_QE)  # type: ignore[no-untyped-call]

@@ -26,10 +26,11 @@ from torch import Tensor, nn
 
 from tomoni.engine import moments
 from tomoni.engine.batch import MicroBatch, collate, counts, micro_batches
+from tomoni.engine.dropout import keyed
 from tomoni.engine.forward import Forward, ScoreHead, in_order
-from tomoni.engine.frozen import Below, TrainingMode, lowest_trained
+from tomoni.engine.frozen import Below, TrainingMode, lowest_trained, weights_above
 from tomoni.engine.head import target_logprobs
-from tomoni.engine.lanes import added, deal, how_many, looked, side_by_side
+from tomoni.engine.lanes import added, deal, how_many, looked, set_gradients, side_by_side
 from tomoni.engine.memory import fitting, naming_memory
 from tomoni.engine.pending import Pending
 from tomoni.engine.pooling import pooled
@@ -96,6 +97,7 @@ class Engine:
         self.score: nn.Linear | None = None
         self.trained = dict(trained)
         self.frozen_layers = lowest_trained(self.forward, list(trained.values()))  # the lowest ones
+        self.weights_run = weights_above(model, self.frozen_layers)
         self._training_mode = TrainingMode(model, self.frozen_layers)
         self.below: Below | None = None  # see keep_frozen
         self.kept_rows: KeptOutputs | None = None  # of a body that is not trained; see `features`
@@ -309,10 +311,12 @@ class Engine:
         self._training_mode()
         self.forward.refresh()
         self.optimizer.zero_grad(set_to_none=True)
-        threads = torch.get_num_threads() if self.forward.flat is not None else 1
-        lanes = deal(items, how_many(items, threads, budget=budget, bytes_trained=self.bytes_trained))
+        most = self.forward.lanes(items, autocast=self.autocast)
+        sizes = {"budget": budget, "bytes_trained": self.bytes_trained, "weights": self.weights_run}
+        lanes = deal(items, how_many(items, most, **sizes))
         if len(lanes) > 1:
-            self._in_lanes(lanes, loss, count, sums, budget)
+            for terms in self._in_lanes(lanes, loss, count, budget, first_draw):
+                sums.add(terms)
         else:
             for index, batch in enumerate(self._batches(items, budget), first_draw):
                 terms, objective = self._objective(batch, loss, count, index)
@@ -324,32 +328,27 @@ class Engine:
         return sums.over(count)
 
     def _in_lanes(
-        self, lanes: Sequence[Sequence[Item]], loss: Loss, count: Mapping[Unit, float], sums: Sums, budget: int
-    ) -> None:
-        """Each lane's own sums and gradients, then added in the lanes' order: no result depends on who was faster.
-        Nothing is drawn here, since `flat` stands for models without dropout only."""
+        self, lanes: Sequence[Sequence[Item]], loss: Loss, count: Mapping[Unit, float], budget: int, first: int
+    ) -> list[dict[str, Term]]:
+        """Each lane's terms and gradients, these added in the lanes' order: no result depends on who was faster."""
         weights = list(self.trained.values())
 
-        def work(items: Sequence[Item]) -> tuple[list[dict[str, Term]], list[Tensor | None]]:
+        def work(lane: int, items: Sequence[Item]) -> tuple[list[dict[str, Term]], list[Tensor | None]]:
             found: list[dict[str, Term]] = []
             gradients: list[Tensor | None] = [None] * len(weights)
-            for batch in self._batches(items, max(1, budget // len(lanes))):
-                terms = loss(self._outputs(batch), batch.rows)
+            for index, batch in enumerate(self._batches(items, max(1, budget // len(lanes))), first):
+                with keyed(draw_key(self.cfg.seed, self.updates, index, lane)):
+                    terms = loss(self._outputs(batch), batch.rows)
                 objective = to_minimise(terms, count)
                 if objective.requires_grad:
                     added(gradients, torch.autograd.grad(objective, weights, allow_unused=True))
                 found.append({name: replace(term, sum=term.sum.detach()) for name, term in terms.items()})
             return found, gradients
 
-        totals: list[Tensor | None] = [None] * len(weights)
         with self._frozen_ready([item for lane in lanes for item in lane]):
-            results = side_by_side([partial(work, items) for items in lanes])
-        for found, gradients in results:
-            for terms in found:
-                sums.add(terms)
-            added(totals, gradients)
-        for weight, gradient in zip(weights, totals, strict=True):
-            weight.grad = gradient
+            results = side_by_side([partial(work, lane, items) for lane, items in enumerate(lanes)])
+        set_gradients(weights, [gradients for _, gradients in results])
+        return [terms for found, _ in results for terms in found]
 
     def _frozen_ready(self, items: Sequence[Item]) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext() if self.below is None else self.below.ready(items)
@@ -456,7 +455,7 @@ class Engine:
         return seen
 
     def _looked(self, items: Sequence[Item], budget: int, of_lane: Callable[[Sequence[Item], int], Seen]) -> list[Seen]:
-        threads = torch.get_num_threads() if self.forward.flat is not None else 1
+        threads = self.forward.lanes(items, autocast=self.autocast)
         return looked(items, threads, budget=budget, ready=self._frozen_ready, of_lane=of_lane)
 
     @contextlib.contextmanager
@@ -469,8 +468,9 @@ class Engine:
     @contextlib.contextmanager
     def _keyed_draws(self, index: int) -> Iterator[None]:
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(draw_key(self.cfg.seed, self.updates, index))
+        key = draw_key(self.cfg.seed, self.updates, index)
+        with torch.random.fork_rng(devices=devices), keyed(key):
+            torch.manual_seed(key)
             yield
 
     def _refuse_nonfinite(self) -> None:

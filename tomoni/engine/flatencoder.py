@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ from torch.nn import functional
 
 from tomoni.engine import encoderparts
 from tomoni.engine.batch import Tile
-from tomoni.engine.encoderparts import Attend, Draw, FeedAddNorm, Project, ProjectAddNorm, Texts, attend_once
+from tomoni.engine.dropout import KeyedDropout, draw
+from tomoni.engine.encoderparts import Attend, FeedAddNorm, Project, ProjectAddNorm, Texts, attend_once
 from tomoni.engine.kernels import library
 from tomoni.engine.rowwise import layer as rowwise_layer
 
@@ -77,6 +79,20 @@ class FlatEncoder:
         self.model = model
         self.layers = tuple(layers)
         self.heads = heads
+        dropout = getattr(model.embeddings, "dropout", None)
+        if type(dropout) is nn.Dropout:
+            model.embeddings.dropout = KeyedDropout(dropout.p).train(dropout.training)
+
+    @cached_property
+    def draws_by_keys(self) -> bool:
+        """Whether all that training draws is drawn by `dropout.keyed`, for texts of up to `encoderparts.LONGEST` tokens."""
+        known = [getattr(self.model.embeddings, "dropout", None)]
+        for layer in self.layers:
+            known += [layer.attention_dropout, layer.out_dropout, layer.down_dropout]
+        ours = {id(dropout) for dropout in known}
+        drawing = (module for module in self.model.modules() if isinstance(module, nn.modules.dropout._DropoutNd))
+        plain = all(layer.plain for layer in self.layers) and _is_full(self.model) and library() is not None
+        return plain and all(id(module) in ours or module.p == 0 for module in drawing)
 
     def fits(self, tiles: Sequence[Tile]) -> bool:
         """All tiles begin at the same layer."""
@@ -235,27 +251,20 @@ def _distilbert(layer: Any) -> _Layer:
 def _fused(layer: Any, x_AD: Tensor, x_QD: Tensor, texts: Texts) -> Tensor:
     """The layer at the tokens that see, x_AD, which see x_QD: the same ones, or the first of each text."""
     leaves = [leaf for part in (layer.query, layer.key, layer.value) for leaf in (part.weight, part.bias)]
-    draw = _draw(layer.attention_dropout)
+    drawn = draw(layer.attention_dropout)
     if x_AD is x_QD:
         projected = Project.apply(x_QD, *leaves)  # type: ignore[no-untyped-call]
-        seen_AD = Attend.apply(texts, draw, *projected)  # type: ignore[no-untyped-call]
+        seen_AD = Attend.apply(texts, drawn, *projected)  # type: ignore[no-untyped-call]
     else:
         (query_AD,) = Project.apply(x_AD, *leaves[:2])  # type: ignore[no-untyped-call]
-        seen_AD = attend_once(texts, draw, query_AD, x_QD, layer.key, layer.value)
-    norm, out, draw = layer.attention_norm, layer.out, _draw(layer.out_dropout)
+        seen_AD = attend_once(texts, drawn, query_AD, x_QD, layer.key, layer.value)
+    norm, out, drawn = layer.attention_norm, layer.out, draw(layer.out_dropout)
     parts: tuple[Tensor, ...] = (out.weight, out.bias, norm.weight, norm.bias)
-    x_AD = ProjectAddNorm.apply(draw, norm.eps, seen_AD, x_AD, *parts)  # type: ignore[no-untyped-call]
-    up, down, norm, draw = layer.up, layer.down, layer.norm, _draw(layer.down_dropout)
+    x_AD = ProjectAddNorm.apply(drawn, norm.eps, seen_AD, x_AD, *parts)  # type: ignore[no-untyped-call]
+    up, down, norm, drawn = layer.up, layer.down, layer.norm, draw(layer.down_dropout)
     parts = (up.weight, up.bias, down.weight, down.bias, norm.weight, norm.bias)
-    fed: Tensor = FeedAddNorm.apply(draw, norm.eps, x_AD, *parts)  # type: ignore[no-untyped-call]
+    fed: Tensor = FeedAddNorm.apply(drawn, norm.eps, x_AD, *parts)  # type: ignore[no-untyped-call]
     return fed
-
-
-def _draw(dropout: nn.Dropout) -> Draw:
-    """Its key is drawn as PyTorch's dropout would be, from the step's generator (`Engine`)."""
-    if not dropout.training or dropout.p == 0:
-        return Draw()
-    return Draw(int(torch.randint(2**32, ())), dropout.p)
 
 
 def _is_full(module: nn.Module) -> bool:

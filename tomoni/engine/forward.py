@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from tomoni.engine import blueprint, cutting, flat, flatencoder
 from tomoni.engine.batch import LAUNCHING_COST, RECTANGLE_COST, Entering, MicroBatch, Tile
+from tomoni.engine.encoderparts import LONGEST
 from tomoni.engine.flat import FlatDecoder
 from tomoni.engine.flatencoder import FlatEncoder
 from tomoni.engine.head import Head
-from tomoni.rows import Row
+from tomoni.rows import Item, Row
 
 PROBE = 7  # tokens of the trial; enough to see a window, a shift or a scaled logit
 
@@ -118,6 +119,15 @@ class Forward:
     def refresh(self) -> None:
         if self.flat is not None:
             self.flat.refresh()
+
+    def lanes(self, items: Sequence[Item], *, autocast: bool) -> int:
+        """How many passes over these items may run side by side: as many as there are threads, where nothing is drawn
+        from the one generator that threads share."""
+        apart = self.flat is not None  # models without dropout
+        if not apart and self.encoder is not None and not autocast:
+            longest = max((len(row) for item in items for row in item.rows), default=0)
+            apart = longest <= LONGEST and self.encoder.draws_by_keys
+        return torch.get_num_threads() if apart else 1
 
     def hidden(self, tile: Tile) -> Tensor:
         """[N, T, D] after the last layer and its norm."""

@@ -35,9 +35,10 @@ from tomoni.engine.forward import PROBE, Forward, decoder_layers, in_eval_mode, 
 from tomoni.engine.kept import KeptOutputs
 from tomoni.engine.kernels import library
 from tomoni.engine.lanes import deal, side_by_side
+from tomoni.engine.products import made_by
 from tomoni.rows import Item, Row
 
-FORMAT = 3  # of what is kept: raise it whenever the same row gives other states
+FORMAT = 4  # of what is kept: raise it whenever the same row gives other states
 # tokens of a group: a panel of weights is read once for all of them, and their states stay in the cache
 TOGETHER = 1024
 LARGEST_HALF = 65504.0
@@ -69,6 +70,15 @@ def lowest_trained(forward: Forward, trained: Sequence[nn.Parameter]) -> int:
     except (AttributeError, TypeError, RuntimeError, IndexError, KeyError):
         return 0
     return 0 if reached else cut
+
+
+def weights_above(model: nn.Module, cut: int) -> int:
+    """Of the layers above the lowest `cut`; of the whole model where it has no list of layers."""
+    try:
+        parts: Sequence[nn.Module] = list(decoder_layers(model))[cut:]
+    except ValueError:
+        parts = [model]
+    return sum(weight.numel() for part in parts for weight in part.parameters())
 
 
 class TrainingMode:
@@ -362,6 +372,7 @@ def fingerprint(forward: Forward, cut: int, *, autocast: bool, half: bool) -> st
         "half": half,
         "flat": forward.flat is not None and ("kernels" if library() is not None else "torch"),
         "encoder": forward.encoder is not None and ("kernels" if library() is not None else "torch"),
+        "products": made_by(),
         "device": next(model.parameters()).device.type,
         "config": {key: value for key, value in inner.config.to_dict().items() if key not in UNTOLD},
         "attention": getattr(inner.config, "_attn_implementation", None),

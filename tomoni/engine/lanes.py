@@ -22,8 +22,10 @@ from tomoni.rows import Item
 # attention's share of a row's cost grows with its length; at this many tokens it is as large as all the rest
 ATTENTION_EVENS = 2048
 
-# a lane with fewer tokens spends its time in Python, which its neighbours need too: all cores share its products then
-TOKENS_A_LANE = 300
+# A lane with fewer tokens spends its time in Python, which its neighbours need too: all cores share its products then.
+# Measured with layers of 6 million weights; with larger ones fewer tokens are work enough.
+TOKENS_A_LANE, FEWEST_TOKENS = 300, 100
+WEIGHTS = 6_000_000
 
 # each lane holds gradients of its own; all of them together at most so many bytes
 GRADIENT_BYTES = 2**31
@@ -31,13 +33,15 @@ GRADIENT_BYTES = 2**31
 Result = TypeVar("Result")
 
 
-def how_many(items: Sequence[Item], threads: int, *, budget: int, bytes_trained: int) -> int:
-    """Lanes that pay for these items on so many threads, and that memory is there for: `budget` tokens over all lanes,
-    of which the longest item alone may take a lane's share, and twice `bytes_trained` a lane."""
+def how_many(items: Sequence[Item], threads: int, *, budget: int, bytes_trained: int, weights: int = WEIGHTS) -> int:
+    """Lanes that pay for these items on so many threads, by the `weights` that each token is multiplied with, and that
+    memory is there for: `budget` tokens over all lanes, of which the longest item alone may take a lane's share, and
+    twice `bytes_trained` a lane."""
     tokens = sum(item.tokens for item in items)
     longest = max(item.tokens for item in items)
     room = min(budget // max(1, longest), GRADIENT_BYTES // max(1, 2 * bytes_trained))
-    return max(1, min(threads, len(items), tokens // TOKENS_A_LANE, room))
+    least = max(min(FEWEST_TOKENS, TOKENS_A_LANE), TOKENS_A_LANE * WEIGHTS // max(WEIGHTS, weights))
+    return max(1, min(threads, len(items), tokens // least, room))
 
 
 def deal(items: Sequence[Item], lanes: int) -> list[list[Item]]:
@@ -105,8 +109,18 @@ def added(totals: list[Tensor | None], more: Sequence[Tensor | None]) -> None:
             total.add_(gradient)
 
 
+def set_gradients(weights: Sequence[Tensor], parts: Sequence[Sequence[Tensor | None]]) -> None:
+    """Those of all lanes, added in the order of the lanes."""
+    totals: list[Tensor | None] = [None] * len(weights)
+    for gradients in parts:
+        added(totals, gradients)
+    for weight, total in zip(weights, totals, strict=True):
+        weight.grad = total
+
+
 def _with_threads(share: int, piece: Callable[[], Result]) -> Result:
     torch.set_num_threads(share)  # OpenMP keeps the number for each thread by itself
+    torch.get_num_threads()  # and the first to ask later might be told what another thread has set since
     return piece()
 
 

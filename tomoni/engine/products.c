@@ -9,7 +9,7 @@
 #include "tiles.h"
 
 #define BLOCK 16    /* inputs whose weights are laid side by side at a time, so that they stay in the nearest cache */
-#define CROWDED 512 /* numbers: lines a multiple of it apart compete for a few places of the cache */
+#define CROWDED 512 /* numbers: lines a multiple of it apart, read downwards, compete for a few places of the cache */
 #define DEPTH 512   /* inputs of a panel that is used before the next: it stays in the second cache */
 
 typedef struct {
@@ -35,7 +35,7 @@ typedef struct {
 TILES(MADE)
 #undef MADE
 
-/* From input `start`, `count` inputs of the `outs` outputs that begin at `right`: [count, PANEL], 0 where there is no output */
+/* `count` inputs of the `outs` outputs that begin at `right`: [count, PANEL], 0 where there is no output */
 static void lay(const Product *product, const float *right, int64_t count, int64_t outs, float *panel) {
     if (product->right_out == 1) {
         for (int64_t k = 0; k < count; k++, right += product->right_in, panel += PANEL) {

@@ -5,9 +5,9 @@
     between(dy, x)    dy' x    [Q, O], [Q, I] -> [O, I], that of the weights
     product(x, W)     x W'     always by `products.c`: no row's numbers depend on the rows beside it
 
-Which is taken depends on the processor and the shapes alone and never on what was measured in a process, so that a run that
-is taken up again has the same bits. On AMD's processors with AVX-512 (measured on Zen 4, bench/notes.md) MKL, which PyTorch
-brings, is 5 to 9 % slower on one core; on others, and where a product has several cores, PyTorch does it.
+Which is taken depends on the processor, the shapes and whether the product has one core, never on what was measured in a
+process: so a run that is taken up again has the same bits. On AMD's processors with AVX-512 (measured on Zen 4, LOG.md) MKL,
+which PyTorch brings, is 5 to 9 % slower on one core. TOMONI_PRODUCTS=ours or torch decides instead of the processor.
 """
 
 from __future__ import annotations
@@ -15,16 +15,20 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from tomoni.engine.calls import kernels, pointer
 from tomoni.engine.kernels import library, processor
+from tomoni.errors import UserError
 
-FEWEST = 128  # rows: for fewer, laying out the weights costs more than is gained
-PANEL = 32  # outputs that fill the registers
-CROWDED = 1024  # numbers: rows a multiple of it apart compete for the same places of the nearest cache
+FEWEST_ROWS = 128  # for fewer, laying out the weights costs more than is gained
+FEWEST_OUTPUTS = 32  # a panel of the widest registers
+PAGE = (
+    1024  # numbers: rows a multiple of it apart compete for the same places of the nearest cache, and MKL lays them out
+)
 
 
 class _Product(ctypes.Structure):
@@ -39,7 +43,7 @@ class _Product(ctypes.Structure):
 
 def forward(x_QI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None, *, onto_QO: Tensor | None = None) -> Tensor:
     """With the bias and `onto`, which stays as it is, added."""
-    if _ours(x_QI, weight_OI, rows=len(x_QI), outs=len(weight_OI)) and x_QI.shape[1] % CROWDED:
+    if _ours(x_QI, weight_OI, rows=len(x_QI), outs=len(weight_OI)) and x_QI.shape[1] % PAGE:
         return product(x_QI, weight_OI, bias_O, onto_QO=onto_QO)
     if onto_QO is None:
         return x_QI @ weight_OI.t() if bias_O is None else torch.addmm(bias_O, x_QI, weight_OI.t())
@@ -50,7 +54,7 @@ def forward(x_QI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None, *, on
 def into(dy_QO: Tensor, weight_OI: Tensor, *, onto_QI: Tensor | None = None) -> Tensor:
     """Added to `onto` in place, where that is given."""
     outputs, inputs = weight_OI.shape
-    if _ours(dy_QO, weight_OI, rows=len(dy_QO), outs=inputs) and outputs % CROWDED:
+    if _ours(dy_QO, weight_OI, rows=len(dy_QO), outs=inputs) and outputs % PAGE:
         out_QI = dy_QO.new_empty(len(dy_QO), inputs) if onto_QI is None else onto_QI
         return _run(dy_QO, (outputs, 1), weight_OI, (inputs, 1), out_QI, outputs, onto=onto_QI)
     return dy_QO @ weight_OI if onto_QI is None else onto_QI.addmm_(dy_QO, weight_OI)
@@ -70,17 +74,32 @@ def product(x_QI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None, *, on
     return _run(x_QI, (inputs, 1), weight_OI, (1, inputs), out_QO, inputs, bias=bias_O, onto=onto_QO)
 
 
-def _ours(left: Tensor, right: Tensor, *, rows: int, outs: int) -> bool:
-    plain = all(one.dtype == torch.float32 and one.is_cpu and one.is_contiguous() for one in (left, right))
-    return plain and rows >= FEWEST and outs >= PANEL and torch.get_num_threads() == 1 and _are_faster()
+def made_by() -> Literal["ours", "torch"]:
+    """Whose products training takes, where they are large enough and have one core."""
+    asked = os.environ.get("TOMONI_PRODUCTS") or None
+    if asked not in (None, "ours", "torch"):
+        raise UserError(
+            f"TOMONI_PRODUCTS is {asked!r}", choices=("ours", "torch"), next_step="correct it, or leave it out"
+        )
+    return _made_by(asked)
 
 
 @functools.cache
-def _are_faster() -> bool:
-    wanted = os.environ.get("TOMONI_PRODUCTS")
-    if library() is None or wanted == "torch":
+def _made_by(asked: str | None) -> Literal["ours", "torch"]:
+    if library() is None or asked == "torch":
+        return "torch"
+    about = processor()
+    return "ours" if asked == "ours" or (b"AuthenticAMD" in about and b"avx512f" in about) else "torch"
+
+
+def _ours(left: Tensor, right: Tensor, *, rows: int, outs: int) -> bool:
+    if rows < FEWEST_ROWS or outs < FEWEST_OUTPUTS or torch.get_num_threads() > 1 or made_by() == "torch":
         return False
-    return wanted == "ours" or (b"AuthenticAMD" in processor() and b"avx512f" in processor())
+    return all(one.dim() == 2 and one.is_contiguous() and _is_float(one) for one in (left, right))
+
+
+def _is_float(matrix: Tensor) -> bool:
+    return matrix.dtype == torch.float32 and matrix.is_cpu
 
 
 def _run(
@@ -96,8 +115,13 @@ def _run(
 ) -> Tensor:
     """How far numbers stand apart: of `left` from a row to the next and from an input to the next, of `right` of inputs
     and of outputs."""
+    rows, outs = out.shape
+    sizes = (left, rows * inputs), (right, inputs * outs), (bias, outs), (onto, rows * outs)
+    if not all(one is None or (one.numel() == size and _is_float(one)) for one, size in sizes):
+        seen = ", ".join(f"{one.dtype} {tuple(one.shape)}" for one, _ in sizes if one is not None)
+        raise RuntimeError(f"matrices that do not fit a product of [{rows}, {inputs}] and [{inputs}, {outs}]: {seen}")
     given = (pointer(one) for one in (left, right, bias, onto, out))
-    told, built = _Product(*given, *left_apart, *right_apart, len(out), inputs, out.shape[1]), kernels()
+    told, built = _Product(*given, *left_apart, *right_apart, rows, inputs, outs), kernels()
     room = out.new_empty(built.product_room(ctypes.byref(told)))
     built.product(ctypes.byref(told), pointer(room))
     return out

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from tomoni.engine.calls import kernels, pointer, rows_and_width
-from tomoni.engine.encoderparts import Attend, Draw, Texts, add_norm
+from tomoni.engine.dropout import Draw
+from tomoni.engine.encoderparts import Attend, Texts, add_norm
 from tomoni.engine.products import product
 
 
