@@ -28,7 +28,7 @@ from tomoni.engine import moments
 from tomoni.engine.batch import MicroBatch, collate, counts, micro_batches
 from tomoni.engine.dropout import keyed
 from tomoni.engine.forward import Forward, ScoreHead, in_order
-from tomoni.engine.frozen import Below, TrainingMode, lowest_trained, weights_above
+from tomoni.engine.frozen import Below, TrainingMode, lowest_trained
 from tomoni.engine.head import target_logprobs
 from tomoni.engine.lanes import added, deal, how_many, looked, set_gradients, side_by_side
 from tomoni.engine.memory import fitting, naming_memory
@@ -97,7 +97,6 @@ class Engine:
         self.score: nn.Linear | None = None
         self.trained = dict(trained)
         self.frozen_layers = lowest_trained(self.forward, list(trained.values()))  # the lowest ones
-        self.weights_run = weights_above(model, self.frozen_layers)
         self._training_mode = TrainingMode(model, self.frozen_layers)
         self.below: Below | None = None  # see keep_frozen
         self.kept_rows: KeptOutputs | None = None  # of a body that is not trained; see `features`
@@ -311,9 +310,8 @@ class Engine:
         self._training_mode()
         self.forward.refresh()
         self.optimizer.zero_grad(set_to_none=True)
-        most = self.forward.lanes(items, autocast=self.autocast)
-        sizes = {"budget": budget, "bytes_trained": self.bytes_trained, "weights": self.weights_run}
-        lanes = deal(items, how_many(items, most, **sizes))
+        threads = self.forward.lanes(items, autocast=self.autocast)
+        lanes = deal(items, how_many(items, threads, budget=budget, bytes_trained=self.bytes_trained))
         if len(lanes) > 1:
             for terms in self._in_lanes(lanes, loss, count, budget, first_draw):
                 sums.add(terms)

@@ -72,15 +72,6 @@ def lowest_trained(forward: Forward, trained: Sequence[nn.Parameter]) -> int:
     return 0 if reached else cut
 
 
-def weights_above(model: nn.Module, cut: int) -> int:
-    """Of the layers above the lowest `cut`; of the whole model where it has no list of layers."""
-    try:
-        parts: Sequence[nn.Module] = list(decoder_layers(model))[cut:]
-    except ValueError:
-        parts = [model]
-    return sum(weight.numel() for part in parts for weight in part.parameters())
-
-
 class TrainingMode:
     """Called before a step: the model's modules may draw again. Layers without trained weights run without dropout; so
     does what comes before them, where nothing of it is trained."""

@@ -22,10 +22,8 @@ from tomoni.rows import Item
 # attention's share of a row's cost grows with its length; at this many tokens it is as large as all the rest
 ATTENTION_EVENS = 2048
 
-# A lane with fewer tokens spends its time in Python, which its neighbours need too: all cores share its products then.
-# Measured with layers of 6 million weights; with larger ones fewer tokens are work enough.
-TOKENS_A_LANE, FEWEST_TOKENS = 300, 100
-WEIGHTS = 6_000_000
+# a lane with fewer tokens spends its time in Python, which its neighbours need too: all cores share its products then
+TOKENS_A_LANE = 300
 
 # each lane holds gradients of its own; all of them together at most so many bytes
 GRADIENT_BYTES = 2**31
@@ -33,15 +31,13 @@ GRADIENT_BYTES = 2**31
 Result = TypeVar("Result")
 
 
-def how_many(items: Sequence[Item], threads: int, *, budget: int, bytes_trained: int, weights: int = WEIGHTS) -> int:
-    """Lanes that pay for these items on so many threads, by the `weights` that each token is multiplied with, and that
-    memory is there for: `budget` tokens over all lanes, of which the longest item alone may take a lane's share, and
-    twice `bytes_trained` a lane."""
+def how_many(items: Sequence[Item], threads: int, *, budget: int, bytes_trained: int) -> int:
+    """Lanes that pay for these items on so many threads, and that memory is there for: `budget` tokens over all lanes,
+    of which the longest item alone may take a lane's share, and twice `bytes_trained` a lane."""
     tokens = sum(item.tokens for item in items)
     longest = max(item.tokens for item in items)
     room = min(budget // max(1, longest), GRADIENT_BYTES // max(1, 2 * bytes_trained))
-    least = max(min(FEWEST_TOKENS, TOKENS_A_LANE), TOKENS_A_LANE * WEIGHTS // max(WEIGHTS, weights))
-    return max(1, min(threads, len(items), tokens // least, room))
+    return max(1, min(threads, len(items), tokens // TOKENS_A_LANE, room))
 
 
 def deal(items: Sequence[Item], lanes: int) -> list[list[Item]]:
