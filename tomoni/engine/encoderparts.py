@@ -1,7 +1,7 @@
 """The two halves of a BERT layer as one operation each, forward and backward, with `kernels.c` between the products.
 
-Shapes: Q tokens of all texts, one text after another; D hidden, I between `up` and `down`. Float32 on a CPU, where the kernels are built; anywhere
-else `flatencoder` runs the model's own modules.
+Shapes: Q tokens of all texts, one text after another; D hidden, I between `up` and `down`. Float32 on a CPU, where the
+kernels are built; anywhere else `flatencoder` runs the model's own modules.
 """
 
 from __future__ import annotations

@@ -26,9 +26,7 @@ from tomoni.errors import UserError
 
 FEWEST_ROWS = 128  # for fewer, laying out the weights costs more than is gained
 FEWEST_OUTPUTS = 32  # a panel of the widest registers
-PAGE = (
-    1024  # numbers: rows a multiple of it apart compete for the same places of the nearest cache, and MKL lays them out
-)
+PAGE = 1024  # numbers: rows a multiple of it apart compete for the same places of the nearest cache
 
 
 class _Product(ctypes.Structure):
@@ -54,7 +52,8 @@ def forward(x_QI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None, *, on
 def into(dy_QO: Tensor, weight_OI: Tensor, *, onto_QI: Tensor | None = None) -> Tensor:
     """Added to `onto` in place, where that is given."""
     outputs, inputs = weight_OI.shape
-    if _ours(dy_QO, weight_OI, rows=len(dy_QO), outs=inputs) and outputs % PAGE:
+    in_lines = onto_QI is None or onto_QI.is_contiguous()
+    if _ours(dy_QO, weight_OI, rows=len(dy_QO), outs=inputs) and outputs % PAGE and in_lines:
         out_QI = dy_QO.new_empty(len(dy_QO), inputs) if onto_QI is None else onto_QI
         return _run(dy_QO, (outputs, 1), weight_OI, (inputs, 1), out_QI, outputs, onto=onto_QI)
     return dy_QO @ weight_OI if onto_QI is None else onto_QI.addmm_(dy_QO, weight_OI)
