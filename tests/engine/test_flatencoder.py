@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -202,6 +203,23 @@ def test_lanes_draw_by_keys_of_their_own_and_the_same_again(two_lanes: None) -> 
     assert seen == [2, 2, 2, 2]
     assert all(torch.equal(again[name], gradient) for name, gradient in one.items())
     assert not any(torch.equal(other[name], gradient) for name, gradient in one.items() if gradient.abs().sum() > 0)
+
+
+def test_a_run_taken_up_again_draws_what_it_would_have_drawn(two_lanes: None, tmp_path: Path) -> None:
+    def learn(engine: Engine, steps: int) -> Engine:
+        for _ in range(steps):
+            engine.forward_backward(items(), classes.softmax_classes)
+            engine.optim_step(1e-2)
+        return engine
+
+    with patched_lanes() as seen:
+        whole = learn(trained_engine(2, dropout=0.3), 3)
+        learn(trained_engine(2, dropout=0.3), 2).save(tmp_path)
+        again = trained_engine(2, dropout=0.3, seed=0)
+        again.load(tmp_path)
+        learn(again, 1)
+    assert seen == [2] * 6
+    assert all(torch.equal(again.trained[name], weight) for name, weight in whole.trained.items())
 
 
 def test_what_draws_from_the_common_generator_runs_in_one_lane(two_lanes: None) -> None:
