@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from tests import tiny
-from tomoni.engine import kernels, lanes
+from tomoni.engine import kernels
 from tomoni.engine.batch import collate
 from tomoni.engine.engine import Engine
 from tomoni.engine.forward import Forward, ScoreHead
@@ -24,6 +24,7 @@ from tomoni.settings.classify import Config
 
 FLAT = ("bert", "roberta", "distilbert", "electra")
 CPU = torch.device("cpu")
+needs_kernels = pytest.mark.skipif(kernels.library() is None, reason=str(kernels.reason()))
 
 
 def items(count: int = 7, *, seed: int = 0) -> list[Item]:
@@ -139,17 +140,6 @@ def test_dropout_is_drawn_by_seed_step_and_micro_batch_and_only_in_training() ->
     assert len({round(value, 6) for value in one}) == 3
 
 
-@pytest.fixture
-def two_lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """However small a step is."""
-    if kernels.library() is None:
-        pytest.skip(str(kernels.reason()))
-    monkeypatch.setattr(lanes, "TOKENS_A_LANE", 1)
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def trained_engine(
     threads: int, *, dropout: float, pool: Any = "first", architecture: str = "bert", seed: int = 0
 ) -> Engine:
@@ -164,9 +154,10 @@ def gradients(engine: Engine) -> dict[str, torch.Tensor]:
     return {name: weight.grad.clone() for name, weight in engine.trained.items() if weight.grad is not None}
 
 
+@needs_kernels
 @pytest.mark.parametrize("pool", ["first", "mean"])
 @pytest.mark.parametrize("architecture", FLAT)
-def test_two_lanes_give_what_one_pass_gives(architecture: str, pool: str, two_lanes: None) -> None:
+def test_two_lanes_give_what_one_pass_gives(architecture: str, pool: str, small_lanes: None) -> None:
     with patched_lanes() as seen:
         side = trained_engine(2, dropout=0.0, pool=pool, architecture=architecture)
         found, told = gradients(side), side.evaluate(items(), classes.softmax_classes)["loss"].value
@@ -194,7 +185,8 @@ def patched_lanes() -> Iterator[list[int]]:
         yield seen
 
 
-def test_lanes_draw_by_keys_of_their_own_and_the_same_again(two_lanes: None) -> None:
+@needs_kernels
+def test_lanes_draw_by_keys_of_their_own_and_the_same_again(small_lanes: None) -> None:
     with patched_lanes() as seen:
         one, again, other = (gradients(trained_engine(2, dropout=0.3, seed=seed)) for seed in (0, 0, 1))
         engine = trained_engine(2, dropout=0.3)
@@ -205,7 +197,8 @@ def test_lanes_draw_by_keys_of_their_own_and_the_same_again(two_lanes: None) -> 
     assert not any(torch.equal(other[name], gradient) for name, gradient in one.items() if gradient.abs().sum() > 0)
 
 
-def test_a_run_taken_up_again_draws_what_it_would_have_drawn(two_lanes: None, tmp_path: Path) -> None:
+@needs_kernels
+def test_a_run_taken_up_again_draws_what_it_would_have_drawn(small_lanes: None, tmp_path: Path) -> None:
     def learn(engine: Engine, steps: int) -> Engine:
         for _ in range(steps):
             engine.forward_backward(items(), classes.softmax_classes)
@@ -222,7 +215,8 @@ def test_a_run_taken_up_again_draws_what_it_would_have_drawn(two_lanes: None, tm
     assert all(torch.equal(again.trained[name], weight) for name, weight in whole.trained.items())
 
 
-def test_what_draws_from_the_common_generator_runs_in_one_lane(two_lanes: None) -> None:
+@needs_kernels
+def test_what_draws_from_the_common_generator_runs_in_one_lane(small_lanes: None) -> None:
     hooked, long = trained_engine(2, dropout=0.3), trained_engine(2, dropout=0.3)
     hooked.forward.encoder.layers[0].up.register_forward_hook(lambda *_: None)  # type: ignore[union-attr]
     assert hooked.forward.lanes(items(), autocast=False) == 1
