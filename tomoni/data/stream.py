@@ -18,6 +18,7 @@ from tomoni.settings.common import items_seen
 
 ROUNDS = 6
 MASK = (1 << 64) - 1
+GOLDEN = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio
 
 
 class Items(Protocol):
@@ -55,13 +56,13 @@ class Permutation:
         mask = (1 << self.half) - 1
         left, right = value >> self.half, value & mask
         for key in self.keys:
-            left, right = right, left ^ (_mixed(right ^ key) & mask)
+            left, right = right, left ^ (mixed(right ^ key) & mask)
         return (left << self.half) | right
 
 
-def _mixed(value: int) -> int:
+def mixed(value: int) -> int:
     """A 64-bit finalizer (splitmix64's constants): every input bit moves every output bit."""
-    value = (value + 0x9E3779B97F4A7C15) & MASK
+    value = (value + GOLDEN) & MASK
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK
     return value ^ (value >> 31)

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tomoni.data.stream import GOLDEN, mixed
 from tomoni.engine.calls import kernels, kernels_for, pointer
-
-_WORD = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +64,16 @@ def draw(dropout: nn.Dropout) -> Draw:
         return Draw()
     if _keys.whole is None:
         return Draw(int(torch.randint(2**32, ())), dropout.p)
+    word = mixed(_keys.whole + _keys.taken * GOLDEN)  # SplitMix64 (Steele et al. 2014)
     _keys.taken += 1
-    return Draw(_mixed(_keys.whole + _keys.taken * 0x9E3779B97F4A7C15), dropout.p)
+    return Draw(word >> 32, dropout.p)
 
 
 class KeyedDropout(nn.Dropout):
     """PyTorch's, but for where its numbers come from."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if kernels_for(input.detach()) is None:
+        if kernels_for(input) is None:
             return super().forward(input)
         drawn = draw(self)
         return input * drawn.factors(input.numel()).view_as(input) if drawn.p else input
-
-
-def _mixed(word: int) -> int:
-    """32 bits of a word (SplitMix64's finish, Steele et al. 2014)."""
-    word &= _WORD
-    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 & _WORD
-    word = (word ^ (word >> 27)) * 0x94D049BB133111EB & _WORD
-    return (word ^ (word >> 31)) >> 32

@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tomoni.engine.calls import kernels, pointer
+from tomoni.engine.calls import kernels, kernels_for, pointer
 from tomoni.engine.kernels import library, processor
 from tomoni.errors import UserError
 
@@ -52,8 +52,8 @@ def forward(x_QI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None, *, on
 def into(dy_QO: Tensor, weight_OI: Tensor, *, onto_QI: Tensor | None = None) -> Tensor:
     """Added to `onto` in place, where that is given."""
     outputs, inputs = weight_OI.shape
-    in_lines = onto_QI is None or onto_QI.is_contiguous()
-    if _ours(dy_QO, weight_OI, rows=len(dy_QO), outs=inputs) and outputs % PAGE and in_lines:
+    given = (dy_QO, weight_OI) if onto_QI is None else (dy_QO, weight_OI, onto_QI)
+    if _ours(*given, rows=len(dy_QO), outs=inputs) and outputs % PAGE:
         out_QI = dy_QO.new_empty(len(dy_QO), inputs) if onto_QI is None else onto_QI
         return _run(dy_QO, (outputs, 1), weight_OI, (inputs, 1), out_QI, outputs, onto=onto_QI)
     return dy_QO @ weight_OI if onto_QI is None else onto_QI.addmm_(dy_QO, weight_OI)
@@ -91,14 +91,10 @@ def _made_by(asked: str | None) -> Literal["ours", "torch"]:
     return "ours" if asked == "ours" or (b"AuthenticAMD" in about and b"avx512f" in about) else "torch"
 
 
-def _ours(left: Tensor, right: Tensor, *, rows: int, outs: int) -> bool:
+def _ours(*matrices: Tensor, rows: int, outs: int) -> bool:
     if rows < FEWEST_ROWS or outs < FEWEST_OUTPUTS or torch.get_num_threads() > 1 or made_by() == "torch":
         return False
-    return all(one.dim() == 2 and one.is_contiguous() and _is_float(one) for one in (left, right))
-
-
-def _is_float(matrix: Tensor) -> bool:
-    return matrix.dtype == torch.float32 and matrix.is_cpu
+    return kernels_for(*matrices) is not None and all(matrix.dim() == 2 for matrix in matrices)
 
 
 def _run(
@@ -115,9 +111,10 @@ def _run(
     """How far numbers stand apart: of `left` from a row to the next and from an input to the next, of `right` of inputs
     and of outputs."""
     rows, outs = out.shape
-    sizes = (left, rows * inputs), (right, inputs * outs), (bias, outs), (onto, rows * outs)
-    if not all(one is None or (one.numel() == size and _is_float(one)) for one, size in sizes):
-        seen = ", ".join(f"{one.dtype} {tuple(one.shape)}" for one, _ in sizes if one is not None)
+    wanted = (left, rows * inputs), (right, inputs * outs), (bias, outs), (onto, rows * outs)
+    there = [(one, size) for one, size in wanted if one is not None]
+    if kernels_for(*(one for one, _ in there)) is None or any(one.numel() != size for one, size in there):
+        seen = ", ".join(f"{one.dtype} {tuple(one.shape)}" for one, _ in there)
         raise RuntimeError(f"matrices that do not fit a product of [{rows}, {inputs}] and [{inputs}, {outs}]: {seen}")
     given = (pointer(one) for one in (left, right, bias, onto, out))
     told, built = _Product(*given, *left_apart, *right_apart, rows, inputs, outs), kernels()
