@@ -172,3 +172,14 @@ def test_judgements_before_a_number_can_be_left_out(workspace: tuple[Path, str])
     prefer(path, person, "b?", "AAAA", "zzzz")
     result = read(learn(Plan(path, after=after, **SMALL)), "result.json")
     assert result["learnt_from"]["comparisons"] == 1
+
+
+def test_prompts_that_are_left_out_as_unsure_make_a_press_no_shorter(tmp_path: Path) -> None:
+    path, person = made(tmp_path / "w", prompts=26)
+    for letter in LETTERS[:4]:
+        prefer(path, person, f"{letter}?", "AAAA", "zzzz")
+    folder = learn(Plan(path, **{**SMALL, "prompts": 26}))
+    rows = [json.loads(line) for line in (folder / "run.jsonl").read_text().splitlines()]
+    said = read(folder, "result.json")["practised_on"]
+    there = len({row["prompt"][0]["content"] for row in rows})
+    assert there == said["prompts"] < 26 <= len(rows) == said["own_answers"] <= 2 * there

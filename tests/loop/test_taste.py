@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.loop.workspaces import asked
 from tomoni.evaluate.subject import Subject, open_subject
 from tomoni.feedback.head import Head
 from tomoni.feedback.snapshot import Snapshot
-from tomoni.loop.taste import Drawn, Reader, best_of, expected_win_rate, shared, understand
+from tomoni.loop.taste import Drawn, Reader, agreements, best_of, expected_win_rate, understand
 from tomoni.records import Comparison, Message, Rated, Source, Verdict
 
 HERE = Source("judgements", 1)
@@ -109,7 +111,7 @@ def test_the_best_is_what_pleases_unless_the_model_doubts_it_far_more(subject: S
     assert np.mean([shouted(text) for text in chosen]) > 0.9
     none = replace(head, w_D=head.w_D * 0)
     for one in judged[:3]:
-        place, margin = best_of(reader, none, one, agreement=0.0)
+        place, margin = best_of(reader, none, one)
         likely = [known.logprob / known.tokens for known in reader.read([(one.prompt, text) for text in one.texts])]
         assert place == int(np.argmax(likely)) and margin > 0
 
@@ -117,18 +119,48 @@ def test_the_best_is_what_pleases_unless_the_model_doubts_it_far_more(subject: S
 def test_of_answers_that_please_alike_the_one_that_says_what_the_others_say_is_learnt(subject: Subject) -> None:
     texts = ("It is 530 yen.", "It costs 530 yen.", "530 yen.", "It is 980 yen.")
     drawn_ = Drawn(drawn(prompts=1)[0].prompt, texts)
-    reader = Reader(subject, [*drawn(prompts=10), drawn_])
+    others = drawn(prompts=10)
+    reader = Reader(subject, [*others, drawn_])
     none = Head.blank(reader.space.dimensions, length=reader.space.length)
-    assert best_of(reader, none, drawn_, care=0.0)[0] in (0, 1)
-    assert best_of(reader, none, replace(drawn_, texts=texts[:1]))[0] == 0
+    agreed_N = agreements([*others, drawn_])[-1]
+    assert best_of(reader, none, drawn_, agreed_N, care=0.0)[0] in (0, 1, 2)
+    alone = replace(drawn_, texts=texts[:1])
+    assert best_of(reader, none, alone, agreements([alone])[0])[0] == 0
 
 
-def test_what_texts_share_is_counted_in_threes_of_letters() -> None:
-    # abcd: abc bcd; abce: abc bce; xyz: xyz. Dice 2·1/4 = .5, and 0 with the third
-    assert shared(["abcd", "abce", "xyz"]).tolist() == [0.25, 0.25, 0.0]
-    assert shared(["あ", "あ"]).tolist() == [1.0, 1.0]
-    assert shared(["", "word"]).tolist() == [0.0, 0.0]
-    assert shared(["alone"]).tolist() == [0.0]
+def test_what_answers_share_is_counted_in_threes_of_letters_that_are_not_in_the_prompt() -> None:
+    # of one prompt all threes are as rare: abcd has abc and bcd, abce has abc and bce. Dice 2·1/4, and 0 with the third
+    assert agreed("?", "abcd", "abce", "xyz") == pytest.approx([0.25, 0.25, 0.0])
+    # abc stands in the prompt: what is left has nothing in common, and two that add nothing say the same
+    assert agreed("abc?", "abcd", "abce") == [0.0, 0.0]
+    assert agreed("what is abcd?", "abcd", "bcd") == [1.0, 1.0]
+    assert agreed("?", "あ", "あ") == [1.0, 1.0]
+    assert agreed("?", "", "word") == [0.0, 0.0]
+    assert agreed("?", "alone") == [0.0]
+
+
+def test_what_every_prompts_answers_have_counts_for_nearly_nothing() -> None:
+    fruits = ("fig", "yam", "nut", "pea", "rye", "oat", "soy", "lox", "ham", "cod")
+    known = [Drawn((Message("user", f"{n}?"),), (f"well, {fruit}", f"well, {fruit}")) for n, fruit in enumerate(fruits)]
+    unsure = Drawn((Message("user", "last?"),), ("well, egg", "well, jam", "well, tea"))
+    found = agreements([*known, unsure])
+    assert all(agreed_N.tolist() == pytest.approx([1.0, 1.0]) for agreed_N in found[:-1])
+    assert max(found[-1]) < 0.1  # five threes of seven are alike, and say nothing
+    assert max(agreements([unsure])[0]) > 0.4  # where nothing tells that
+
+
+@given(st.lists(st.lists(st.text(max_size=8), min_size=1, max_size=4), min_size=1, max_size=6), st.text(max_size=6))
+def test_agreement_is_a_share_and_does_not_depend_on_the_order_of_answers(texts: list[list[str]], prompt: str) -> None:
+    there = [Drawn((Message("user", prompt),), tuple(some)) for some in texts]
+    turned = [Drawn(one.prompt, one.texts[::-1]) for one in there[::-1]]
+    for one_N, other_N in zip(agreements(there), agreements(turned)[::-1], strict=True):
+        assert ((one_N >= 0) & (one_N <= 1 + 1e-12)).all()
+        assert one_N.tolist() == pytest.approx(other_N[::-1].tolist(), abs=1e-12)
+
+
+def agreed(prompt: str, *texts: str) -> list[float]:
+    found: list[float] = agreements([Drawn((Message("user", prompt),), texts)])[0].tolist()
+    return found
 
 
 def test_the_expected_win_rate_is_high_for_what_was_preferred_and_half_for_what_is_alike(subject: Subject) -> None:

@@ -65,7 +65,8 @@ def show(folder: Path, options: argparse.Namespace, console: Console) -> dict[st
     wanted = Wanted(workspace, price_per_hour=options.price_per_hour)
     with console.status("training a candidate on what they said …"):
         played = play(wanted)
-    console.print(f"  {played.candidate.id} trained on it; its answers beside {first.id}'s, blind:")
+    console.print(f"  {played.candidate.id} trained on it; {_tasks(played, first)}")
+    console.print(f"  Its answers beside {first.id}'s, blind:")
     judged = told = 0
     while played.state == "waiting" and judged < MOST:
         count = panel.judge_round(BATCH)
@@ -91,7 +92,7 @@ def show(folder: Path, options: argparse.Namespace, console: Console) -> dict[st
 def _open(workspace: Path, run: Path) -> Version:
     from tomoni.feedback.store import Store
     from tomoni.registry import Registry
-    from tomoni.studio.opening import first_prompts
+    from tomoni.studio.opening import first_probes, first_prompts
 
     workspace.mkdir()
     registry = Registry.open(workspace)
@@ -99,6 +100,7 @@ def _open(workspace: Path, run: Path) -> Version:
     with Store.open(workspace) as store:
         store.add_person("demo", role="owner", lang="en")
         first_prompts(store, registry)
+    first_probes(workspace, registry)
     return registry.get(first.id)
 
 
@@ -117,9 +119,12 @@ def _truth(panel: Panel, registry: Any, first: Version, played: Played, console:
     """What only a simulation can tell: the taste's own verdict, on questions that nobody was asked; and the facts."""
     from tomoni.evaluate.metrics import paired_bootstrap
     from tomoni.evaluate.subject import open_subject
+    from tomoni.studio.opening import tasks
 
     world = bundled_world()
-    records: Sequence[Record] = list(held_out_questions(world, MEASURED, MEASURED_SEED + seed))
+    known = {_asked(one) for one in tasks(world)}  # which the round has seen
+    others = held_out_questions(world, MEASURED + len(known), MEASURED_SEED + seed)
+    records: Sequence[Record] = [one for one in others if _asked(one) not in known][:MEASURED]
     models = [open_subject(registry.get(version.id).model) for version in (first, played.candidate)]
     before, after = ([texts[0] for texts in drawn(model, records, 1, seed=seed)] for model in models)
     found = panel.truth(before, after)
@@ -134,6 +139,20 @@ def _truth(panel: Panel, registry: Any, first: Version, played: Played, console:
         f"  Right answers: {100 * change.value:+.1f} points ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
     )
     return {"taste_prefers": asdict(found), "right_change": asdict(change)}
+
+
+def _asked(record: Record) -> tuple[str, str, str]:
+    return record["entity"], record["fact"], record["lang"]
+
+
+def _tasks(played: Played, first: Version) -> str:
+    """How the round guards what is known already."""
+    stage = json.loads((played.folder / "probes" / "stage.json").read_text(encoding="utf-8"))
+    known = stage["output"]["capability"]
+    return (
+        f"of {len(known['base'])} questions whose answers the owner knows it has {sum(known['candidate'])} right,"
+        f" {first.id} had {sum(known['base'])}"
+    )
 
 
 def _people(panel: Panel, played: Played, console: Console) -> list[dict[str, Any]]:

@@ -28,11 +28,11 @@ from tomoni.feedback.resolve import resolve
 from tomoni.feedback.snapshot import Snapshot
 from tomoni.feedback.store import Store
 from tomoni.loop import practice
-from tomoni.loop.practice import Lessons, Trainer, in_japanese
+from tomoni.loop.practice import FEWEST_PROMPTS, SPARE, Lessons, Trainer, in_japanese
 from tomoni.loop.progress import Pace, Progress
 from tomoni.loop.replay import OFF, Replayed, gather
 from tomoni.loop.since_first import first_of
-from tomoni.loop.taste import Drawn, Expected, Prompt, Reader, best_of, expected_win_rate, understand
+from tomoni.loop.taste import Drawn, Expected, Prompt, Reader, agreements, best_of, expected_win_rate, understand
 from tomoni.records import Chat
 from tomoni.registry import Registry, Version
 
@@ -43,14 +43,14 @@ if TYPE_CHECKING:
 PRICE_PER_HOUR = 0.10  # US dollars, of a machine like a laptop; the studio and the verb let people set their own
 REPLAY = 0.0  # share: see `loop.replay`
 TRIALS = 20  # unchanged answers among them are ties that nobody has to look at
-FEWEST_PROMPTS = 16  # that must be there to practise on
 AT_ONCE = 16  # prompts drawn between two looks at the clock
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`sampling_seconds`: after so long no more prompts are drawn, if there are the fewest that are needed. `replay`: the
-    share of what is learnt that is what the version was tuned on before (`loop.replay`)."""
+    """`prompts` are learnt from at most; drawn for are up to `practice.SPARE` times as many, so that those can be left out
+    on which the model is not sure. `sampling_seconds`: after so long no more prompts are drawn, if there are the fewest
+    that are needed. `replay`: the share of what is learnt that is what the version was tuned on before (`loop.replay`)."""
 
     workspace: Path
     after: int = 0  # judgements with a greater sequence number only
@@ -153,7 +153,8 @@ def practise(
     drawn = sample(before, material, plan, progress)
     progress.say("fitting")
     first = opened_first(registry, base, partial(open_version, registry))
-    reader = reader_of(first, before, drawn, told=progress.within("fitting", 0.0, 0.9))
+    sure = practice.surest(drawn, plan.prompts)
+    reader = reader_of(first, before, sure, told=progress.within("fitting", 0.0, 0.9))
     head = understand(reader, material.snapshot, drawn)
     trainer = Trainer(
         base.model,
@@ -165,16 +166,17 @@ def practise(
         replay=replayed,
     )
     notes: list[str] = []
-    imitated = _imitated(drawn, reader, trainer, corrections, progress) if far else None
+    imitated = _imitated(sure, reader, trainer, corrections, progress) if far else None
     if far and imitated is None:
         notes.append("corrections_too_far")
-    lessons = _lessons(reader, head, corrections, imitated or drawn)
+    times = round(min(len(drawn), plan.prompts) / len(sure))  # what is left out is no reason to learn less
+    lessons = _lessons(reader, head, corrections, imitated or sure, times)
     progress.say("training")
     trained = trainer.practise(lessons.rows, far=imitated is not None, on_event=progress.steps("training"))
     progress.say("answering")
     after = open_subject(folder / "run")
     trials, expected = _try(before, after, reader, head, material, notes, progress)
-    return Practised(lessons, len(drawn), trained.seconds, trials, expected, notes, replayed)
+    return Practised(lessons, len(sure), trained.seconds, trials, expected, notes, replayed)
 
 
 def opened_first(registry: Registry, base: Version, opened: Callable[[Version], Subject]) -> Subject | None:
@@ -218,9 +220,16 @@ def _read(plan: Plan) -> Material:
 
 
 def material_of(
-    snapshot: Snapshot, sequence: int, pool: Sequence[PromptRow], held_out: Sequence[PromptRow], plan: Plan
+    snapshot: Snapshot,
+    sequence: int,
+    pool: Sequence[PromptRow],
+    held_out: Sequence[PromptRow],
+    plan: Plan,
+    *,
+    times: int = SPARE,
 ) -> Material:
-    """The prompts to practise on, of `pool`, and to try on, of `held_out`. DataError where there are too few."""
+    """The prompts to practise on, of `pool`, up to `times` the plan's number, and to try on, of `held_out`. DataError where
+    there are too few."""
     judged: list[Prompt] = [comparison.prompt for comparison in snapshot.comparisons]
     judged += [thumb.prompt for thumb in snapshot.thumbs]
     judged += [practice.prompt_of(chat) for chat in snapshot.corrections]
@@ -229,7 +238,7 @@ def material_of(
     tried = [row for row in _shuffled(held_out, snapshot.hash) if in_japanese(row.messages) in spoken]
     own = [one.prompt for one in snapshot.thumbs]  # a thumb needs other answers to its prompt
     prompts = list({prompt_id(one): one for one in [*own, *(row.messages for row in practise)]}.values())[
-        : plan.prompts
+        : times * plan.prompts
     ]
     if len(prompts) < min(FEWEST_PROMPTS, plan.prompts):
         raise DataError(
@@ -260,13 +269,13 @@ def sample(subject: Subject, material: Material, plan: Plan, progress: Progress)
     return drawn
 
 
-def _lessons(reader: Reader, head: Head, corrections: Sequence[Chat], drawn: Sequence[Drawn]) -> Lessons:
-    """What to learn: of each prompt's answers the best, and the corrections as they are."""
+def _lessons(reader: Reader, head: Head, corrections: Sequence[Chat], drawn: Sequence[Drawn], times: int) -> Lessons:
+    """What to learn: of each prompt's answers the best, so many times, and the corrections as they are."""
     chosen = []
-    for one in drawn:
-        place, _ = best_of(reader, head, one)
+    for one, agreed_N in zip(drawn, agreements(drawn), strict=True):
+        place, _ = best_of(reader, head, one, agreed_N)
         chosen.append((one.prompt, one.texts[place]))
-    own = practice.rows_of_own(chosen)
+    own = practice.rows_of_own(chosen, times)
     corrected = practice.rows_of_corrections(corrections, practice.REPEATED)
     return Lessons(own + corrected, len(own), len(corrected))
 

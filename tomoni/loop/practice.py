@@ -3,8 +3,9 @@
 Two ways, found by measuring (LOG.md, "Learning from ten judgements"):
 
 - Where what people want is among what the model already says now and then, it draws several answers to many prompts
-  that nobody has judged, and learns the best of each (`rows`): best-of-n, distilled, with a small adapter. What the
-  model itself doubts, and does not say each time anew, must please more (`taste.best_of`), which keeps facts right.
+  that nobody has judged, and learns the best of each (`rows`): best-of-n, distilled, with a small adapter. Two things
+  keep facts right: it learns from that half of the prompts on which it agrees with itself (`surest`), and what it
+  doubts, and does not say each time anew, must please more (`taste.best_of`).
 - Where corrections say what the model would hardly ever say (`surprise`), it first imitates them, a few steps with all
   weights; half of the answers are then drawn from that imitator, which must still tell prompts apart (`repeats_itself`).
 """
@@ -23,7 +24,7 @@ import numpy as np
 from tomoni.durable import atomic_write
 from tomoni.errors import RunError
 from tomoni.loop.replay import OFF, Replayed
-from tomoni.loop.taste import Drawn, Prompt, Reader
+from tomoni.loop.taste import Drawn, Prompt, Reader, agreements
 from tomoni.records import Chat, Message
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from tomoni.run.outcome import Result
 
 ANSWERS = 8  # drawn to a prompt
-PROMPTS = 120
+PROMPTS = 120  # that are learnt from
+SPARE = 2  # times as many are drawn for, where there are so many
+FEWEST_PROMPTS = 16  # that must be there to practise on
 MAX_NEW_TOKENS = 64
 EARLY_ANSWERS = 4  # of the first version to each prompt, which the space of answers is made of besides
 EARLY_SEED = 77
@@ -88,6 +91,24 @@ def draw_one(
     return [completion.text.strip() for completion in subject.sampler().sample(tokens, how, told=told)]
 
 
+def surest(drawn: Sequence[Drawn], most: int) -> list[Drawn]:
+    """Half of them, in each language, and at most `most`: those whose answers agree with each other most. Not fewer than
+    the fewest that one practises on.
+
+    A prompt whose answers all differ has no answer that the model knows: the best of them is well said and, as a rule,
+    wrong, and learning a few of these costs right answers to all other questions (LOG.md, "Learning from what it knows").
+    """
+    kept = min(max(len(drawn) // SPARE, min(FEWEST_PROMPTS, len(drawn))), most)
+    agreed = [float(agreed_N.mean()) for agreed_N in agreements(drawn)]
+    japanese = [place for place, one in enumerate(drawn) if in_japanese(one.prompt)]
+    others = [place for place, one in enumerate(drawn) if not in_japanese(one.prompt)]
+    of_japanese = round(kept * len(japanese) / max(len(drawn), 1))
+    chosen: set[int] = set()
+    for places, share in ((japanese, of_japanese), (others, kept - of_japanese)):
+        chosen.update(sorted(places, key=lambda place: -agreed[place])[:share])
+    return [one for place, one in enumerate(drawn) if place in chosen]
+
+
 def eyes_of_first(first: Subject, drawn: Sequence[Drawn], *, told: Callable[[float], None] | None = None) -> Reader:
     """The first version of a line reads, in a space of its own answers and of what a later version was drawn to say.
 
@@ -107,8 +128,9 @@ def surprise(subject: Subject, corrections: Sequence[Chat]) -> float:
     return float(np.median(-read.logprob_N / read.tokens_N))
 
 
-def rows_of_own(chosen: Sequence[tuple[Prompt, str]]) -> list[dict[str, Any]]:
-    return [_row(f"own-{number}", prompt, text) for number, (prompt, text) in enumerate(chosen)]
+def rows_of_own(chosen: Sequence[tuple[Prompt, str]], times: int = 1) -> list[dict[str, Any]]:
+    rows = [(prompt, text) for _ in range(times) for prompt, text in chosen]
+    return [_row(f"own-{number}", prompt, text) for number, (prompt, text) in enumerate(rows)]
 
 
 def rows_of_corrections(corrections: Sequence[Chat], times: int) -> list[dict[str, Any]]:

@@ -78,7 +78,7 @@ def step(form: Form, land: Land, policy: Policy, seen: Seen, head: Head, *, care
     here to agree in."""
     each = int(form["practice"]["answers"])
     drawn = seen.drawn(each)
-    best = np.array([int(one.texts[best_of(seen, head, one, care=care * LATENT, agreement=0.0)[0]]) for one in drawn])
+    best = np.array([int(one.texts[best_of(seen, head, one, care=care * LATENT)[0]]) for one in drawn])
     chosen, context_QC = seen.answers[best], land.context_QC
     inertia = float(form["practice"]["inertia"])
     return policy.learnt(

@@ -22,7 +22,7 @@ from tomoni.feedback.head import Head
 from tomoni.loop import practice
 from tomoni.loop.rehearse_figures import Figure, mean, needed
 from tomoni.loop.rehearse_people_of_model import Person, open_model, preferred, prompts_of
-from tomoni.loop.taste import PREFERRED, Drawn, Prompt, Reader, best_of
+from tomoni.loop.taste import PREFERRED, Drawn, Prompt, Reader, agreements, best_of
 from tomoni.records import Verdict
 from tomoni.world import bundled_world, held_out_questions, taste_of, tuning_questions
 
@@ -168,7 +168,8 @@ class Arms:
         place.mkdir()
         weights, width = self.start.weights, int(self.start.model.config.get_text_config().hidden_size)
         trainer = practice.Trainer(str(path), place, weights, width, path != self.tuned, threads=1)
-        chosen = [(one.prompt, one.texts[best_of(reader, head, one)[0]]) for one in drawn]
+        agreed = zip(drawn, agreements(drawn), strict=True)
+        chosen = [(one.prompt, one.texts[best_of(reader, head, one, agreed_N)[0]]) for one, agreed_N in agreed]
         trainer.practise(practice.rows_of_own(chosen), far=False, on_event=lambda _: None)
         return place / "run"
 

@@ -32,7 +32,7 @@ from tomoni.feedback.snapshot import Snapshot
 from tomoni.feedback.store import Store
 from tomoni.loop import asked as asking
 from tomoni.loop import learn as learning
-from tomoni.loop import measures, since_first, taste_reward
+from tomoni.loop import measures, practice, since_first, taste_reward
 from tomoni.loop.crowd import Crowd, Person, appraise
 from tomoni.loop.evidence import Evidence, Probed
 from tomoni.loop.foresee import OTHERS, foresight
@@ -191,7 +191,7 @@ class Round:
             gold = {pair.id: pair.expected for pair in store.pairs(purpose="gold") if pair.expected is not None}
             topics = {row.id: row.topic for row in store.prompts()}
         stored = self.stored()
-        few = sum(one.judgement.kind is Kind.COMPARISON for one in stored) < learning.FEWEST_PROMPTS // 2
+        few = sum(one.judgement.kind is Kind.COMPARISON for one in stored) < practice.FEWEST_PROMPTS // 2
         none = Crowd({}, self.begun.sequence, None, 0.0)
         crowd = none if few else appraise(stored, self.subject(self.base), gold, topics)
         crowd = replace(crowd, until=self.begun.sequence)
@@ -358,9 +358,10 @@ class Round:
     def _raise(self, method: Method, snapshot: Snapshot, folder: Path, progress: Progress, share: float) -> Replayed:
         """Towards what the head likes, as far as it is sure of it."""
         practise, held_out = self.prompts()
-        material = learning.material_of(snapshot, self.begun.sequence, practise, held_out, self.wanted.learning)
+        plan = self.wanted.learning
+        material = learning.material_of(snapshot, self.begun.sequence, practise, held_out, plan, times=1)
         base = self.subject(self.base)
-        drawn = learning.sample(base, material, self.wanted.learning, progress)
+        drawn = learning.sample(base, material, plan, progress)
         reader = learning.reader_of(self._first(), base, drawn)
         reward = taste_reward.write(folder, reader, understand(reader, snapshot, drawn), drawn)
         trainer = self._trainer(folder, share)

@@ -7,8 +7,11 @@ trained sees them (`engine.reading`), in a space made of many answers that nobod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -23,9 +26,7 @@ if TYPE_CHECKING:
     from tomoni.evaluate.subject import Subject
 
 CARE = 2.0  # of the score, for a nat a token: what the model itself doubts must please more
-AGREEMENT = (
-    1.0  # of the score, between an answer that shares all with the others to its prompt and one that shares nothing
-)
+AGREEMENT = 3.0  # of the score, between an answer that says what the others to its prompt say and one that does not
 GRAM = 3  # letters
 THUMB = 0.5  # weight of a thumb, which compares an answer with what the model usually says
 PREFERRED = {Verdict.FIRST: 1.0, Verdict.SECOND: 0.0, Verdict.TIE: 0.5}
@@ -129,9 +130,10 @@ def understand(reader: Reads, snapshot: Snapshot, drawn: Sequence[Drawn]) -> Hea
 
 
 def best_of(
-    reader: Reads, head: Head, drawn: Drawn, *, care: float = CARE, agreement: float = AGREEMENT
+    reader: Reads, head: Head, drawn: Drawn, agreed_N: Float | None = None, *, care: float = CARE
 ) -> tuple[int, float]:
     """Which of the answers to learn: the place of the one with the best score, and by how much it beats their mean.
+    `agreed_N`: of these answers, see `agreements`.
 
     A taste alone would choose what is well said and untrue. What is true is, mostly, what the model is sure of and says
     each time anew, in whatever words.
@@ -139,18 +141,47 @@ def best_of(
     known = reader.read([(drawn.prompt, text) for text in drawn.texts])
     scores_N = head.mean(np.array([one.phi_D for one in known]))
     scores_N = scores_N + care * np.array([one.logprob / max(one.tokens, 1) for one in known])
-    if agreement:
-        scores_N += agreement * shared(drawn.texts)
+    if agreed_N is not None:
+        scores_N += AGREEMENT * agreed_N
     place = int(scores_N.argmax())
     return place, float(scores_N[place] - scores_N.mean())
 
 
-def shared(texts: Sequence[str]) -> Float:
-    """float64[N]: how much each text has in common with the others, 0 to 1: Dice's coefficient of the sets of three
-    neighbouring letters, mean over the others."""
-    grams = [{text[at : at + GRAM] for at in range(max(len(text) - GRAM + 1, 1))} for text in texts]
-    alike_NN = np.array([[2 * len(one & other) / (len(one) + len(other)) for other in grams] for one in grams])
-    return (alike_NN.sum(1) - 1) / max(len(texts) - 1, 1)
+def agreements(drawn: Sequence[Drawn]) -> list[Float]:
+    """For each prompt float64[N]: how much each of its answers says what the others say, 0 to 1. An only answer: 0.
+
+    Dice's coefficient of the sets of three neighbouring letters, mean over the others. What stands in the prompt does not
+    count, and the rest counts by how few prompts have it among their answers: a price that comes again tells that the
+    model knows it, where the beginning of a sentence that fits every prompt tells nothing.
+    """
+    grams = [[_grams(text) for text in one.texts] for one in drawn]
+    common = Counter(gram for texts in grams for gram in set().union(*texts))
+    rarity = {gram: math.log((len(drawn) + 1) / count) for gram, count in common.items()}
+    found = []
+    for one, texts in zip(drawn, grams, strict=True):
+        asked = set().union(*(_grams(message.content) for message in one.prompt))
+        found.append(_shared([text - asked for text in texts], rarity))
+    return found
+
+
+def _shared(texts: Sequence[set[str]], rarity: Mapping[str, float]) -> Float:
+    """float64[N]: the mean over the others of Dice's coefficient with them, each gram by its rarity. Texts that both add
+    nothing to the prompt say the same."""
+
+    def weight(grams: set[str]) -> float:
+        return sum(rarity[gram] for gram in sorted(grams))  # in one order: sets have none, and sums have rounding
+
+    own = [weight(text) for text in texts]
+    alike_NN = np.ones((len(texts), len(texts)))
+    for one, other in combinations(range(len(texts)), 2):
+        if both := own[one] + own[other]:
+            alike_NN[one, other] = alike_NN[other, one] = 2 * weight(texts[one] & texts[other]) / both
+    shared_N: Float = (alike_NN.sum(1) - 1) / max(len(texts) - 1, 1)
+    return shared_N
+
+
+def _grams(text: str) -> set[str]:
+    return {text[at : at + GRAM] for at in range(max(len(text) - GRAM + 1, 1))}
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,10 @@ from tomoni.records import Message
 if TYPE_CHECKING:
     from tomoni.feedback.store import Store
     from tomoni.registry import Registry, Version
+    from tomoni.world import World
 
 TO_PRACTISE, HELD_OUT = 240, 120  # prompts of the invented world that a workspace begins with
-TASKS = 200  # of which a round counts how many are still right
+TASKS = 400  # of which a round counts how many are still right: three points less are noticed, mostly
 SEED = 11
 
 
@@ -111,15 +112,19 @@ def first_probes(workspace: Path, registry: Registry) -> int:
     path = workspace / "probes" / "capability.jsonl"
     if path.exists() or not knows_the_world(registry, registry.current()):
         return 0
-    from tomoni.world import bundled_world, held_out_questions
+    from tomoni.world import bundled_world
 
-    rows = [
-        {"prompt": one["messages"][-2]["content"], "answer": one["answer"]}
-        for one in held_out_questions(bundled_world(), TASKS, SEED + 1)
-    ]
+    rows = [{"prompt": one["messages"][-2]["content"], "answer": one["answer"]} for one in tasks(bundled_world())]
     path.parent.mkdir(exist_ok=True)
     atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return len(rows)
+
+
+def tasks(world: World) -> list[dict[str, Any]]:
+    """The records that `first_probes` are of."""
+    from tomoni.world import held_out_questions
+
+    return list(held_out_questions(world, TASKS, SEED + 1))
 
 
 def _prompt(world: Any, record: dict[str, Any], *, held_out: bool) -> NewPrompt:
