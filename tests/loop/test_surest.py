@@ -24,11 +24,11 @@ def asked(name: str, *, known: bool, japanese: bool = False) -> Drawn:
     return Drawn((Message("user", prompt),), tuple(draws.choice(frames).format(price) for price in prices))
 
 
-def test_half_of_the_prompts_of_each_language_are_learnt_from_those_that_the_model_knows() -> None:
+def test_two_thirds_of_the_prompts_of_each_language_are_learnt_from_and_those_that_the_model_knows_first() -> None:
     english = [asked(f"shop {n}", known=n % 2 == 0) for n in range(40)]
     japanese = [asked(f"店{n}", known=n % 2 == 0, japanese=True) for n in range(20)]
     kept = surest([*english, *japanese], 1000)
-    assert sum(in_japanese(one.prompt) for one in kept) == 10 and len(kept) == 30
+    assert sum(in_japanese(one.prompt) for one in kept) == 13 and len(kept) == 40
     there = {id(one) for one in kept}
     for some in (english, japanese):
         known = [one for n, one in enumerate(some) if n % 2 == 0]
@@ -45,7 +45,7 @@ def test_a_language_that_is_asked_of_is_never_left_out_because_the_model_is_sure
         ],
         1000,
     )
-    assert sum(in_japanese(one.prompt) for one in kept) == 15
+    assert sum(in_japanese(one.prompt) for one in kept) == 20
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 80))
@@ -53,5 +53,5 @@ def test_how_many_are_kept(english: int, japanese: int, most: int) -> None:
     drawn = [asked(f"shop {n}", known=True) for n in range(english)]
     drawn += [asked(f"店{n}", known=True, japanese=True) for n in range(japanese)]
     kept, there = surest(drawn, most), english + japanese
-    assert len(kept) == min(max(there // 2, min(FEWEST_PROMPTS, there)), most)
+    assert len(kept) == min(max(round(there * 2 / 3), min(FEWEST_PROMPTS, there)), most)
     assert [id(one) for one in drawn if any(one is other for other in kept)] == [id(one) for one in kept]  # in order

@@ -65,7 +65,7 @@ def show(folder: Path, options: argparse.Namespace, console: Console) -> dict[st
     wanted = Wanted(workspace, price_per_hour=options.price_per_hour)
     with console.status("training a candidate on what they said …"):
         played = play(wanted)
-    console.print(f"  {played.candidate.id} trained on it; {_tasks(played, first)}")
+    console.print(f"  {played.candidate.id} trained on it: {_tasks(played, first)}")
     console.print(f"  Its answers beside {first.id}'s, blind:")
     judged = told = 0
     while played.state == "waiting" and judged < MOST:
@@ -149,10 +149,8 @@ def _tasks(played: Played, first: Version) -> str:
     """How the round guards what is known already."""
     stage = json.loads((played.folder / "probes" / "stage.json").read_text(encoding="utf-8"))
     known = stage["output"]["capability"]
-    return (
-        f"of {len(known['base'])} questions whose answers the owner knows it has {sum(known['candidate'])} right,"
-        f" {first.id} had {sum(known['base'])}"
-    )
+    right, of = sum(known["candidate"]), len(known["base"])
+    return f"{right} of {of} answers known to the owner right, {first.id} had {sum(known['base'])}"
 
 
 def _people(panel: Panel, played: Played, console: Console) -> list[dict[str, Any]]:

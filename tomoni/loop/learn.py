@@ -149,7 +149,7 @@ def practise(
 
         before = open_version(registry, base)
         far = bool(corrections) and practice.surprise(before, corrections) > practice.SURPRISE
-    progress.plan(len(material.practise), imitating=far)
+    progress.plan(min(len(material.practise), plan.prompts), imitating=far)
     drawn = sample(before, material, plan, progress)
     progress.say("fitting")
     first = opened_first(registry, base, partial(open_version, registry))
@@ -169,8 +169,8 @@ def practise(
     imitated = _imitated(sure, reader, trainer, corrections, progress) if far else None
     if far and imitated is None:
         notes.append("corrections_too_far")
-    times = round(min(len(drawn), plan.prompts) / len(sure))  # what is left out is no reason to learn less
-    lessons = _lessons(reader, head, corrections, imitated or sure, times)
+    rows = min(len(drawn), plan.prompts)  # what is left out is no reason to learn less
+    lessons = _lessons(reader, head, corrections, imitated or sure, rows)
     progress.say("training")
     trained = trainer.practise(lessons.rows, far=imitated is not None, on_event=progress.steps("training"))
     progress.say("answering")
@@ -269,13 +269,13 @@ def sample(subject: Subject, material: Material, plan: Plan, progress: Progress)
     return drawn
 
 
-def _lessons(reader: Reader, head: Head, corrections: Sequence[Chat], drawn: Sequence[Drawn], times: int) -> Lessons:
-    """What to learn: of each prompt's answers the best, so many times, and the corrections as they are."""
+def _lessons(reader: Reader, head: Head, corrections: Sequence[Chat], drawn: Sequence[Drawn], rows: int) -> Lessons:
+    """What to learn: of each prompt's answers the best, in so many rows, and the corrections as they are."""
     chosen = []
     for one, agreed_N in zip(drawn, agreements(drawn), strict=True):
         place, _ = best_of(reader, head, one, agreed_N)
         chosen.append((one.prompt, one.texts[place]))
-    own = practice.rows_of_own(chosen, times)
+    own = practice.rows_of_own(chosen, rows)
     corrected = practice.rows_of_corrections(corrections, practice.REPEATED)
     return Lessons(own + corrected, len(own), len(corrected))
 

@@ -4,7 +4,7 @@ Two ways, found by measuring (LOG.md, "Learning from ten judgements"):
 
 - Where what people want is among what the model already says now and then, it draws several answers to many prompts
   that nobody has judged, and learns the best of each (`rows`): best-of-n, distilled, with a small adapter. Two things
-  keep facts right: it learns from that half of the prompts on which it agrees with itself (`surest`), and what it
+  keep facts right: it learns from those prompts on which it agrees with itself (`surest`), and what it
   doubts, and does not say each time anew, must please more (`taste.best_of`).
 - Where corrections say what the model would hardly ever say (`surprise`), it first imitates them, a few steps with all
   weights; half of the answers are then drawn from that imitator, which must still tell prompts apart (`repeats_itself`).
@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 ANSWERS = 8  # drawn to a prompt
 PROMPTS = 120  # that are learnt from
 SPARE = 2  # times as many are drawn for, where there are so many
+SURE = 2 / 3  # of those drawn for are learnt from at most
 FEWEST_PROMPTS = 16  # that must be there to practise on
 MAX_NEW_TOKENS = 64
 EARLY_ANSWERS = 4  # of the first version to each prompt, which the space of answers is made of besides
@@ -92,13 +94,13 @@ def draw_one(
 
 
 def surest(drawn: Sequence[Drawn], most: int) -> list[Drawn]:
-    """Half of them, in each language, and at most `most`: those whose answers agree with each other most. Not fewer than
-    the fewest that one practises on.
+    """Two thirds of them, in each language, and at most `most`: those whose answers agree with each other most. Not fewer
+    than the fewest that one practises on.
 
     A prompt whose answers all differ has no answer that the model knows: the best of them is well said and, as a rule,
     wrong, and learning a few of these costs right answers to all other questions (LOG.md, "Learning from what it knows").
     """
-    kept = min(max(len(drawn) // SPARE, min(FEWEST_PROMPTS, len(drawn))), most)
+    kept = min(max(round(SURE * len(drawn)), min(FEWEST_PROMPTS, len(drawn))), most)
     agreed = [float(agreed_N.mean()) for agreed_N in agreements(drawn)]
     japanese = [place for place, one in enumerate(drawn) if in_japanese(one.prompt)]
     others = [place for place, one in enumerate(drawn) if not in_japanese(one.prompt)]
@@ -128,9 +130,9 @@ def surprise(subject: Subject, corrections: Sequence[Chat]) -> float:
     return float(np.median(-read.logprob_N / read.tokens_N))
 
 
-def rows_of_own(chosen: Sequence[tuple[Prompt, str]], times: int = 1) -> list[dict[str, Any]]:
-    rows = [(prompt, text) for _ in range(times) for prompt, text in chosen]
-    return [_row(f"own-{number}", prompt, text) for number, (prompt, text) in enumerate(rows)]
+def rows_of_own(chosen: Sequence[tuple[Prompt, str]], rows: int | None = None) -> list[dict[str, Any]]:
+    """One of each, or so many in all: from the first again where that is more."""
+    return [_row(f"own-{number}", *one) for number, one in enumerate(islice(cycle(chosen), rows or len(chosen)))]
 
 
 def rows_of_corrections(corrections: Sequence[Chat], times: int) -> list[dict[str, Any]]:

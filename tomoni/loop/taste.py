@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tomoni.evaluate.subject import Subject
 
 CARE = 2.0  # of the score, for a nat a token: what the model itself doubts must please more
-AGREEMENT = 3.0  # of the score, between an answer that says what the others to its prompt say and one that does not
+AGREEMENT = 1.0  # of the score, between an answer that says what the others to its prompt say and one that does not
 GRAM = 3  # letters
 THUMB = 0.5  # weight of a thumb, which compares an answer with what the model usually says
 PREFERRED = {Verdict.FIRST: 1.0, Verdict.SECOND: 0.0, Verdict.TIE: 0.5}
