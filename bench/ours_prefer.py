@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+import bench.ahead  # noqa: F401
 from bench.process import Clock, main
 from bench.work import Prompts, Work, reward_of
 from tomoni.data.tokenize import load_tokenizer

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import bench.ahead  # noqa: F401
 from bench.process import Clock, main
 
 

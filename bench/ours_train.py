@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+import bench.ahead  # noqa: F401
 from bench.process import Clock, main
 from bench.work import Work
 from tomoni.engine import models

@@ -96,9 +96,8 @@ def test_the_tuned_model_answers_what_it_was_never_asked_and_the_one_from_scratc
 
     played = result["round"]  # people with a hidden taste taught it, and judged what came of it
     assert played["taste_prefers"]["low"] > 0.55
-    assert (
-        played["right_change"]["low"] > -0.06
-    )  # a point is what a round costs, give or take one; 600 questions tell to 1.8
+    # half a point is what a round costs, give or take one; 600 questions tell to 1.8
+    assert played["right_change"]["low"] > -0.05
     assert played["state"] in ("promoted", "waiting")
     weights = {row["is"]: row["weight"] for row in played["people"]}
     assert weights["clicks at random"] < weights["reads carefully"] > weights["clicks left"]

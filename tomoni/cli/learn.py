@@ -47,7 +47,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--judgements-after", type=int, default=0, metavar="N", help="only judgements after this number (default: all)"
     )
-    parser.add_argument("--prompts", type=int, help="prompts to practise on (default: 120)")
+    parser.add_argument(
+        "--prompts", type=int, help="prompts to learn from at most (default: 120); twice as many are answered"
+    )
     parser.add_argument(
         "--replay",
         type=float,

@@ -29,7 +29,7 @@ def play(
     new: Annotated[bool, typer.Option("--new", help="begin another round, though one is still undecided")] = False,
     method: Annotated[str, typer.Option(help="auto, learn, kto, dpo, grpo or ppo: how it trains")] = "auto",
     pairs: Annotated[int, typer.Option(min=8, max=2000, help="put before people, at most")] = 60,
-    prompts: Annotated[int | None, typer.Option(min=1, help="to practise on")] = None,
+    prompts: Annotated[int | None, typer.Option(min=1, help="to learn from at most (120)")] = None,
     replay: Annotated[
         float, typer.Option(metavar="SHARE", help="of the training that is what was learnt before, 0 (none) to 0.9")
     ] = 0.0,
