@@ -48,6 +48,7 @@ def show(folder: Path, options: argparse.Namespace, console: Console) -> dict[st
     from tomoni.evaluate.subject import open_subject
     from tomoni.loop.round import Wanted, play
     from tomoni.loop.simulated import Panel
+    from tomoni.loop.words import reason
     from tomoni.registry import Registry
     from tomoni.world import taste_of
 
@@ -66,7 +67,11 @@ def show(folder: Path, options: argparse.Namespace, console: Console) -> dict[st
     with console.status("training a candidate on what they said …"):
         played = play(wanted)
     console.print(f"  {played.candidate.id} trained on it: {_tasks(played, first)}")
-    console.print(f"  Its answers beside {first.id}'s, blind:")
+    if played.state == "waiting":
+        console.print(f"  Its answers beside {first.id}'s, blind:")
+    else:  # what it was tested on has decided
+        why = " ".join(reason(one, "en") for one in played.decision.reasons if one.status == "failed")
+        console.print(f"  [bold]kept back[/bold] before anybody was asked. {why}", soft_wrap=True)
     judged = told = 0
     while played.state == "waiting" and judged < MOST:
         count = panel.judge_round(BATCH)
