@@ -64,6 +64,12 @@ def said(capsys: pytest.CaptureFixture[str]) -> Said:
     return read
 
 
+def means_of(measured: dict[str, Any]) -> dict[str, float]:
+    from tomoni.run.outcome import Measured
+
+    return Measured.from_json(measured).stats.means()
+
+
 def numbers_are_numbers() -> None:
     """Of every step and look; the slope of rewards against lengths is none where all lengths are the same."""
     for line in Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines():
@@ -120,7 +126,9 @@ def test_prompts_and_completions_that_cannot_both_be_in_the_context_are_refused_
     method: str, place: Path, said: Said
 ) -> None:
     assert run(method, data(*PROMPTS), "--max_completion_length", "250", "--batch_size", "2") == 2
-    assert "the model has room for 256" in said() and not Path("run").exists()
+    told = said()
+    assert "the longest prompt has" in told and "more than the 256 that the model has room for" in told
+    assert "set max_completion_length to" in told and not Path("run").exists()
 
 
 @pytest.mark.parametrize("method", ["dpo", "orpo", "simpo", "kto"])
@@ -160,6 +168,66 @@ def test_rewards_that_are_all_alike_teach_nothing_and_are_numbers(how: tuple[str
     numbers_are_numbers()
     seen = [json.loads(line) for line in Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {line["frac_reward_zero_std"] for line in seen if "frac_reward_zero_std" in line} == {1.0}
+
+
+def test_that_nothing_is_learnt_from_a_reward_is_said_with_the_column_that_no_record_has(
+    place: Path, said: Said
+) -> None:
+    Path("r.py").write_text("def score(completion, anwser=None):\n    return 1.0\n", encoding="utf-8")
+    rows = [row | {"answer": "九時"} for row in PROMPTS]
+    assert run("bestofn", data(*rows), *LITTLE) == 0
+    told = " ".join(said().split())
+    assert "nothing is learnt: in 2 steps all completions of each prompt earned the same" in told
+    assert "no record has the column anwser (of score)" in told
+
+
+def test_a_reward_that_would_end_the_program_stops_the_run_as_an_error(place: Path, said: Said) -> None:
+    Path("r.py").write_text("import sys\n\n\ndef score(completions):\n    sys.exit(0)\n", encoding="utf-8")
+    assert run("grpo", data(*PROMPTS), *LITTLE) == 2
+    told = " ".join(said().split())
+    assert "reward score raised SystemExit: 0" in told and "r.py:5" in told
+    Path("r.py").write_text("raise SystemExit(0)\n", encoding="utf-8")
+    shutil.rmtree("run", ignore_errors=True)
+    assert run("grpo", data(*PROMPTS), *LITTLE) == 2
+    assert "raised SystemExit: 0" in said()
+
+
+@pytest.mark.parametrize("value", [10**400, 1e300, -1e12], ids=["digits", "float", "negative"])
+def test_a_margin_that_no_loss_can_hold_is_a_bad_row(value: float, place: Path, said: Said) -> None:
+    assert run("reward", data(*PAIRS, PAIRS[0] | {"margin": value}), "--batch_size", "2") == 2
+    told = said()
+    assert "d.jsonl:7" in told and "margin is" in told and "possible: up to 1e+09" in told
+
+
+def test_thumbs_may_be_written_as_numbers_and_those_that_say_the_opposite_or_all_the_same_are_told(
+    place: Path, said: Said
+) -> None:
+    numbers = [row | {"label": int(row["label"])} for row in THUMBS]
+    assert run("kto", data(*numbers, numbers[0] | {"label": 1}), "--batch_size", "4") == 0
+    assert "1 thumb say" in (told := said()) and "opposite" in told
+    up = [row | {"label": True} for row in THUMBS]
+    shutil.rmtree("run", ignore_errors=True)
+    assert run("kto", data(*up), "--batch_size", "4") == 0
+    assert "all 6 thumbs are up: what to avoid is not learnt" in said()
+    words = [row | {"label": "true"} for row in THUMBS]
+    shutil.rmtree("run", ignore_errors=True)
+    assert run("kto", data(*words), "--batch_size", "4") == 2
+    assert "its label is 'true', which is no truth value" in said()
+
+
+@pytest.mark.parametrize(
+    ("method", "rows", "name", "start"),
+    [
+        ("dpo", PAIRS, "rewards/accuracies", 0.5),
+        ("kto", THUMBS, "accuracy", 0.5),
+    ],
+)
+def test_before_a_step_rounding_is_no_preference(
+    method: str, rows: list[dict[str, Any]], name: str, start: float, place: Path
+) -> None:
+    assert run(method, data(*rows), "--batch_size", "4") == 0
+    before = json.loads(Path("run/before.json").read_text(encoding="utf-8"))["measured"]
+    assert means_of(before)[name] == start
 
 
 @pytest.mark.parametrize("method", ["grpo", "rloo"])

@@ -113,6 +113,17 @@ def test_what_cannot_be_done_is_said_and_stands_in_the_folder(workspace: tuple[P
         learn(Plan(tmp_path / "empty", **SMALL))
 
 
+@pytest.mark.parametrize("verb", ["learn", "round"])
+def test_a_folder_that_is_no_workspace_is_left_as_it_is(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine", encoding="utf-8")
+    assert main([verb, str(tmp_path / "mine")]) == 2
+    assert "is no workspace" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
 def test_two_presses_at_once_are_refused(workspace: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     path, _ = workspace
     inside, leave = threading.Event(), threading.Event()

@@ -156,6 +156,22 @@ def test_a_prompt_that_fills_its_context_loses_its_beginning_not_the_answer(trai
             ),
             "cannot be",
         ),
+        (
+            lambda folder: (folder / "reward.json").write_text(
+                '{"encoder": false, "pool": "last", "gain": 0, "bias": 0, "max_length": 9}'
+            ),
+            "cannot be",
+        ),
+        (
+            lambda folder: (folder / "reward.json").write_text(
+                '{"encoder": false, "pool": "last", "gain": "x", "bias": 0, "max_length": 9}'
+            ),
+            "cannot be",
+        ),
+        (lambda folder: (folder / "reward.json").write_text("[]"), "is not a JSON object"),
+        (lambda folder: (folder / "config.json").write_text("{}"), "unknown architecture None"),
+        (lambda folder: _spoil(folder, "model.embed_tokens.weight"), "weights that are not numbers"),
+        (lambda folder: _spoil(folder, "score.weight"), "weights that are not numbers"),
     ],
 )
 def test_a_damaged_one_is_refused(change: Any, said: str, trained: dict[str, Path], tmp_path: Path) -> None:
@@ -165,6 +181,14 @@ def test_a_damaged_one_is_refused(change: Any, said: str, trained: dict[str, Pat
     change(copied)
     with pytest.raises(ModelError, match=said):
         opened(copied)
+
+
+def _spoil(folder: Path, name: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name][0, 0] = float("nan")
+    save_file(tensors, folder / "model.safetensors")
 
 
 def test_where_all_scores_are_alike_they_are_not_blown_up() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,9 @@ def test_scores_are_kept_for_each_reward_and_weighed_into_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [float("nan"), float("inf"), None, "1.0", True, [1.0]], ids=["nan", "inf", "None", "text", "bool", "list"]
+    "value",
+    [float("nan"), float("inf"), None, "1.0", True, [1.0], 1e300, -(10**400)],
+    ids=["nan", "inf", "None", "text", "bool", "list", "huge", "digits"],
 )
 def test_what_is_no_finite_number_stops_and_names_the_completion(value: Any) -> None:
     def score(completions: list[str]) -> list[Any]:
@@ -62,6 +65,31 @@ def test_a_function_that_raises_stops_and_names_the_completion() -> None:
 
     with pytest.raises(RunError, match=r"KeyError.*問-1/4/0 \(one of 2\)"):
         weighed(together)(ANSWERS)
+
+
+def test_an_error_tells_the_place_in_the_users_code_and_the_column_that_no_record_has() -> None:
+    def score(completion: str, anser: str) -> float:
+        return float(anser in completion)
+
+    line = inspect.getsourcelines(score)[1] + 1
+    with pytest.raises(
+        RunError,
+        match=rf'TypeError: .*test_opening\.py:{line}\) \(no record has anser \(did you mean "answer"\?\); columns: answer',
+    ) as caught:
+        weighed(score)(ANSWERS)
+    assert "\n" not in caught.value.what
+
+
+def test_what_cannot_score_is_not_offered_and_async_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.py").write_text(
+        "class Kept: ...\n\n\ndef _own(x): ...\n\n\nasync def later(completion): ...\n\n\ndef score(completion): ...\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_function(f"{tmp_path / 'r.py'}:scores")
+    assert list(caught.value.choices) == ["score"]
+    with pytest.raises(ConfigError, match=r"later in .* is async"):
+        load_function(f"{tmp_path / 'r.py'}:later")
 
 
 @pytest.mark.parametrize("found", [[1.0], [1.0, 2.0, 3.0], []])
@@ -114,6 +142,7 @@ def test_held_out_completions_are_scored_by_others_with_those_of_the_training_be
         ("rewards", "is no folder of a reward model, no function and no address"),
         ("no_such_package:score", "No module named"),
         ("math:sqroot", "has no function 'sqroot'"),
+        ("ftp://there/score", "is no folder of a reward model, no function and no address"),
     ],
 )
 def test_a_reward_that_is_not_there_is_named_before_anything_is_sampled(spec: str, said: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tomoni.errors import UserError
+from tomoni.feedback.workspace import find
 
 
 def command(argv: list[str]) -> int:
@@ -18,6 +19,9 @@ def command(argv: list[str]) -> int:
         raise UserError(
             f"there is no workspace {options.workspace!r}", next_step="name the folder that the studio was started with"
         )
+    find(workspace)
+    if options.judgements_after < 0 or not 0 <= options.price_per_hour < float("inf"):
+        raise UserError("--judgements-after and --price-per-hour are numbers from 0 on", next_step="give such a number")
     from tomoni.loop.learn import Plan, learn
     from tomoni.loop.replay import require_share
 

@@ -43,12 +43,14 @@ def play(
     version that is served, in the studio's Judge. Run it again once people have judged: it promotes, keeps, or says about
     how many judgements are missing. Killed at any moment, it goes on where it was.
     """
+    from tomoni.feedback.workspace import find
     from tomoni.loop.methods import METHODS
     from tomoni.loop.replay import require_share
     from tomoni.loop.round import Wanted, play
 
     if not workspace.is_dir():
         raise UserError(f"there is no workspace {str(workspace)!r}", next_step="name the folder of the studio")
+    find(workspace)
     if method not in ("auto", *METHODS):
         raise UserError(f"--method {method!r} is not known", choices=["auto", *METHODS])
     wanted = Wanted(workspace.resolve(), method, pairs, price_per_hour, threads, prompts, replay=require_share(replay))

@@ -25,6 +25,7 @@ SHAREGPT_ROLES = {
     "function_call": "assistant",
 }
 # keys of a message that are not the template's
+LARGEST = 1e9  # of a weight or margin
 OWN_KEYS = ("role", "content", "train", "weight")
 
 
@@ -274,6 +275,9 @@ def _number(row: Mapping[str, Any], column: str, default: float) -> float:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise BadValue("wrong_value", f"{column} is {kind_of_value(value)}")
+    if not -LARGEST <= value <= LARGEST:
+        said = f"{value:g}" if isinstance(value, float) else f"an integer of {value.bit_length()} bits"
+        raise BadValue("wrong_value", f"{column} is {said}; possible: up to {LARGEST:g}")
     return float(value)
 
 

@@ -39,7 +39,7 @@ def pair_item(record: Record, render: Renderer) -> list[Item]:
     chosen, rejected = rows if record.verdict is Verdict.FIRST else rows[::-1]
     if np.array_equal(chosen.tokens, rejected.tokens):
         return _left_out(render, "chosen and rejected are the same tokens")
-    _count_contradiction(chosen, rejected, render)
+    _count_opposite(_key(chosen, rejected), _key(rejected, chosen), render)
     return [Item(record.id, (chosen, rejected), record.weight, record.margin, record.noise)]
 
 
@@ -49,12 +49,18 @@ def rated_item(record: Record, render: Renderer) -> list[Item]:
         case Rated():
             row = render.completion(record.prompt, record.completion, name=f"{record.source} (record {record.id})")
         case _:
+            label = getattr(record, "extra", {}).get("label")
             raise DataError(
-                f"{record.source}: answers with a thumb are needed, not {kind_of(record)}",
+                f"{record.source}: answers with a thumb are needed, not {kind_of(record)}"
+                + ("" if label is None else f"; its label is {str(label)[:40]!r}, which is no truth value"),
                 choices=UNPAIRED,
                 next_step="name a file with the columns prompt, completion, label (true or false)",
             )
-    return [] if row is None else [Item(record.id, (row.with_(label=int(record.good)),), record.weight)]
+    if row is None:
+        return []
+    render.thumbs[record.good] += 1
+    _count_opposite(_thumb(row, record.good), _thumb(row, not record.good), render)
+    return [Item(record.id, (row.with_(label=int(record.good)),), record.weight)]
 
 
 def _left_out(render: Renderer, reason: str) -> list[Item]:
@@ -62,10 +68,14 @@ def _left_out(render: Renderer, reason: str) -> list[Item]:
     return []
 
 
-def _count_contradiction(chosen: Row, rejected: Row, render: Renderer) -> None:
+def _count_opposite(said: bytes, opposite: bytes, render: Renderer) -> None:
     """Two judgements that say the opposite are both kept: they tell how sure people are. They are counted, and said."""
-    render.pairs_seen.add(_key(chosen, rejected))
-    render.contradictions += _key(rejected, chosen) in render.pairs_seen
+    render.seen.add(said)
+    render.contradictions += opposite in render.seen
+
+
+def _thumb(row: Row, good: bool) -> bytes:
+    return hashlib.blake2b(row.tokens.tobytes() + (b"+" if good else b"-"), digest_size=8).digest()
 
 
 def _key(first: Row, second: Row) -> bytes:

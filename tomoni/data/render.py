@@ -56,7 +56,7 @@ class Renderer:
 
     `template` is the Jinja text (the tokenizer's own unless given, else a default), `template_sha256` its hash,
     `notes` what a user should know about them, `left_out` counts what did not become a row, by reason, `truncated` counts
-    rows cut to max_length, `contradictions` pairs whose opposite was read before. `stop_tokens` are the ids that end an answer.
+    rows cut to max_length, `contradictions` pairs or thumbs whose opposite was read before. `stop_tokens` are the ids that end an answer.
     """
 
     def __init__(
@@ -78,7 +78,8 @@ class Renderer:
         self.template_sha256 = hashlib.sha256(self.template.encode()).hexdigest()
         self.left_out: Counter[str] = Counter()
         self.truncated = 0
-        self.pairs_seen: set[bytes] = set()  # see `data.pairs`
+        self.seen: set[bytes] = set()  # what pairs and thumbs said, see `data.pairs`
+        self.thumbs: Counter[bool] = Counter()
         self.contradictions = 0
         self._template = Template(tokenizer, self.template)
         if self._template.tells_date:
@@ -88,7 +89,8 @@ class Renderer:
     def begin_part(self) -> None:
         """Counting begins anew."""
         self.left_out.clear()
-        self.pairs_seen.clear()
+        self.seen.clear()
+        self.thumbs.clear()
         self.truncated = self.contradictions = 0
 
     def _own_template(self) -> str:

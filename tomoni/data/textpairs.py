@@ -34,12 +34,12 @@ class PairRenderer:
         self.template = getattr(tokenizer, "chat_template", None)
         self.template_sha256 = hashlib.sha256(WAY.encode()).hexdigest()
         self.left_out: Counter[str] = Counter()
-        self.pairs_seen: set[bytes] = set()
+        self.seen: set[bytes] = set()
         self.truncated = self.contradictions = 0
 
     def begin_part(self) -> None:
         self.left_out.clear()
-        self.pairs_seen.clear()
+        self.seen.clear()
         self.truncated = self.contradictions = 0
 
     def comparison(self, record: Comparison) -> tuple[Row, Row] | None:

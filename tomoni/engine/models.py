@@ -113,7 +113,7 @@ def _load_whole(located: Located, attn_implementation: Attention) -> PreTrainedM
     # a few architectures (Gemma 2, BLOOM, GPT-J) have plain attention only
     config._attn_implementation = attn_implementation if model_class._supports_sdpa else "eager"
     model = fill(config, dict(_tensors(files)), folder)
-    _check_finite(model, folder)
+    check_finite(model, folder)
     _check_vocabulary(model, _highest_token(folder), folder)
     model.generation_config = read_generation(folder, config)
     model.config._name_or_path = model.name_or_path = located.name.split("@")[0] if located.revision else located.name
@@ -351,7 +351,7 @@ def _some(names: list[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
-def _check_finite(model: PreTrainedModel, folder: Path) -> None:
+def check_finite(model: PreTrainedModel, folder: Path) -> None:
     # a sum is one pass without a temporary; only a suspicious one is looked at value by value
     odd = [
         name

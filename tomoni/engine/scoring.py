@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -114,6 +115,8 @@ def open_scorer(folder: Path, cfg: EngineSettings) -> tuple[Engine, About]:
         parameter.requires_grad_(False)
     engine = Engine(model, trained={}, cfg=cfg, score_head=ScoreHead(1, "row", about.pool))
     assert engine.score is not None
+    if not torch.isfinite(weight).all():
+        raise ModelError(f"the head in {located.name} has weights that are not numbers", next_step=models.DAMAGED)
     if engine.score.weight.shape != weight.shape:
         raise ModelError(
             f"the head in {located.name} is for {weight.shape[1]} numbers, and the model has {engine.score.weight.shape[1]}",
@@ -133,10 +136,11 @@ def read_about(folder: Path) -> About:
             next_step="train one: tomoni reward --help",
         )
     try:
-        found = About(**json.loads(path.read_text(encoding="utf-8")))
+        found = About(**read_json(path))
     except (ValueError, TypeError) as error:
         raise ModelError(f"{path} cannot be read: {error}", next_step=models.DAMAGED) from error
-    if not all(np.isfinite([found.gain, found.bias])) or found.pool not in ("last", "mean", "first"):
+    numbers = [isinstance(one, int | float) and math.isfinite(one) for one in (found.gain, found.bias)]
+    if not all(numbers) or not found.gain or found.pool not in ("last", "mean", "first"):
         raise ModelError(f"{path} holds values that cannot be: {found}", next_step=models.DAMAGED)
     return found
 
@@ -175,12 +179,15 @@ def as_classifier(
 def load_decoder(folder: Path) -> tuple[Any, torch.Tensor]:
     """The body, with the embeddings as its unused head, and the score head's weight [1, D]."""
     settings = read_json(folder / "config.json")
+    models.refuse(settings, folder)
     tensors = tensors_of(folder)
     weight = tensors.pop("score.weight", None)
     if weight is None:
         raise ModelError(f"{folder} has no score.weight", next_step=models.DAMAGED)
     language_model = {**settings, "tie_word_embeddings": True, "architectures": []}
-    return models.fill(models.config_of(language_model, folder), tensors, folder).eval(), weight.float()
+    model = models.fill(models.config_of(language_model, folder), tensors, folder).eval()
+    models.check_finite(model, folder)
+    return model, weight.float()
 
 
 def load_encoder(folder: Path, attn_implementation: models.Attention) -> Any:
@@ -199,6 +206,7 @@ def load_encoder(folder: Path, attn_implementation: models.Attention) -> Any:
             f"of another shape {[name for name, *_ in info['mismatched_keys']][:4]}",
             next_step=models.DAMAGED,
         )
+    models.check_finite(model, folder)
     return model.eval()
 
 

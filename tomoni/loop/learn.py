@@ -114,7 +114,7 @@ def _press(plan: Plan, registry: Registry, folder: Path, progress: Progress) -> 
     base = registry.current()
     if base is None:
         raise RegistryError(
-            f"no version is served in {plan.workspace} yet", next_step=f"tomoni promote {plan.workspace} v1"
+            f"no version is served in {plan.workspace} yet", next_step=f"tomoni promote {plan.workspace} MODEL"
         )
     material = _read(plan)
     practised = practise(base, material, registry, plan, folder, progress)

@@ -67,7 +67,7 @@ def open_round(wanted: Wanted, registry: Registry, new: bool) -> Path:
     base = registry.current()
     if base is None:
         raise RegistryError(
-            f"no version is served in {wanted.workspace} yet", next_step=f"tomoni promote {wanted.workspace} v1"
+            f"no version is served in {wanted.workspace} yet", next_step=f"tomoni promote {wanted.workspace} MODEL"
         )
     with Store.read(wanted.workspace) as store:
         sequence = store.sequence

@@ -15,6 +15,7 @@ from torch.nn.functional import logsigmoid
 from tomoni.losses import Outputs, Rows, Term
 
 DpoLoss = Literal["sigmoid", "ipo", "hinge", "robust"]
+ROUNDING = 1e-5  # of rewards: nearer than this they are equal, as at the start, where policy and reference are the same
 MOST_NOISE = 0.35  # beyond it 1 / (1 - 2 e) makes more noise than it removes
 
 
@@ -103,7 +104,11 @@ def kto(
     return {
         "loss": Term((loss_N * weight_N).sum(), "item"),
         "rewards/signed": Term((reward_N * sign_N).sum(), "item", metric=True),
-        "accuracy": Term(((ratio_N > reference_point) == good_N).float().mul(rows.weight_B).sum(), "item", metric=True),
+        "accuracy": Term(
+            ((beta * (ratio_N - reference_point) > ROUNDING) == good_N).float().mul(rows.weight_B).sum(),
+            "item",
+            metric=True,
+        ),
     }
 
 
@@ -121,12 +126,13 @@ def _lengths(rows: Rows) -> Tensor:
 def _rewards(outputs: Outputs, rows: Rows, chosen_B: Tensor, rejected_B: Tensor) -> dict[str, Term]:
     """What TRL's trainers log: implicit rewards, and log-probabilities of whole answers."""
     chosen_B, rejected_B = chosen_B.detach(), rejected_B.detach()
-    right_B = (chosen_B > rejected_B).float() + 0.5 * (chosen_B == rejected_B).float()
+    margin_B = chosen_B - rejected_B
+    right_B = (margin_B > ROUNDING).float() + 0.5 * (margin_B.abs() <= ROUNDING).float()
     first_B, second_B = paired(rows.sum_per_row(outputs.logprobs_P.detach()))
     found = {
         "rewards/chosen": chosen_B,
         "rewards/rejected": rejected_B,
-        "rewards/margins": chosen_B - rejected_B,
+        "rewards/margins": margin_B,
         "rewards/accuracies": right_B,
         "logps/chosen": first_B,
         "logps/rejected": second_B,

@@ -89,6 +89,8 @@ class Endpoint:
                 if error.code < 500:
                     raise self._error(f"it answers {error.code}: {said}", answers) from error
                 last = f"it answers {error.code}: {said}"
+            except RecursionError as error:
+                raise self._error("its answer is nested too deep", answers) from error
             except ValueError as error:
                 raise self._error(f"its answer is no JSON: {error}", answers) from error
             except (urllib.error.URLError, OSError) as error:

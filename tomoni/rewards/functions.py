@@ -18,6 +18,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from tomoni.records import as_dicts
 from tomoni.rewards.answered import Answered
 
 SHOWN = 200  # characters of a completion in an error
+SOME = 20  # functions of a file that are named
 
 
 class FunctionReward:
@@ -39,8 +41,10 @@ class FunctionReward:
         self.takes_all = inspect.Parameter.VAR_KEYWORD in kinds.values()
         collecting = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
         self.named = frozenset(name for name, kind in kinds.items() if kind not in collecting)
+        self.unread = set(self.named - _GIVEN)  # columns that it names and that no record had so far: misspelt, perhaps
 
     def __call__(self, answers: Sequence[Answered]) -> list[Any]:
+        self.unread.difference_update(name for answer in answers for name in answer.columns)
         if self.one_by_one:
             return [self._one(answer) for answer in answers]
         columns = sorted({name for answer in answers for name in answer.columns} | (self.named - _GIVEN))
@@ -51,7 +55,7 @@ class FunctionReward:
         }
         try:
             found = self.function(**self._known(given))
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a reward must not end the run as if all were well
             raise self._failed(answers, error) from error
         if not isinstance(found, Sequence) and not hasattr(found, "tolist"):
             raise RunError(
@@ -65,7 +69,7 @@ class FunctionReward:
         missing = {name: None for name in self.named - set(given) if self._is_open(name)}
         try:
             return self.function(**self._known(given | missing))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._failed([answer], error) from error
 
     def _is_open(self, name: str) -> bool:
@@ -76,13 +80,18 @@ class FunctionReward:
     def _known(self, given: Mapping[str, Any]) -> dict[str, Any]:
         return dict(given) if self.takes_all else {name: value for name, value in given.items() if name in self.named}
 
-    def _failed(self, answers: Sequence[Answered], error: Exception) -> RunError:
+    def _failed(self, answers: Sequence[Answered], error: BaseException) -> RunError:
         many = f" (one of {len(answers)})" if len(answers) > 1 else ""
         return RunError(
-            f"reward {self.name} raised {type(error).__name__}: {error}; at completion {answers[0].id}{many}: "
+            f"reward {self.name} raised {_told(error)}{self._lacking(answers)}; at completion {answers[0].id}{many}: "
             f"{answers[0].completion[:SHOWN]!r}",
-            next_step="mend the function; the same command goes on from the last checkpoint",
+            next_step="mend the function; the same command goes on from the last checkpoint, or begins anew where there is none",
         )
+
+    def _lacking(self, answers: Sequence[Answered]) -> str:
+        there = sorted({name for answer in answers for name in answer.columns})
+        unknown = ", ".join(f"{name}{did_you_mean(name, there)}" for name in sorted(self.unread))
+        return f" (no record has {unknown}; columns: {', '.join(there) or 'none'})" if unknown else ""
 
 
 _GIVEN = frozenset({"prompts", "completions", "completion", "prompt", "columns", "kwargs"})
@@ -94,11 +103,16 @@ def load_function(spec: str) -> FunctionReward:
     module = _from_file(Path(place).expanduser(), spec) if place.endswith(".py") else _from_package(place, spec)
     function = getattr(module, name, None)
     if not callable(function):
-        known = [found for found, value in vars(module).items() if inspect.isfunction(value)]
+        known = [found for found, value in vars(module).items() if not found.startswith("_") and _may_score(value)]
         raise ConfigError(
             f"reward_funcs: {place} has no function {name!r}{did_you_mean(name, known)}",
-            choices=known,
+            choices=known[:SOME] + (["…"] if len(known) > SOME else []),
             next_step="name one of its functions: file.py:name",
+        )
+    if inspect.iscoroutinefunction(function):
+        raise ConfigError(
+            f"reward_funcs: {name} in {place} is async; a reward is called and gives its numbers at once",
+            next_step="write def instead of async def, and asyncio.run within it where that is needed",
         )
     reward = FunctionReward(name, function)
     if not reward.takes_all and not reward.named & {"completion", "completions"}:
@@ -111,6 +125,17 @@ def load_function(spec: str) -> FunctionReward:
     return reward
 
 
+def _may_score(value: Any) -> bool:
+    return callable(value) and not isinstance(value, type) and not inspect.iscoroutinefunction(value)
+
+
+def _told(error: BaseException) -> str:
+    """The error on one line, with the place in the user's code where it was raised: the last one outside of ours."""
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if Path(one.filename) != Path(__file__)]
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+
+
 def _from_file(path: Path, spec: str) -> Any:
     if not path.is_file():
         raise ConfigError(f"reward_funcs: there is no file {path} (of {spec})", next_step="check the path")
@@ -121,9 +146,9 @@ def _from_file(path: Path, spec: str) -> Any:
     sys.modules[made.name] = module
     try:
         made.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
-            f"reward_funcs: {path} raised {type(error).__name__} when it was read: {error}", next_step="mend the file"
+            f"reward_funcs: {path} raised {_told(error)} when it was read", next_step="mend the file"
         ) from error
     return module
 
@@ -131,8 +156,8 @@ def _from_file(path: Path, spec: str) -> Any:
 def _from_package(place: str, spec: str) -> Any:
     try:
         return importlib.import_module(place)
-    except ImportError as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
-            f"reward_funcs: {spec}: {error}",
+            f"reward_funcs: {spec}: {_told(error)}",
             next_step="write file.py:name, or package.module:name of what is installed",
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from tomoni.errors import ConfigError, RunError
-from tomoni.rewards.answered import Answered, Scores
-from tomoni.rewards.functions import SHOWN, load_function
+from tomoni.rewards.answered import Answered, Rewards, Scores
+from tomoni.rewards.functions import SHOWN, FunctionReward, load_function
+
+LARGEST = 1e18  # of a reward: its square is still a number in float32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,6 +41,12 @@ class Weighed:
         columns = [_checked(reward.name, reward(answers), answers) for reward in self.rewards]
         values_NF = np.array(columns, dtype=np.float64).T.reshape(len(answers), len(columns))
         return Scores(self.names, values_NF, self.weights)
+
+
+def unread(rewards: Rewards) -> list[str]:
+    """Columns that a function names and that no record had so far."""
+    functions = [reward for reward in getattr(rewards, "rewards", ()) if isinstance(reward, FunctionReward)]
+    return [f"{name} (of {reward.name})" for reward in functions for name in sorted(reward.unread)]
 
 
 def open_rewards(cfg: TrainingSettings, tokenizer: PreTrainedTokenizerBase) -> Weighed:
@@ -72,7 +79,7 @@ def _open(name: str, cfg: TrainingSettings, tokenizer: PreTrainedTokenizerBase, 
         from tomoni.rewards.model import RewardModel
 
         return RewardModel(Path(name).expanduser(), cfg, tokenizer)
-    if ":" not in name:
+    if ":" not in name or "://" in name:
         raise ConfigError(
             f"reward_funcs: {name!r} is no folder of a reward model, no function and no address",
             choices=["file.py:name", "package.module:name", "the folder of a reward run", "https://…"],
@@ -89,12 +96,19 @@ def _checked(name: str, found: Sequence[Any], answers: Sequence[Answered]) -> li
         )
     for value, answer in zip(found, answers, strict=True):
         number = not isinstance(value, bool | str) and isinstance(value, int | float | np.integer | np.floating)
-        if not number or not math.isfinite(value):
+        if not number or not -LARGEST <= value <= LARGEST:  # NaN is neither
             raise RunError(
-                f"reward {name} gave {value!r} for completion {answer.id}: {answer.completion[:SHOWN]!r}",
-                next_step="return a finite number for every completion; one that cannot be judged must be decided by you",
+                f"reward {name} gave {_short(value)} for completion {answer.id}: {answer.completion[:SHOWN]!r}",
+                next_step=f"return a number for every completion, from {-LARGEST:g} to {LARGEST:g}; one that cannot be judged "
+                "must be decided by you",
             )
     return [float(value) for value in found]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return "an integer of hundreds of digits" if value.bit_length() > 2_000 else repr(value)
+    return repr(value)[:SHOWN]
 
 
 def _distinct(names: Sequence[str]) -> tuple[str, ...]:

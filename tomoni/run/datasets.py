@@ -222,6 +222,7 @@ class Parts:
             "left_out": dict(self.render.left_out),
             "truncated": self.render.truncated,
             "contradictions": self.render.contradictions,
+            "thumbs": [getattr(self.render, "thumbs", {}).get(good, 0) for good in (True, False)],
             "cut_through": getattr(self.render, "cut_through", 0),
             "bad": [row.as_dict() for row in rows.bad],
         }
@@ -231,8 +232,15 @@ class Parts:
         for reason, count in summary["left_out"].items():
             self.notices.append(f"{part}: {counted(count, 'row')} left out: {reason}")
         if summary["contradictions"]:
+            what = "thumb" if summary["form"] == "unpaired" else "pair"
             self.notices.append(
-                f"{part}: {counted(summary['contradictions'], 'pair')} say the opposite of an earlier one; all are kept"
+                f"{part}: {counted(summary['contradictions'], what)} say the opposite of an earlier one; all are kept"
+            )
+        up, down = summary.get("thumbs", (0, 0))
+        if part == "train" and (up > 0) != (down > 0):
+            self.notices.append(
+                f"{part}: all {counted(up or down, 'thumb')} are {'up' if up else 'down'}: what to "
+                f"{'avoid' if up else 'say instead'} is not learnt"
             )
         if summary["cut_through"]:
             self.notices.append(

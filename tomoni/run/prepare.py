@@ -77,8 +77,8 @@ def prepare(cfg: TrainingSettings, folder: RunFolder, tell: Listener) -> Job:
     trained = chosen(_model(cfg, start, scores="score" in held), cfg, held)
     adapter = trained.adapter and "score" not in held and not masked
     context = longest_row(trained.model)
-    longest = data.longest + getattr(cfg, "max_completion_length", 0)
-    _require_context(context, longest if again is None else max(longest, again.longest))
+    room = getattr(cfg, "max_completion_length", 0)
+    _require_context(context, data.longest, room, again=0 if again is None else again.longest)
     another = reference_engine(cfg, start.tokenizer) if "reference" in held else None
     engine = Engine(
         trained.model,
@@ -222,10 +222,18 @@ def _model(cfg: TrainingSettings, start: Start, *, scores: bool) -> Any:
     return model
 
 
-def _require_context(context: int | None, longest: int) -> None:
+def _require_context(context: int | None, longest: int, room: int = 0, *, again: int = 0) -> None:
     """Positions that a model has never seen teach it nothing, and beyond a fixed table they are an error in the middle."""
     if context is not None and context < 2:
         raise ConfigError("num_virtual_tokens leaves no room in the model's context", next_step="set it to some dozens")
+    if context is not None and room and longest + room > context:
+        raise DataError(
+            f"max_completion_length is {room:,} and the longest prompt has {longest:,} tokens: more than the {context:,} that "
+            "the model has room for (its context)",
+            next_step=f"set max_completion_length to {max(context - longest, 1)} or less"
+            + ("" if longest < context // 2 else ", or max_length to less, and on_long_rows to truncate or drop"),
+        )
+    longest = max(longest, again)
     if context is not None and longest > context:
         raise DataError(
             f"the longest row has {longest:,} tokens, and the model has room for {context:,} (its context)",

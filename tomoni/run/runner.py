@@ -17,8 +17,9 @@ from typing import Any, cast
 
 from tomoni import durable
 from tomoni.engine import checkpoint
-from tomoni.errors import CheckpointError, RunError, UserError
+from tomoni.errors import CheckpointError, RunError, UserError, counted
 from tomoni.report import Looked, Report, State
+from tomoni.rewards.opening import unread
 from tomoni.run import figures, watched
 from tomoni.run import report as reports
 from tomoni.run.carried import Best, Carried
@@ -47,6 +48,7 @@ from tomoni.settings.common import TrainingSettings
 from tomoni.settings.watching import WatchSettings
 
 SECONDS_BETWEEN_SAVES = 300.0
+ALIKE = 5  # first steps in which all completions of each prompt earn the same: then it is said
 ITEMS_PER_LOOK = 64  # between two looks at whether the run is to stop
 
 
@@ -130,6 +132,7 @@ class Runner:
         self.carried = Carried()
         self.last_save = time.monotonic()
         self.saved_at = -1  # number of updates in the newest checkpoint
+        self.alike: int | None = 0  # steps so far whose rewards told nothing apart; None: there was one that did
 
     @property
     def _journals(self) -> dict[str, Journal]:
@@ -206,6 +209,7 @@ class Runner:
         if report.stop:
             self.carried.ended = report.stop
             self.tell(Notice(f"ended after step {report.step + 1}: {report.stop}"))
+        self._say_alike(report)
         done = self.carried.step
         line = None
         if done % self.cfg.logging_steps == 0 or done == self.cfg.steps:
@@ -217,6 +221,23 @@ class Runner:
         self.tell(
             Stepped(done, self.cfg.steps, float("nan") if loss is None else loss, rate, left, memory, line, reward)
         )
+
+    def _say_alike(self, report: Report) -> None:
+        """A reward that never tells two completions of a prompt apart teaches nothing."""
+        share = report.stats.get("frac_reward_zero_std")
+        if (
+            share is None
+            or self.alike is None
+            or self.job.rewards is None
+            or getattr(self.cfg, "num_generations", 1) < 2
+        ):
+            return
+        self.alike = self.alike + 1 if share.value == 1 else None
+        if self.alike == min(ALIKE, self.cfg.steps):
+            columns = ", ".join(unread(self.job.rewards))
+            why = f"; no record has the column {columns}" if columns else "; does the reward read what it should?"
+            steps = counted(self.alike, "step")
+            self.tell(Notice(f"nothing is learnt: in {steps} all completions of each prompt earned the same{why}"))
 
     def _evaluation_due(self) -> bool:
         every, done = self.cfg.eval_steps, self.carried.step
