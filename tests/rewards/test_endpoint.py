@@ -93,6 +93,7 @@ def test_one_that_stays_busy_stops_the_run_and_names_the_completions() -> None:
     [
         (saying(400, "no such field"), "it answers 400: no such field"),
         (saying(200, "<html>"), "no JSON"),
+        (saying(200, "[" * 100_000), "nested too deep"),
         (saying(200, "[1, 2]"), "no list `scores`"),
         (saying(200, '{"scores": 3}'), "no list `scores`"),
         (saying(302, "http://127.0.0.1:9/elsewhere"), "it answers 302"),
