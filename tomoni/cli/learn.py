@@ -19,7 +19,6 @@ def command(argv: list[str]) -> int:
         raise UserError(
             f"there is no workspace {options.workspace!r}", next_step="name the folder that the studio was started with"
         )
-    find(workspace)
     if options.judgements_after < 0 or not 0 <= options.price_per_hour < float("inf"):
         raise UserError("--judgements-after and --price-per-hour are numbers from 0 on", next_step="give such a number")
     from tomoni.loop.learn import Plan, learn
@@ -32,6 +31,7 @@ def command(argv: list[str]) -> int:
         plan = replace(plan, threads=options.threads)
     if options.replay is not None:
         plan = replace(plan, replay=require_share(options.replay))
+    find(workspace)
     folder = learn(plan)
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     if options.json:

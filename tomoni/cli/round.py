@@ -50,10 +50,10 @@ def play(
 
     if not workspace.is_dir():
         raise UserError(f"there is no workspace {str(workspace)!r}", next_step="name the folder of the studio")
-    find(workspace)
     if method not in ("auto", *METHODS):
         raise UserError(f"--method {method!r} is not known", choices=["auto", *METHODS])
     wanted = Wanted(workspace.resolve(), method, pairs, price_per_hour, threads, prompts, replay=require_share(replay))
+    find(workspace)
     played = play(wanted, new=new)
     while wait and played.state == "waiting":
         if not as_json:

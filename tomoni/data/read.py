@@ -166,7 +166,8 @@ def detect(row: Mapping[str, Any], file: str, *, prompts: bool = False, wanted: 
     found = [name for name in DETECTED if all(column in row for column in FORMS[name].needs)]
     found = [name for name in found if not _is_part(name, found, wanted)]
     if {"unpaired", "prompt_completion"} <= set(found):  # a truth value tells thumbs from a column of that name
-        found.remove("prompt_completion" if row["label"] in (True, False) else "unpaired")
+        number = "unpaired" in wanted and row["label"] in (0, 1)
+        found.remove("prompt_completion" if isinstance(row["label"], bool) or number else "unpaired")
     if len(found) > 1 and len(learnt := [name for name in found if name in wanted]) == 1:
         found = learnt  # the method learns from one of them only
     if len(found) == 1:

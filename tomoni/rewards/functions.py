@@ -41,6 +41,7 @@ class FunctionReward:
         self.takes_all = inspect.Parameter.VAR_KEYWORD in kinds.values()
         collecting = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
         self.named = frozenset(name for name, kind in kinds.items() if kind not in collecting)
+        self.file = getattr(getattr(function, "__code__", None), "co_filename", "")
         self.unread = set(self.named - _GIVEN)  # columns that it names and that no record had so far: misspelt, perhaps
 
     def __call__(self, answers: Sequence[Answered]) -> list[Any]:
@@ -83,7 +84,7 @@ class FunctionReward:
     def _failed(self, answers: Sequence[Answered], error: BaseException) -> RunError:
         many = f" (one of {len(answers)})" if len(answers) > 1 else ""
         return RunError(
-            f"reward {self.name} raised {_told(error)}{self._lacking(answers)}; at completion {answers[0].id}{many}: "
+            f"reward {self.name} raised {_told(error, self.file)}{self._lacking(answers)}; at completion {answers[0].id}{many}: "
             f"{answers[0].completion[:SHOWN]!r}",
             next_step="mend the function; the same command goes on from the last checkpoint, or begins anew where there is none",
         )
@@ -129,10 +130,10 @@ def _may_score(value: Any) -> bool:
     return callable(value) and not isinstance(value, type) and not inspect.iscoroutinefunction(value)
 
 
-def _told(error: BaseException) -> str:
-    """The error on one line, with the place in the user's code where it was raised: the last one outside of ours."""
-    frames = [one for one in traceback.extract_tb(error.__traceback__) if Path(one.filename) != Path(__file__)]
-    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+def _told(error: BaseException, file: str) -> str:
+    """The error on one line, with the last place in the user's `file` that led to it."""
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename == file]
+    place = f" ({file}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
 
 
@@ -148,7 +149,7 @@ def _from_file(path: Path, spec: str) -> Any:
         made.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise ConfigError(
-            f"reward_funcs: {path} raised {_told(error)} when it was read", next_step="mend the file"
+            f"reward_funcs: {path} raised {_told(error, str(path))} when it was read", next_step="mend the file"
         ) from error
     return module
 
@@ -158,6 +159,6 @@ def _from_package(place: str, spec: str) -> Any:
         return importlib.import_module(place)
     except (Exception, SystemExit) as error:
         raise ConfigError(
-            f"reward_funcs: {spec}: {_told(error)}",
+            f"reward_funcs: {spec}: {_told(error, '')}",
             next_step="write file.py:name, or package.module:name of what is installed",
         ) from error
