@@ -19,8 +19,6 @@ def command(argv: list[str]) -> int:
         raise UserError(
             f"there is no workspace {options.workspace!r}", next_step="name the folder that the studio was started with"
         )
-    if options.judgements_after < 0 or not 0 <= options.price_per_hour < float("inf"):
-        raise UserError("--judgements-after and --price-per-hour are numbers from 0 on", next_step="give such a number")
     from tomoni.loop.learn import Plan, learn
     from tomoni.loop.replay import require_share
 
@@ -71,6 +69,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} {value} is below 1", next_step="give a number from 1 on")
+    for name in ("judgements-after", "price-per-hour"):
+        value = getattr(options, name.replace("-", "_"))
+        if not 0 <= value < float("inf"):
+            raise UserError(f"--{name} {value} is no number from 0 on", next_step="give such a number")
     return options
 
 

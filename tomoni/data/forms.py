@@ -24,8 +24,8 @@ SHAREGPT_ROLES = {
     "tool": "tool",
     "function_call": "assistant",
 }
-# keys of a message that are not the template's
 LARGEST = 1e9  # of a weight or margin
+# keys of a message that are not the template's
 OWN_KEYS = ("role", "content", "train", "weight")
 
 

@@ -49,7 +49,7 @@ def rated_item(record: Record, render: Renderer) -> list[Item]:
         case Rated():
             row = render.completion(record.prompt, record.completion, name=f"{record.source} (record {record.id})")
         case _:
-            label = getattr(record, "extra", {}).get("label")
+            label = record.extra.get("label")
             raise DataError(
                 f"{record.source}: answers with a thumb are needed, not {kind_of(record)}"
                 + ("" if label is None else f"; its label is {str(label)[:40]!r}, which is no truth value"),

@@ -106,9 +106,12 @@ def _checked(name: str, found: Sequence[Any], answers: Sequence[Answered]) -> li
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, int) and abs(value) > LARGEST:
-        return "an integer of hundreds of digits" if value.bit_length() > 2_000 else repr(value)
-    return repr(value)[:SHOWN]
+    """Python refuses to write out an integer of thousands of digits."""
+    return (
+        "an integer of hundreds of digits"
+        if isinstance(value, int) and value.bit_length() > 1_000
+        else repr(value)[:SHOWN]
+    )
 
 
 def _distinct(names: Sequence[str]) -> tuple[str, ...]:
